@@ -1,0 +1,36 @@
+"""DenseCL: pre-train a backbone for detection and segmentation on unlabelled images.
+
+The names below are imported when first used, so that ``import densecl`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from densecl.api import pretrain
+    from densecl.model.backbone import create_backbone, load_backbone
+    from densecl.model.densecl import DenseCL
+    from densecl.recipe import Recipe
+
+__version__ = "0.1.0"
+__all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "load_backbone", "pretrain"]
+
+_HOMES = {
+    "DenseCL": "densecl.model.densecl",
+    "Recipe": "densecl.recipe",
+    "create_backbone": "densecl.model.backbone",
+    "load_backbone": "densecl.model.backbone",
+    "pretrain": "densecl.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'densecl' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

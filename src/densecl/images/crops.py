@@ -1,0 +1,57 @@
+"""Random resized crops whose boxes are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional
+
+
+def draw_crop(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Float[Tensor, "4"]:
+    """A box x0 y0 x1 y1, in whole pixels, drawn as torchvision's RandomResizedCrop draws it (Szegedy et al. 2015).
+
+    The share of the image's area is uniform in `scale`, the ratio of width to height log-uniform in
+    `ratio`, the place uniform. After ten boxes that did not fit it is the largest central box whose
+    ratio is allowed.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < across <= width and 0 < down <= height:
+            x0 = int(rng.integers(width - across + 1))
+            y0 = int(rng.integers(height - down + 1))
+            break
+    else:
+        across = min(width, max(1, round(height * ratio[1])))
+        down = min(height, max(1, round(width / ratio[0])))
+        x0, y0 = (width - across) // 2, (height - down) // 2
+    return torch.tensor([x0, y0, x0 + across, y0 + down], dtype=torch.float32)
+
+
+def take_crop(
+    image: Shaped[Tensor, "channels height width"], box: Float[Tensor, "4"], flipped: bool, size: int
+) -> Shaped[Tensor, "channels size size"]:
+    """The box of a uint8 or uint16 image, resized (bilinear, antialiased) to size x size, mirrored if `flipped`."""
+    x0, y0, x1, y1 = (int(edge) for edge in box)
+    crop = image[None, :, y0:y1, x0:x1]
+    if image.dtype == torch.uint8:
+        crop = _resize(crop, size)
+    else:  # torch interpolates eight-bit integers and floats only
+        limit = torch.iinfo(image.dtype).max
+        crop = _resize(crop.to(torch.float32), size).round().clamp(0, limit).to(image.dtype)
+    return crop[0].flip(-1) if flipped else crop[0].contiguous()
+
+
+def _resize(pixels: Shaped[Tensor, "batch channels _ _"], size: int) -> Shaped[Tensor, "batch channels {size} {size}"]:
+    return functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)

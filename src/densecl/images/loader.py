@@ -1,0 +1,325 @@
+"""From a source to batches of view pairs, the same whatever the number of workers.
+
+What happens to a sample follows from (seed, epoch, index) alone and its place from the global step, so
+the loader has no state: a run that is resumed at step n asks for the batches from n on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from densecl.errors import UserError
+from densecl.images.crops import draw_crop, take_crop
+from densecl.images.decode import BadImage
+from densecl.images.sources import ImageSource
+from densecl.views import Crop, CropPair, Photometrics
+
+#: Replacements tried for one bad image. With 5 % bad images all of them are bad once in 10^21 samples.
+ATTEMPTS = 16
+
+#: The share of bad images at which a run stops.
+MAX_BAD_SHARE = 0.05
+
+
+class BadRecord(NamedTuple):
+    """An image that could not be used."""
+
+    name: str
+    reason: str
+    attempt: int  # 0 for the image of the order itself, n for its nth replacement
+
+
+class Sample(NamedTuple):
+    """Two views of one image, and the bad images that were met on the way to it."""
+
+    pair: CropPair | None  # None: no replacement could be used either
+    bad: tuple[BadRecord, ...]
+
+
+class Batch(NamedTuple):
+    """The samples of one step. Give `bad` to `Quarantine.record` before using `pairs`."""
+
+    pairs: CropPair
+    bad: tuple[BadRecord, ...]
+
+
+class CropPairDataset(Dataset[Sample]):
+    """Two random crops of an image, decoded once. Items are asked for by (epoch, index).
+
+    Args:
+        source: the images.
+        image_size: side of a view in pixels.
+        crop_scale: share of the image's area that a crop covers, smallest and largest.
+        flip_probability: share of views mirrored left to right.
+        draw_photometrics: draws what later happens to the colours of a view. With workers that are
+            spawned rather than forked it must be picklable: `functools.partial`, not a lambda.
+        seed: with epoch and index, fixes the sample.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        image_size: int,
+        crop_scale: tuple[float, float],
+        flip_probability: float,
+        draw_photometrics: Callable[[np.random.Generator], Photometrics],
+        seed: int,
+    ) -> None:
+        self.source = source
+        self.image_size = image_size
+        self.crop_scale = crop_scale
+        self.flip_probability = flip_probability
+        self.draw_photometrics = draw_photometrics
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        epoch, index = place
+        bad = []
+        used = index
+        for attempt in range(ATTEMPTS + 1):
+            if attempt > 0:
+                used = int(_generator(self.seed, epoch, index, attempt).integers(len(self.source)))
+            try:
+                image = self.source.read(used)
+            except BadImage as error:
+                bad.append(BadRecord(self.source.name(used), str(error), attempt))
+                continue
+            rng = _generator(self.seed, epoch, index)
+            pair = CropPair(self._view(image, rng), self._view(image, rng), torch.tensor(used))
+            return Sample(pair, tuple(bad))
+        return Sample(None, tuple(bad))
+
+    def _view(self, image: torch.Tensor, rng: np.random.Generator) -> Crop:
+        box = draw_crop(rng, image.shape[1], image.shape[2], self.crop_scale)
+        flipped = bool(rng.random() < self.flip_probability)
+        pixels = take_crop(image, box, flipped, self.image_size)
+        return Crop(pixels, box, torch.tensor(flipped), self.draw_photometrics(rng))
+
+
+def _generator(seed: int, *place: int) -> np.random.Generator:
+    """A stream of its own for each place. (As plain entropy [1, 2] and [1, 2, 0] would be one stream; as keys not.)"""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """The batches of the steps from `start_step` on, each a list of (epoch, index).
+
+    An epoch is a random order of all images, fixed by (seed, epoch), cut into batches of `batch_size`;
+    what does not fill the last batch is left out. Of each batch, rank r of n takes the rth nth part.
+
+    Args:
+        size: number of images.
+        batch_size: images per step, over all ranks together.
+        seed: fixes the orders.
+        start_step: the first step to give, counted from 0 at the start of the run.
+        stop_step: one past the last step; None: without end.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        UserError: the batch is larger than the data set or cannot be shared equally.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: it must be at least 1")
+        if batch_size > size:
+            raise UserError(f"batch size {batch_size} is larger than the data set ({size} images): use a smaller one")
+        if batch_size % world_size:
+            raise UserError(f"batch size {batch_size} cannot be shared equally by {world_size} devices")
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_step = start_step
+        self.stop_step = stop_step
+        self.rank = rank
+        self.world_size = world_size
+        self.steps_per_epoch = size // batch_size
+
+    def __len__(self) -> int:
+        if self.stop_step is None:
+            raise TypeError("a sampler without a last step has no length")
+        return max(0, self.stop_step - self.start_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = self.batch_size // self.world_size
+        step = self.start_step
+        while self.stop_step is None or step < self.stop_step:
+            epoch, first = divmod(step, self.steps_per_epoch)
+            order = _generator(self.seed, epoch).permutation(self.size)
+            for place in range(first, self.steps_per_epoch):
+                if step == self.stop_step:
+                    return
+                start = place * self.batch_size + self.rank * share
+                yield [(epoch, index) for index in order[start : start + share].tolist()]
+                step += 1
+
+
+def make_loader(
+    dataset: CropPairDataset, sampler: StepSampler, *, workers: int, pin_memory: bool = False
+) -> DataLoader[Any]:
+    """A loader of `Batch`es, read by this many processes (0: by this one)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # or it would draw from the global stream
+    )
+
+
+def _start_worker(worker: int) -> None:
+    # Ctrl-C and the end of a cluster job reach every process of the group. The main process decides what
+    # they mean, and needs its workers until its last step; they leave when it tells them to or is gone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """One batch of the samples; eight-bit views beside sixteen-bit ones become sixteen-bit (255 to 65535).
+
+    Samples without a usable image are left out, so that `pairs` is shorter, at worst of length 0:
+    `Quarantine.record` then stops the run.
+    """
+    bad = tuple(record for sample in samples for record in sample.bad)
+    pairs = [sample.pair for sample in samples if sample.pair is not None]
+    if not pairs:
+        return Batch(_NO_PAIRS, bad)
+    if any(pair.first.pixels.dtype == torch.uint16 for pair in pairs):
+        pairs = [pair._replace(first=_to_16_bit(pair.first), second=_to_16_bit(pair.second)) for pair in pairs]
+    return Batch(default_collate(pairs), bad)
+
+
+def _to_16_bit(crop: Crop) -> Crop:
+    if crop.pixels.dtype == torch.uint16:
+        return crop
+    return crop._replace(pixels=(crop.pixels.to(torch.int32) * 257).to(torch.uint16))
+
+
+_NO_VALUES = torch.empty(0)
+_NO_CROPS = Crop(
+    torch.empty(0, 0, 0, 0, dtype=torch.uint8),
+    torch.empty(0, 4),
+    torch.empty(0, dtype=torch.bool),
+    Photometrics(
+        brightness=_NO_VALUES,
+        contrast=_NO_VALUES,
+        saturation=_NO_VALUES,
+        hue=_NO_VALUES,
+        order=torch.empty(0, 4, dtype=torch.int64),
+        grayscale=torch.empty(0, dtype=torch.bool),
+        blur_sigma=_NO_VALUES,
+    ),
+)
+_NO_PAIRS = CropPair(_NO_CROPS, _NO_CROPS, torch.empty(0, dtype=torch.int64))
+
+
+class Quarantine:
+    """quarantine.csv: the images that could not be used and why, one row each.
+
+    The rows outlive the run, so that a resumed one adds only what is new. All processes of a run on the same
+    file system share the file: under a lock each first reads what others have added, then appends. A
+    row is written with one call; half a row, left by a crash in it, is removed when the file is next opened.
+
+    Args:
+        path: of the file. It and its header are written with the first row.
+        size: number of images in the source, for the share of bad ones.
+    """
+
+    HEADER = ("path", "reason")
+
+    def __init__(self, path: Path | str, size: int) -> None:
+        self.path = Path(path)
+        self.size = size
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        self._read = 0  # bytes of the file that are known
+        self._rows: set[str] = set()  # names in the file
+        self._met: dict[str, str] = {}  # bad images since the run began or was resumed, and why
+        with self._lock:
+            self._read_new_rows()
+
+    def record(self, bad: Iterable[BadRecord]) -> None:
+        """Write down the bad images of a batch.
+
+        Raises:
+            UserError: more than 5 % of the images are bad, or all replacements of one were.
+        """
+        bad = list(bad)
+        if not bad:
+            return
+        self._met.update((record.name, record.reason) for record in bad)
+        if any(name not in self._rows for name in self._met):
+            self._append()
+        hopeless = any(record.attempt == ATTEMPTS for record in bad)
+        if hopeless or len(self._met) > MAX_BAD_SHARE * self.size:
+            name, reason = next(iter(self._met.items()))
+            many = (
+                f"{len(self._met)} of {len(self._met)} images that were tried ({self.size} in all)"
+                if hopeless
+                else f"{len(self._met)} of {self.size} images ({MAX_BAD_SHARE:.0%} is the limit)"
+            )
+            raise UserError(f"{many} cannot be used: see {self.path}. The first: {name}: {reason}")
+
+    def _append(self) -> None:
+        with self._lock:
+            self._met.update(self._read_new_rows())
+            new = {name: reason for name, reason in self._met.items() if name not in self._rows}
+            text = _to_csv(new.items())
+            if self._read:
+                with self.path.open("ab", buffering=0) as file:
+                    file.write(text)
+            else:
+                text = _to_csv([self.HEADER]) + text
+                part = self.path.with_name(f".{self.path.name}.part")
+                part.write_bytes(text)
+                part.replace(self.path)
+            self._read += len(text)
+            self._rows.update(new)
+
+    def _read_new_rows(self) -> dict[str, str]:
+        """What the file holds beyond what is known. Only under the lock."""
+        if not self.path.exists():
+            return {}
+        with self.path.open("r+b") as file:
+            file.seek(self._read)
+            text = file.read()
+            whole = text.rfind(b"\n") + 1
+            if whole < len(text):
+                file.truncate(self._read + whole)
+        rows = csv.reader(io.StringIO(text[:whole].decode("utf-8", "surrogateescape"), newline=""))
+        found = {row[0]: row[1] for row in rows if len(row) == 2 and tuple(row) != self.HEADER}
+        self._read += whole
+        self._rows.update(found)
+        return found
+
+
+def _to_csv(rows: Iterable[tuple[str, str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")  # names may be any bytes
