@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 def unit(vector: Tensor) -> Tensor:
-    return vector / max(vector.square().sum().sqrt(), torch.tensor(1e-12, dtype=vector.dtype))
+    return vector / vector.square().sum().sqrt().clamp(min=1e-12)
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
@@ -123,14 +124,14 @@ def project(weight: Tensor, bias: Tensor, vector: Tensor) -> Tensor:
     return weight.reshape(len(weight), -1) @ vector + bias
 
 
-def head(weights: dict[str, Tensor], name: str, vector: Tensor) -> Tensor:
+def head(weights: Mapping[str, Tensor], name: str, vector: Tensor) -> Tensor:
     """Two layers with a ReLU between; a 1x1 convolution is such a layer for one cell."""
     hidden = project(weights[f"{name}.layers.0.weight"], weights[f"{name}.layers.0.bias"], vector)
     hidden = torch.where(hidden > 0, hidden, torch.zeros_like(hidden))
     return project(weights[f"{name}.layers.2.weight"], weights[f"{name}.layers.2.bias"], hidden)
 
 
-def patch_features(weights: dict[str, Tensor], image: Tensor, patch: int) -> Tensor:
+def patch_features(weights: Mapping[str, Tensor], image: Tensor, patch: int) -> Tensor:
     """The toy backbone of the tests: tanh of a linear map of each patch."""
     _, height, width = image.shape
     rows = []
@@ -168,7 +169,7 @@ class Encoded:
     features: Tensor  # channels rows cols
 
 
-def encode(weights: dict[str, Tensor], image: Tensor, patch: int, grid: int | None) -> Encoded:
+def encode(weights: Mapping[str, Tensor], image: Tensor, patch: int, grid: int | None) -> Encoded:
     backbone = {name.removeprefix("backbone.model."): value for name, value in weights.items() if "backbone" in name}
     features = patch_features(backbone, image, patch)
     every = cells_of(features)
@@ -209,18 +210,18 @@ class Reference:
     def __init__(
         self,
         settings: Settings,
-        query: dict[str, Tensor],
-        key: dict[str, Tensor],
+        query: Mapping[str, Tensor],
+        key: Mapping[str, Tensor],
         global_queue: Tensor,
         dense_queue: Tensor | None,
     ) -> None:
         self.settings = settings
         self.query = {name: value.detach().double().clone().requires_grad_() for name, value in query.items()}
         self.key = {name: value.detach().double().clone() for name, value in key.items()}
-        self.global_queue = deque(global_queue.double().unbind(), maxlen=len(global_queue))
+        self.global_queue = deque(global_queue.double().clone().unbind(), maxlen=len(global_queue))
         self.dense_queue = None
         if dense_queue is not None:
-            self.dense_queue = deque(dense_queue.double().unbind(), maxlen=len(dense_queue))
+            self.dense_queue = deque(dense_queue.double().clone().unbind(), maxlen=len(dense_queue))
 
     def step(self, first: View, second: View) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, global loss and dense loss; moves the key encoder and renews the queues of whole vectors."""
@@ -240,12 +241,12 @@ class Reference:
         for encoded_keys in keys:
             for encoded in encoded_keys:
                 self.global_queue.append(encoded.vector)
-                if settings.dense_negatives == "pooled":
+                if self.dense_queue is not None and settings.dense_negatives == "pooled":
                     self.dense_queue.append(encoded.pooled)
         loss = (1 - settings.dense_weight) * global_loss + settings.dense_weight * dense_loss
         return loss, global_loss, dense_loss
 
-    def encode_batch(self, weights: dict[str, Tensor], view: View) -> list[Encoded]:
+    def encode_batch(self, weights: Mapping[str, Tensor], view: View) -> list[Encoded]:
         return [encode(weights, image, self.settings.patch, self.settings.grid) for image in view.pixels.double()]
 
     def losses(

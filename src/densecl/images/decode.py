@@ -38,13 +38,12 @@ import torch
 from jaxtyping import Shaped
 from PIL import ExifTags, Image
 from torch import Tensor
-from torchvision.io import decode_png
 
 #: Images of more pixels are refused. Pillow's own guard against decompression bombs stands at the same place.
 MAX_PIXELS = 178_956_970
 
-#: Only these of Pillow's readers are used: fewer parsers for a hostile file to choose from (MPO: JPEGs of phones).
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
+#: Only these of Pillow's readers are used: fewer parsers for a hostile file to choose from.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 #: How an orientation (EXIF tag 274) is undone: first rows and columns are swapped or not, then these axes mirrored.
 ORIENTATIONS = {
@@ -129,7 +128,7 @@ def to_channels(
         if len(pixels) == channels:
             return pixels
     if len(pixels) == 1 and channels == 3:
-        return pixels.expand(3, -1, -1).contiguous(memory_format=torch.preserve_format)
+        return pixels.permute(1, 2, 0).repeat(1, 1, 3).permute(2, 0, 1)
     if len(pixels) == 3 and channels == 1:
         red, green, blue = pixels.to(torch.int64)
         luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16  # Pillow's fixed-point ITU-R 601
@@ -211,15 +210,18 @@ def _one_line(message: object) -> str:
 
 @contextmanager
 def _open(path: Path | str) -> Iterator[BinaryIO]:
-    # A named pipe would block an ordinary open for ever.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123 (Path.open takes no opener)
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("not a regular file")
         if status.st_size == 0:
             raise BadImage("empty file")
         yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A named pipe, opened the ordinary way, would wait for its writer for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _reader(file: BinaryIO) -> Reader:
@@ -250,8 +252,9 @@ def _read_with_pillow(file: BinaryIO, channels: int, max_pixels: int, region: Re
         _check_size(image.height, image.width, max_pixels)
         if image.format in ("JPEG", "MPO") and not _has_end(data):
             raise BadImage("truncated: the end of the JPEG is missing")
-        if image.format == "PNG" and data[24:25] == b"\x10":
-            pixels = _read_png16(data, channels, _orientation(image))
+        if image.format == "PNG" and data[24] == 16 and data[25] > 0:
+            pixels = _upright(_read_deep_png(data), _orientation(image))
+            pixels = to_channels(pixels, channels, alpha=data[25] in (4, 6))
         else:
             pixels = from_pillow(image, channels)
     return _cut(pixels, region)
@@ -278,13 +281,23 @@ def _has_end(data: bytes) -> bool:
     return False
 
 
-def _read_png16(data: bytes, channels: int, orientation: int) -> Tensor:
-    """Sixteen bits per sample: Pillow would cut colours to eight."""
-    try:
-        pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    except RuntimeError as error:
-        raise BadImage("broken 16-bit PNG") from error
-    return to_channels(_upright(pixels, orientation), channels, alpha=len(pixels) in (2, 4))
+def _read_deep_png(data: bytes) -> Shaped[Tensor, "bands height width"]:
+    """Colours or transparency of sixteen bits, which Pillow would cut to eight by keeping the first byte of each.
+
+    So it is made to keep every byte. (torchvision's decoder, which keeps them too, crashes the process on damaged files.)
+    """
+
+    def unpacked(rawmode: str) -> np.ndarray:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            image.tile = [image.tile[0]._replace(args=rawmode)]
+            return np.array(image)
+
+    if data[25] == 4:  # gray and opacity: two values, the four bytes of which pass for RGBA
+        array = unpacked("RGBA").view(">u2")
+    else:
+        mode = {2: "RGB", 6: "RGBA"}[data[25]]
+        array = unpacked(f"{mode};16B") * np.uint16(256) + unpacked(f"{mode};16L")
+    return _to_tensor(array.transpose(2, 0, 1))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -11,6 +11,7 @@ The numbers below were fixed before any recipe was tried on them: a benchmark mu
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ PALETTE_COLOURS = 4  # of a scene; few, so that colour does not tell its objects
 OBJECTS = (4, 7)  # a scene, fewest and most
 RADIUS = (0.14, 0.25)  # of an object, as a share of the scene's side
 PERIOD = (0.08, 0.14)  # of a texture, as a share of the scene's side
-CONTRAST = 0.25  # least difference of luma between the two colours of a surface
+CONTRAST = 0.25  # least difference of luma between the two colours of a surface, 0-1 scale
 HIDDEN = 0.3  # an object of which less than this share is visible has no box
 
 
@@ -50,7 +51,7 @@ def _apart(x: Plane) -> Plane:
 def _staggered(u: Plane, v: Plane) -> tuple[Plane, Plane]:
     """Offsets from the nearest point of a lattice whose every other row is shifted by half a period."""
     row = np.rint(v)
-    u = u + np.float32(0.5) * (row % 2)
+    u = u + 0.5 * row  # a whole number of rows up, the shift is one or none
     return u - np.rint(u), v - row
 
 
@@ -72,11 +73,12 @@ def _checks(u: Plane, v: Plane) -> Plane:
 
 
 def _dots(u: Plane, v: Plane) -> Plane:
-    return 0.3 - np.hypot(*_staggered(u, v))
+    across, down = _staggered(u, v)
+    return 0.3 - np.sqrt(across * across + down * down)
 
 
 def _rings(u: Plane, v: Plane) -> Plane:
-    return 0.11 - np.abs(np.hypot(*_staggered(u, v)) - 0.3)
+    return 0.11 - np.abs(_dots(u, v))
 
 
 def _crosses(u: Plane, v: Plane) -> Plane:
@@ -129,9 +131,9 @@ def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Sc
         label = int(geometry.integers(1, len(CLASSES)))
         radius = geometry.uniform(*RADIUS)
         reach = 1.45 * radius  # the farthest that a silhouette gets from its centre
-        first, last = (np.clip(np.rint((centre + way * reach) * size), 0, size).astype(int) for way in (-1, 1))
+        first, last = (np.rint((centre + way * reach) * size).clip(0, size).astype(int) for way in (-1, 1))
         window = np.s_[first[1] : last[1], first[0] : last[0]]
-        dx, dy = x[window] - np.float32(centre[0]), y[window] - np.float32(centre[1])
+        dx, dy = x[window] - float(centre[0]), y[window] - float(centre[1])
         inside = _silhouette(geometry, dx, dy, radius) * size
         surface = _paint(geometry, palette, _textured(geometry, TEXTURES[label - 1], dx, dy) * size)
         alpha = np.clip(inside + 0.5, 0, 1)[..., None]
@@ -140,11 +142,11 @@ def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Sc
         objects.append((label, int((inside > 0).sum())))
         owner[window][inside > 0] = len(objects)
 
-    angle, slope = geometry.uniform(0, 2 * np.pi), geometry.uniform(0, 0.5)
-    light = 1 + slope * ((x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle)).astype(np.float32)
-    grain = np.float32(geometry.uniform(0.01, 0.06))
+    angle, slope = geometry.uniform(0, 2 * math.pi), geometry.uniform(0, 0.5)
+    light = 1 + slope * math.cos(angle) * (x - 0.5) + slope * math.sin(angle) * (y - 0.5)
+    grain = geometry.uniform(0.01, 0.06)
     canvas = canvas * light[..., None] + grain * noise.standard_normal(canvas.shape, dtype=np.float32)
-    image = np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+    image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
     return Scene(
         torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
         torch.from_numpy(labels),
@@ -164,26 +166,22 @@ def _spread(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 2"
 
 def _silhouette(rng: np.random.Generator, dx: Plane, dy: Plane, radius: float) -> Plane:
     """Signed distance (about, in sides of the scene) to a wobbly oval around the origin, positive inside."""
-    angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25)
-    wobble, phase = rng.uniform(0, 0.07, 3), rng.uniform(0, 2 * np.pi, 3)
-    along = (dx * np.cos(angle) + dy * np.sin(angle)) * stretch
-    aside = (dy * np.cos(angle) - dx * np.sin(angle)) / stretch
+    angle, stretch = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 1.25)
+    wobble, phase = rng.uniform(0, 0.07, 3).tolist(), rng.uniform(0, 2 * math.pi, 3).tolist()
+    along = (dx * math.cos(angle) + dy * math.sin(angle)) * stretch
+    aside = (dy * math.cos(angle) - dx * math.sin(angle)) / stretch
     bearing = np.arctan2(aside, along)
     outline = 1 + sum(a * np.cos(k * bearing + p) for k, a, p in zip((2, 3, 5), wobble, phase, strict=True))
-    return (radius * outline - np.hypot(along, aside)).astype(np.float32)
+    return radius * outline - np.sqrt(along * along + aside * aside)
 
 
 def _textured(rng: np.random.Generator, texture: Callable[[Plane, Plane], Plane], dx: Plane, dy: Plane) -> Plane:
     """Signed distance (in sides of the scene) to the contours of a texture, turned, scaled, shifted and warped."""
-    period, angle = rng.uniform(*PERIOD), rng.uniform(0, 2 * np.pi)
-    (shift_u, shift_v), warp, phase = rng.uniform(0, 2, 2), rng.uniform(0, 0.12, 2), rng.uniform(0, 2 * np.pi, 2)
-    cosine, sine = np.cos(angle) / period, np.sin(angle) / period
-    u, v = dx * cosine + dy * sine + shift_u, dy * cosine - dx * sine + shift_v
-    bent = texture(
-        (u + warp[0] * np.sin(1.7 * v + phase[0])).astype(np.float32),
-        (v + warp[1] * np.sin(1.7 * u + phase[1])).astype(np.float32),
-    )
-    return (bent * period).astype(np.float32)
+    period, angle = rng.uniform(*PERIOD), rng.uniform(0, 2 * math.pi)
+    shift, warp, phase = (rng.uniform(0, limit, 2).tolist() for limit in (2, 0.12, 2 * math.pi))
+    cosine, sine = math.cos(angle) / period, math.sin(angle) / period
+    u, v = dx * cosine + dy * sine + shift[0], dy * cosine - dx * sine + shift[1]
+    return period * texture(u + warp[0] * np.sin(1.7 * v + phase[0]), v + warp[1] * np.sin(1.7 * u + phase[1]))
 
 
 def _irregular(rng: np.random.Generator, across: Float32[np.ndarray, " side"]) -> Plane:
@@ -204,10 +202,10 @@ def _paint(rng: np.random.Generator, palette: np.ndarray, distance: Plane) -> Fl
     figure, ground = palette[rng.permutation(PALETTE_COLOURS)[:2]]
     difference = float((figure - ground) @ _LUMA)
     if abs(difference) < CONTRAST:  # push the two apart evenly, so that neither role gets brighter
-        push = np.float32((CONTRAST - abs(difference)) / 2 * (1 if difference >= 0 else -1))
+        push = math.copysign((CONTRAST - abs(difference)) / 2, difference)
         figure, ground = figure + push, ground - push
     sharpness = rng.uniform(0.4, 1.0)  # below 1: out of focus
-    return ground + np.clip(sharpness * distance + 0.5, 0, 1)[..., None].astype(np.float32) * (figure - ground)
+    return ground + np.clip(sharpness * distance + 0.5, 0, 1)[..., None] * (figure - ground)
 
 
 def _boxes(owner: UInt8[np.ndarray, "height width"], objects: list[tuple[int, int]]) -> Int64[Tensor, "objects 5"]:

@@ -1,0 +1,64 @@
+"""The verbs of the command line as Python functions: same names, same settings, same defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from densecl.errors import UserError
+from densecl.recipe import make_recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    from densecl.training.run import RunResult
+
+
+def pretrain(
+    data: str | Path | Dataset[Any] | None,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    config: str | Path | None = None,
+    backbone: str | nn.Module | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Pre-train a backbone on unlabelled images and leave the result in the folder `out`.
+
+    Args:
+        data: A folder, a text file of paths, a glob, or a map-style dataset whose items are images
+            (or tuples that begin with one). None: what `config` names, or with `resume` the run's own.
+        out: The folder of the run; made here, and refused when it already holds a run and `resume` is not set.
+        resume: Go on from the last checkpoint in `out`. Settings that are not given are those of the run.
+        config: A YAML file with some or all settings, for instance another run's ``recipe.yaml``.
+        backbone: The name of a timm model, or any module that returns a feature map
+            "batch channels rows cols" for "batch channels height width".
+        settings: Any field of `densecl.Recipe`, such as ``image_size=96``. They beat `config`.
+
+    Returns:
+        Where the result lies and how the run ended.
+
+    Raises:
+        UserError: whatever the caller can put right, in one or two lines.
+    """
+    recorded = Path(out) / "recipe.yaml"
+    layers = [recorded] if resume and recorded.is_file() else []
+    if config is not None:
+        layers.append(Path(config))
+
+    dataset = None if data is None or isinstance(data, (str, Path)) else data
+    module = None if backbone is None or isinstance(backbone, str) else backbone
+    if data is not None:
+        settings["data"] = data if dataset is None else f"dataset:{type(dataset).__name__}"
+    if backbone is not None:
+        settings["backbone"] = backbone if module is None else f"module:{type(module).__name__}"
+    recipe = make_recipe(layers, **settings)
+    if dataset is None and recipe.data.startswith("dataset:"):
+        raise UserError(f"This recipe was made in Python with a dataset ({recipe.data}): give it again as data=....")
+    if module is None and recipe.backbone.startswith("module:"):
+        raise UserError(f"This recipe was made in Python with a module ({recipe.backbone}): give it as backbone=....")
+
+    from densecl.training import run
+
+    return run.pretrain(recipe, Path(out), resume=resume, dataset=dataset, backbone=module)

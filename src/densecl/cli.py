@@ -1,0 +1,207 @@
+"""The commands. Each parses its flags and calls one function; the flags of `pretrain` are the fields of `Recipe`.
+
+argparse, because it can tell given flags from defaults (a recipe is composed from the given ones
+alone), puts titles over groups of flags, and lets us word its complaints, all through its public interface.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from densecl import __version__
+from densecl.errors import UserError, nearest
+from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in `arguments` (those of the process when not given).
+
+    Returns:
+        The exit code: 0, 2 for what the user can put right (told on stderr, in a line or two), or
+        130 after Ctrl-C.
+    """
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+        options.pop("run")(**options)
+    except UserError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("densecl: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if _disk_full(error):
+            return _complain(
+                "No space left on the disk. Free some, then go on with --resume: the last checkpoint is whole."
+            )
+        raise
+    return 0
+
+
+def _complain(message: str) -> int:
+    print(f"densecl: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _disk_full(error: BaseException) -> bool:
+    """Whether `error`, or what caused it, is a full disk. Safetensors and torch wrap the OSError in their own."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        text = str(cause)
+        if "No space left on device" in text or ("inline_container.cc" in text and "unexpected pos" in text):
+            return True
+    return False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def _pretrain(out: Path, data: str | None = None, **settings: Any) -> None:
+    from densecl.api import pretrain
+
+    pretrain(data, out, **settings)
+
+
+def _demo(out: Path, seed: int) -> None:
+    from densecl.demo import demo
+
+    demo(out, seed=seed)
+
+
+# --- parsing --------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises UserError instead of printing its usage and leaving."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. See '{self.prog} --help'.")
+
+
+def _parse(arguments: list[str]) -> dict[str, Any]:
+    """The options of the command in `arguments`, and under "run" the function to call with them.
+
+    Settings of the recipe are there only when they were given.
+    """
+    parser = _Parser(
+        prog="densecl", description="Pre-train a backbone for detection and segmentation on unlabelled images."
+    )
+    parser.add_argument("--version", action="version", version=f"densecl {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_pretrain(commands)
+    _add_demo(commands)
+
+    command = arguments[0] if arguments else None
+    if command is None:
+        raise UserError(f"Give a command: {' or '.join(commands.choices)}. See 'densecl --help'.")
+    if command not in commands.choices and command not in ("-h", "--help", "--version"):
+        raise UserError(f"There is no command '{command}'.{nearest(command, commands.choices)} See 'densecl --help'.")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        typed = unknown[0].partition("=")[0]
+        if not typed.startswith("-"):
+            raise UserError(f"Unexpected argument '{typed}'. Values follow a flag, such as --data FOLDER.")
+        known = re.findall(r"--[a-z-]+", commands.choices[command].format_help())
+        raise UserError(f"There is no flag {typed}.{nearest(typed, known)}")
+    return vars(options)
+
+
+def _add_pretrain(commands: Any) -> None:
+    parser = commands.add_parser(
+        "pretrain",
+        help="turn a folder of unlabelled images into a backbone",
+        description="Turn unlabelled images into a backbone for dense tasks. The result is OUT/backbone.safetensors.",
+        epilog="Flags beat --config, which beats --recipe. 'none' unsets a value, as in --tile none.",
+        usage="densecl pretrain --data SOURCE --out RUN [--config FILE] [--resume] [any setting]",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.set_defaults(run=_pretrain)
+    run = parser.add_argument_group("the run")
+    run.add_argument("--out", metavar="RUN", type=Path, required=True, help="Folder that the run is written to.")
+    run.add_argument("--resume", action="store_true", help="Go on from the last checkpoint in RUN.")
+    run.add_argument("--config", metavar="FILE", help="YAML file of settings, such as another run's recipe.yaml.")
+    for title, settings in documentation().items():
+        group = parser.add_argument_group(title)
+        for name, text in settings.items():
+            group.add_argument(flag(name), help=_help(name, text), **_how_to_read(name))
+
+
+def _how_to_read(name: str) -> dict[str, Any]:
+    """What argparse has to know about a setting; `make_recipe` turns the strings into values."""
+    kind = setting_types()[name]
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    members = [member for member in _members(kind) if member is not NoneType]
+    tuples = [member for member in members if get_origin(member) is tuple]
+    if tuples:
+        words = get_args(tuples[0])
+        if words[-1] is ...:
+            return {"nargs": "+", "metavar": _metavar(words[0])}
+        return {"nargs": len(words), "metavar": tuple(map(_metavar, words))}
+    return {"metavar": "|".join(map(_metavar, members))}
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return (kind,) if get_origin(kind) in (tuple, Literal) or not get_args(kind) else get_args(kind)
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    return {int: "N", float: "X", str: "TEXT"}[kind]
+
+
+def _help(name: str, text: str) -> str:
+    """The setting's description with its default, escaped for argparse."""
+    notes = []
+    default = getattr(Recipe, name, None)  # `data` has none
+    if default is not None:
+        notes.append(f"default: {_shown(default)}")
+    if name != "recipe" and name in PAPER and PAPER[name] != default:
+        notes.append(f"paper: {_shown(PAPER[name])}")
+    return (f"{text} ({'; '.join(notes)})" if notes else text).replace("%", "%%")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="see it work on drawn scenes, without any data",
+        description="Draw labelled scenes, pre-train on them without the labels, and compare what was learned.",
+    )
+    parser.set_defaults(run=_demo)
+    parser.add_argument(
+        "--out",
+        metavar="RUN",
+        type=Path,
+        default=Path("runs/demo"),
+        help="Folder for the files (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="Fixes scenes and training (default: %(default)s)."
+    )

@@ -1,0 +1,1 @@
+"""What a frozen backbone can do."""

@@ -1,0 +1,98 @@
+"""The checkpoint of a run: everything that is needed to go on, and nothing that has to be unpickled.
+
+There is no random state in it: what is random in a sample follows from (seed, epoch, index), what is
+random in a step from (seed, step). The step alone is the position in the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypedDict
+
+import safetensors
+import torch
+
+from densecl.errors import UserError
+
+#: Changes when older checkpoints can no longer be read.
+FORMAT = "densecl checkpoint 1"
+
+
+class Checkpoint(TypedDict):
+    """What ``last.ckpt`` holds."""
+
+    format: str
+    step: int  # steps done
+    seconds: float  # spent training, for --time-limit
+    images: int  # in the data, which must not change
+    model: dict[str, Any]  # state dict of `DenseCL`: both encoders, both queues, their position
+    optimizer: dict[str, Any]
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a checkpoint beside its place and moves it there.
+
+    Raises:
+        UserError: if it cannot be written; the old one is then still whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    with writing(path):
+        try:
+            # A Python file, because torch's own writer hides why it failed.
+            with beside.open("wb") as file:
+                torch.save(dict(checkpoint), file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint onto the CPU, tensors and plain values only.
+
+    Raises:
+        UserError: if the file is damaged or was not written by this format of densecl.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged and cannot be resumed: {type(error).__name__}.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is no checkpoint of this version of densecl (it lacks the format '{FORMAT}').")
+    missing = Checkpoint.__required_keys__ - content.keys()
+    if missing:
+        raise UserError(f"{path} is no whole checkpoint: it lacks {', '.join(sorted(missing))}.")
+    return Checkpoint(**content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the many ways in which writing `path` may fail into one clear line.
+
+    Raises:
+        UserError: for a full disk, a missing permission and the like.
+    """
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
+        if not isinstance(error, OSError):
+            cause = error.__context__ if isinstance(error.__context__, OSError) else None
+            if cause is None and not isinstance(error, safetensors.SafetensorError):
+                raise
+            reason = cause.strerror if cause else str(error)
+        else:
+            reason = error.strerror or str(error)
+        free = ""
+        with contextlib.suppress(OSError):
+            free = f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB free there)"
+        raise UserError(
+            f"Cannot write {path}: {reason}{free}. What stood there before is whole."
+            " Make room, then go on with --resume."
+        ) from error

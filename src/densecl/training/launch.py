@@ -1,0 +1,161 @@
+"""One process a device: started here, or by SLURM or torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+from densecl.errors import UserError
+from densecl.training.interrupts import Interrupts
+
+#: Seconds that processes have to leave once they were told to.
+GRACE = 10.0
+
+
+def launched_elsewhere() -> bool:
+    """Whether SLURM's srun or torchrun has started this process as one of several."""
+    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return TorchElasticEnvironment.detect() or (SLURMEnvironment.detect() and several)
+
+
+def global_rank(devices: int) -> int:
+    """Number of this process in the run, from 0, known before the processes have met."""
+    for name in ("RANK", "SLURM_PROCID") if launched_elsewhere() else ():
+        if name in os.environ:
+            return int(os.environ[name])
+    return int(os.environ.get("NODE_RANK", "0")) * devices + int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
+    """Calls ``function(*arguments)`` in a new process for each device of this machine.
+
+    Lightning's own launcher repeats ``sys.argv``, which means nothing when the run was started by a call in
+    Python or in a notebook. The processes are spawned, as CUDA demands; Lightning finds its place in their
+    environment. Several machines without a cluster manager: set MASTER_ADDR, MASTER_PORT and NODE_RANK on each.
+
+    Returns:
+        What the first of them returned.
+
+    Args:
+        function: of a module, so that it can be found by the new processes.
+        devices: number of processes.
+        arguments: must be picklable.
+
+    Raises:
+        UserError: if one of them raised it, or was killed.
+        RuntimeError: with the traceback of the first that failed otherwise.
+        SystemExit, KeyboardInterrupt: as the first process ended.
+    """
+    context = multiprocessing.get_context("spawn")
+    environment = {
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // devices)),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+    }
+    pipes = [context.Pipe(duplex=False) for _ in range(devices)]
+    processes = [
+        context.Process(target=_process, args=(sender, environment | {"LOCAL_RANK": str(rank)}, function, arguments))
+        for rank, (_, sender) in enumerate(pipes)
+    ]
+    with _forwarding(processes):
+        try:
+            for process in processes:
+                process.start()
+            for _, sender in pipes:
+                sender.close()
+            return _first_outcome(processes, [receiver for receiver, _ in pipes])
+        finally:
+            for process in processes:
+                process.join(GRACE if process.exitcode is None and _all_well(processes) else 0)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+
+
+def _all_well(processes: list[Any]) -> bool:
+    return all(process.exitcode in (None, 0) for process in processes)
+
+
+def _first_outcome(processes: list[Any], receivers: list[Connection]) -> Any:
+    """Waits until all have returned, and gives what the first returned; or until one has failed, and raises that."""
+    outcomes: dict[int, Any] = {}
+    waiting = {receiver: rank for rank, receiver in enumerate(receivers)}
+    while waiting:
+        for receiver in wait(list(waiting)):
+            assert isinstance(receiver, Connection)
+            rank = waiting.pop(receiver)
+            try:
+                kind, content = receiver.recv()
+            except EOFError:
+                processes[rank].join()
+                kind, content = "killed", processes[rank].exitcode
+            if kind == "returned":
+                outcomes[rank] = content
+            elif kind == "user error":
+                raise UserError(content)
+            elif kind == "exit":
+                raise SystemExit(content)
+            elif kind == "interrupt":
+                raise KeyboardInterrupt(content)
+            elif kind == "killed":
+                raise UserError(
+                    f"Process {rank} of {len(processes)} died (exit code {content}), perhaps for want of memory."
+                    " Go on with --resume; a smaller --batch-size or fewer --workers need less."
+                )
+            else:
+                raise RuntimeError(f"process {rank} of {len(processes)} failed:\n{content}")
+    return outcomes[0]
+
+
+def _process(
+    sender: Connection, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(environment)
+    for number in Interrupts.SIGNALS:  # until training listens to them, the parent process decides
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    try:
+        outcome = "returned", function(*arguments)
+    except UserError as error:
+        outcome = "user error", str(error)
+    except SystemExit as error:
+        outcome = "exit", error.code
+    except KeyboardInterrupt as error:
+        outcome = "interrupt", str(error)
+    except BaseException:
+        outcome = "failed", traceback.format_exc()
+    sender.send(outcome)
+    sender.close()
+
+
+@contextlib.contextmanager
+def _forwarding(processes: list[Any]) -> Iterator[None]:
+    """Signals to this process go to the first of `processes`, which ends the run in good order."""
+
+    class Forward(Interrupts):
+        def _note(self, number: int, frame: Any) -> None:
+            if processes[0].is_alive():
+                os.kill(processes[0].pid, number)
+
+    forward = Forward()
+    forward.listen()
+    try:
+        yield
+    finally:
+        forward.ignore()
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

@@ -1,0 +1,88 @@
+"""Where the numbers of a run go: ``metrics.csv`` always, TensorBoard, Weights & Biases and MLflow on demand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from densecl.errors import UserError
+from densecl.training.checkpoints import writing
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+
+class Table:
+    """A CSV file that grows by a row at a time and can be cut back to a step.
+
+    (Lightning's CSVLogger deletes an existing file, so a resumed run would lose its past.)
+
+    Args:
+        path: the file. Rows of an earlier part of the run are kept up to and including `last_step`.
+        columns: names of the columns, of which the first must be "step".
+        last_step: the step to go on from; -1 keeps nothing.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...], last_step: int = -1) -> None:
+        self.path = path
+        self.columns = columns
+        kept = [row for row in self._rows() if int(row["step"]) <= last_step]
+        beside = path.with_name(path.name + ".part")
+        with writing(path):
+            beside.write_text(self._lines([dict(zip(columns, columns, strict=True)), *kept]), encoding="utf-8")
+            beside.replace(path)
+
+    def append(self, row: Mapping[str, float | int]) -> None:
+        """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty."""
+        written = {name: _written(row[name]) for name in self.columns if name in row}
+        with writing(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(self._lines([written]))
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            # A run that was killed may leave half a line at the end.
+            whole = [line for line in file if line.endswith("\n")]
+        rows = csv.DictReader(whole)
+        return [row for row in rows if row.get("step", "").isdigit() and None not in row.values()]
+
+    def _lines(self, rows: list[dict[str, str]]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
+        return text.getvalue()
+
+
+def _written(value: float | int) -> str:
+    if value != value:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def make_loggers(names: tuple[str, ...], out: Path, last_step: int) -> list[Logger]:
+    """Lightning's loggers for these names, writing into the run (MLflow: or to MLFLOW_TRACKING_URI).
+
+    TensorBoard drops what an interrupted run had logged after `last_step`; to W&B and MLflow a
+    resumed run is a new run of the same name.
+
+    Raises:
+        UserError: if the package that a logger needs is not installed.
+    """
+    from lightning.pytorch import loggers
+
+    made: list[Logger] = []
+    for name in names:
+        try:
+            if name == "tensorboard":
+                made.append(loggers.TensorBoardLogger(out, name="tensorboard", version="", purge_step=last_step + 1))
+            elif name == "wandb":
+                made.append(loggers.WandbLogger(name=out.name, save_dir=out, project="densecl"))
+            else:
+                made.append(loggers.MLFlowLogger("densecl", run_name=out.name, save_dir=str(out / "mlruns")))
+        except ImportError as error:
+            install = "tensorboard" if name == "tensorboard" else f"densecl[{name}]"
+            raise UserError(f"--loggers {name} needs a package that is not here: pip install '{install}'.") from error
+    return made

@@ -1,0 +1,133 @@
+"""A training step for Lightning: augment, set the schedules, ask the method for its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import timm.optim
+import torch
+from jaxtyping import Float
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from densecl.augment import augment
+from densecl.images.loader import Batch
+from densecl.model import DenseCL, Normalisation, Output
+from densecl.training.schedules import Schedules
+from densecl.views import Views
+
+
+class DenseCLModule(pl.LightningModule):
+    """Trains a `DenseCL` on batches of crop pairs.
+
+    Args:
+        model: the method.
+        normalisation: mean and standard deviation of the images' channels.
+        schedules: of learning rate, dense weight, key momentum and temperature.
+        progress: the share (0-1) of the run that lies before a step, given its number.
+        optimizer: "sgd", "lars" or "adamw". Weight decay is on every parameter with sgd [paper]; lars and
+            adamw spare biases and norm layers, as their own papers do.
+        momentum: of sgd and lars.
+        weight_decay: of the optimiser.
+        start_step: steps done before this trainer begins to count.
+        optimizer_state: of the optimiser after those steps.
+        channels_last: keep images and weights in that memory format.
+        seed: with the step and the process, fixes dropout and drop path.
+
+    Attributes:
+        step: number of the step in progress or next to come, counted over the whole run.
+        last: output and views of the latest step, without gradient, until they are taken.
+        first_bad_step: the first step with a NaN or infinite loss, on the device; a huge number without one.
+    """
+
+    first_bad_step: Tensor
+
+    def __init__(
+        self,
+        model: DenseCL,
+        normalisation: Normalisation,
+        schedules: Schedules,
+        *,
+        progress: Callable[[int], float],
+        optimizer: str = "sgd",
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        start_step: int = 0,
+        optimizer_state: dict[str, Any] | None = None,
+        channels_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.normalisation = normalisation
+        self.schedules = schedules
+        self.progress = progress
+        self.optimizer_settings = (optimizer, momentum, weight_decay)
+        self.start_step = start_step
+        self._optimizer_state = optimizer_state
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model.to(memory_format=self.memory_format)
+        self.seed = seed
+        self.last: tuple[Output, Views, Views] | None = None
+        self.register_buffer("first_bad_step", torch.tensor(torch.iinfo(torch.int64).max), persistent=False)
+        # DDP sends the buffers of the first process to all others before each step. Batch-norm statistics need
+        # that; the queues are the same everywhere anyway, and large.
+        own = [name for name, _ in self.named_buffers() if "queue" in name or name == "first_bad_step"]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, own)
+
+    @property
+    def step(self) -> int:
+        return self.start_step + self.trainer.global_step
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(self.model, *self.optimizer_settings)
+        if self._optimizer_state is not None:
+            optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        settings = self.schedules.at(self.step, self.progress(self.step))
+        for group in self.optimizers().param_groups:  # pyright: ignore[reportAttributeAccessIssue]
+            group["lr"] = settings.learning_rate
+        self.model.dense_weight = settings.dense_weight
+        self.model.key_momentum = settings.key_momentum
+        self.model.temperature = settings.temperature
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        torch.manual_seed(step_seed(self.seed, self.step, self.global_rank))
+        with torch.autocast(self.device.type, enabled=False):
+            first, second = (augment(crop, *self.normalisation) for crop in (batch.pairs.first, batch.pairs.second))
+        first, second = (view._replace(pixels=self._laid_out(view.pixels)) for view in (first, second))
+        output: Output = self.model(first, second)
+        # Remembered on the device: asking for the value each step would stall a GPU.
+        bad_step = self.first_bad_step.clamp(max=self.step)
+        self.first_bad_step = torch.where(output.loss.detach().isfinite(), self.first_bad_step, bad_step)
+        self.last = apply_to_collection(output, Tensor, Tensor.detach), first, second
+        return output.loss
+
+    def _laid_out(self, pixels: Tensor) -> Tensor:
+        return pixels.contiguous(memory_format=self.memory_format)
+
+
+def make_optimizer(model: nn.Module, name: str, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD, LARS or AdamW over the parameters that are trained; the learning rate comes from the schedule."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay)
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if name == "lars":
+        return timm.optim.Lars(groups, lr=0.0, momentum=momentum)  # pyright: ignore[reportArgumentType]
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of what is random in one step on one process."""
+    return int(np.random.SeedSequence(seed, spawn_key=(step, rank)).generate_state(1)[0])

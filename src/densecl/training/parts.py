@@ -1,0 +1,230 @@
+"""What a run is made of: data, model, and every setting that was left to us."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from densecl.errors import UserError
+from densecl.images.sources import ImageSource, open_source
+from densecl.images.statistics import measure_mean_std
+from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
+from densecl.model.backbone import initialise_from
+from densecl.recipe import Recipe, parse_time_limit, resolve_queue_length
+from densecl.training.checkpoints import load_checkpoint
+from densecl.training.schedules import scaled_learning_rate
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+#: Cells a side below which the dense loss means little.
+SMALL_GRID = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run is made of. The same recipe gives the same parts in every process."""
+
+    recipe: Recipe  # every setting resolved
+    source: ImageSource
+    model: DenseCL
+    normalisation: Normalisation
+    grid: tuple[int, int]  # rows and columns of the feature map
+    start_step: int = 0  # where to go on
+    seconds: float = 0.0  # trained before
+    optimizer_state: dict[str, Any] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.source) // self.recipe.batch_size
+
+    @property
+    def total_steps(self) -> int | None:
+        """None with a time limit."""
+        if self.recipe.epochs is not None:
+            return self.recipe.epochs * self.steps_per_epoch
+        return self.recipe.steps
+
+    @property
+    def time_limit(self) -> float | None:
+        """In seconds."""
+        return parse_time_limit(self.recipe.time_limit) if self.recipe.time_limit is not None else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has reached its length before it starts."""
+        if self.time_limit is not None:
+            return self.seconds >= self.time_limit
+        assert self.total_steps is not None
+        return self.start_step >= self.total_steps
+
+
+def build(
+    recipe: Recipe, resume_from: Path | None, dataset: Dataset[Any] | None, module: nn.Module | None
+) -> tuple[Parts, list[str]]:
+    """Opens the data, makes the model, settles what is "auto", and loads the checkpoint if there is one.
+
+    Returns:
+        The parts, and a line for each choice that was made for the user.
+
+    Raises:
+        UserError: for wrong data, an unknown backbone, settings that do not go together, a damaged checkpoint.
+    """
+    torch.manual_seed(recipe.seed)
+    source = open_source(recipe.data if dataset is None else dataset, channels=recipe.channels, tile=recipe.tile)
+    images = len(source)
+    if recipe.batch_size > images:
+        raise UserError(
+            f"--batch-size {recipe.batch_size} is larger than the data set of {images} images."
+            f" Take {_power_below(images)}."
+        )
+    if module is None:
+        backbone = create_backbone(recipe.backbone, channels=recipe.channels, output_stride=recipe.output_stride)
+    elif isinstance(module, Backbone):
+        backbone = module
+    else:
+        backbone = Backbone(module, in_channels=recipe.channels)
+
+    reasons = []
+    checkpoint = None
+    if resume_from is not None and (resume_from / "checkpoints" / "last.ckpt").is_file():
+        checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
+        if checkpoint["images"] != images:
+            raise UserError(
+                f"{recipe.data} now has {images} images, the run in {resume_from} began with {checkpoint['images']}."
+                " Exact resumption needs the same data: start a new run, with --init for its weights."
+            )
+    elif recipe.init is not None:
+        reasons.append(f"start: {initialise_from(backbone, recipe.init)}")
+    grid, warning = _check_grid(recipe, backbone)
+    reasons += warning
+
+    resolved = _resolve(recipe, source, reasons)
+    assert isinstance(resolved.queue_length, int)
+    model = DenseCL(
+        backbone,
+        dim=recipe.dim,
+        hidden_dim=recipe.hidden_dim,
+        grid=recipe.grid,
+        queue_length=resolved.queue_length,
+        temperature=recipe.temperature,
+        key_momentum=recipe.key_momentum,
+        dense_weight=recipe.dense_weight,
+        key_norm=None if recipe.key_norm == "auto" else recipe.key_norm,
+        key_split=recipe.key_split,
+        matching=recipe.matching,
+        match_radius=recipe.match_radius,
+        dense_negatives=recipe.dense_negatives,
+        symmetric=recipe.symmetric,
+        seed=recipe.seed,
+    )
+    if recipe.key_norm == "auto" and model.key_norm is not None:
+        resolved = dataclasses.replace(resolved, key_norm=model.key_norm)
+        reasons.append(f"--key-norm {model.key_norm}")
+    if checkpoint is not None:
+        try:
+            model.load_state_dict(checkpoint["model"])
+        except (RuntimeError, TypeError) as error:
+            problem = " ".join(str(error).split())[:160]
+            raise UserError(f"The checkpoint in {resume_from} does not fit the recipe: {problem}") from error
+    assert resolved.mean is not None and resolved.std is not None
+    parts = Parts(resolved, source, model, Normalisation(resolved.mean, resolved.std), grid)
+    if checkpoint is not None:
+        parts = dataclasses.replace(
+            parts,
+            start_step=checkpoint["step"],
+            seconds=checkpoint["seconds"],
+            optimizer_state=checkpoint["optimizer"],
+        )
+    return parts, reasons
+
+
+def _resolve(recipe: Recipe, source: ImageSource, reasons: list[str]) -> Recipe:
+    """Settles every "auto" but that of the key norm, and says why in `reasons`."""
+    chosen: dict[str, Any] = {}
+    if recipe.mean is None:
+        if recipe.channels == 3:
+            mean, std = IMAGENET
+        else:
+            mean, std = measure_mean_std(source, recipe.seed)
+            reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} (measured)")
+        chosen |= {"mean": mean, "std": std}
+    if recipe.queue_length == "auto":
+        chosen["queue_length"] = resolve_queue_length(len(source))
+        reasons.append(f"--queue-length {chosen['queue_length']} (for {len(source)} images; a longer one hurts)")
+    elif recipe.queue_length > len(source):
+        reasons.append(
+            f"warning: --queue-length {recipe.queue_length} is longer than the data set of {len(source)} images, which"
+            f" then are their own negatives; {resolve_queue_length(len(source))} would fit"
+        )
+    if recipe.learning_rate == "auto":
+        chosen["learning_rate"] = scaled_learning_rate(recipe.base_learning_rate, recipe.batch_size)
+        reasons.append(
+            f"--learning-rate {chosen['learning_rate']:g} (base {recipe.base_learning_rate:g} x batch size"
+            f" {recipe.batch_size} / 256)"
+        )
+    if recipe.precision == "auto":
+        fast, why = _fast_bf16()
+        chosen["precision"] = "bf16" if fast else "32"
+        reasons.append(f"--precision {chosen['precision']} ({why})")
+    if recipe.workers == "auto":
+        cores = available_cores()
+        # A GPU leaves the cores to the workers; on a CPU the training itself wants them.
+        chosen["workers"] = min(16, max(1, cores // recipe.devices)) if torch.cuda.is_available() else min(2, cores)
+        reasons.append(f"--workers {chosen['workers']} ({cores} cores)")
+    return dataclasses.replace(recipe, **chosen)
+
+
+def _check_grid(recipe: Recipe, backbone: Backbone) -> tuple[tuple[int, int], list[str]]:
+    """The size of the feature map, and a warning if it is too small for dense learning.
+
+    Raises:
+        UserError: if it is a single cell, or smaller than the grid it is to be pooled to.
+    """
+    rows, cols = backbone.grid_at(recipe.image_size)
+    smallest = min(rows, cols)
+    if recipe.grid is not None and recipe.grid > smallest:
+        raise UserError(f"--grid {recipe.grid}: the feature map has only {rows}x{cols} cells. Give at most {smallest}.")
+    if smallest >= SMALL_GRID or recipe.dense_weight == 0:
+        return (rows, cols), []
+    advice = f"--image-size {SMALL_GRID * backbone.stride}"
+    finer = [stride for stride in (16, 8) if stride < backbone.stride and recipe.image_size // stride >= SMALL_GRID]
+    if finer:
+        advice += f" or --output-stride {finer[0]}"
+    if smallest == 1:
+        raise UserError(
+            f"The feature map of {backbone.name} at {recipe.image_size} px is {rows}x{cols}: dense learning would mean"
+            f" nothing. Use {advice}."
+        )
+    return (rows, cols), [f"warning: only {rows}x{cols} cells, on which the dense loss means little; use {advice}"]
+
+
+def _fast_bf16() -> tuple[bool, str]:
+    """Whether the hardware multiplies bf16 faster than float32, and the reason."""
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return fast, f"the GPU {'has' if fast else 'lacks'} bf16"
+    # torch 2.11 may not tell yet.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    for name in ("amx_bf16", "avx512_bf16"):
+        if capabilities.get(name):
+            return True, f"the CPU has {name}"
+    return False, "the CPU has no fast bf16"
+
+
+def available_cores() -> int:
+    """Cores that this process may use: in a container or a cluster job not all of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _power_below(number: int) -> int:
+    return 1 << (number.bit_length() - 1)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)

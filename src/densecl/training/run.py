@@ -1,0 +1,410 @@
+"""A run from its recipe to ``backbone.safetensors``: what is checked, what is started, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import re
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
+from torch import nn
+from torch.utils.data import Dataset
+
+from densecl.augment import PhotometricSettings, draw_photometrics
+from densecl.errors import UserError
+from densecl.images.loader import CropPairDataset, Quarantine, StepSampler, make_loader
+from densecl.recipe import LENGTHS, Recipe, flag, read_recipe, write_recipe
+from densecl.training.checkpoints import writing
+from densecl.training.diagnosis import FixedPairs
+from densecl.training.interrupts import Interrupts
+from densecl.training.launch import global_rank, launch, launched_elsewhere
+from densecl.training.logs import make_loggers
+from densecl.training.module import DenseCLModule
+from densecl.training.parts import Parts, build
+from densecl.training.progress import duration
+from densecl.training.recorder import Clock, Recorder
+from densecl.training.schedules import Schedules
+
+#: Settings that may be others when a run is resumed: how long it is, and what does not bear on what is learned.
+FREE = frozenset(
+    (
+        *LENGTHS,
+        "recipe",
+        "devices",
+        "nodes",
+        "workers",
+        "log_every",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "loggers",
+    )
+)
+
+#: Files that a run has before its first checkpoint. A folder with nothing else can be begun anew.
+EARLY = frozenset(
+    ("recipe.yaml", "metrics.csv", "match_accuracy.csv", "quarantine.csv", "tensorboard", "wandb", "mlruns")
+)
+
+
+class RunResult(NamedTuple):
+    """How a run ended."""
+
+    out: Path
+    backbone: Path  # the result: safetensors, with architecture, mean and std in its metadata
+    steps: int  # done in all
+    metrics: dict[str, float | int]  # the last row of metrics.csv; empty if there was nothing left to do
+
+
+def pretrain(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    dataset: Dataset[Any] | None = None,
+    backbone: nn.Module | None = None,
+) -> RunResult:
+    """Runs a recipe and leaves the result in `out`.
+
+    Args:
+        recipe: all settings. What is "auto" or None is settled here and recorded in ``out/recipe.yaml``.
+        out: folder of the run, see contract in the documentation.
+        resume: go on from the last checkpoint in `out`; from the beginning if there is none. All settings that
+            bear on what is learned must be those of the run; its length may change: a longer run follows
+            the schedules of its new length from where it stands.
+        dataset: instead of ``recipe.data``, a map-style data set of images.
+        backbone: instead of ``recipe.backbone``, a module that returns a feature map. It is trained in place, but
+            with several devices a copy is.
+
+    Raises:
+        UserError: whatever the caller can put right.
+        KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved.
+        SystemExit: on SIGTERM, after a checkpoint was saved; code 143, as a shell reports that signal.
+    """
+    out = Path(out)
+    first = global_rank(recipe.devices) == 0
+    console = Console(quiet=not first)
+    say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    with _quiet(), _memory_explained(recipe), torch.random.fork_rng():  # the caller's random numbers stay as they were
+        _check_machine(recipe)
+        if first:
+            recipe = _agree_with_past(recipe, out, resume)
+        parts, reasons = build(recipe, out if resume else None, dataset, backbone)
+        recipe = parts.recipe
+        if first:
+            with writing(out / "recipe.yaml"):
+                if not resume:
+                    _clear(out)
+                out.mkdir(parents=True, exist_ok=True)
+                write_recipe(recipe, out / "recipe.yaml")
+        _introduce(parts, reasons, out, say)
+        if parts.complete:
+            say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
+            return RunResult(out, out / "backbone.safetensors", parts.start_step, {})
+        if recipe.devices == 1 or launched_elsewhere():
+            result = train(parts, out, console if first else None)
+        else:
+            del parts  # each process makes its own
+            result = launch(_train_in_process, recipe.devices, recipe, out, resume, dataset, backbone)
+    say(f"Done after {result.steps} steps. The backbone is {result.backbone}")
+    return result
+
+
+def _train_in_process(
+    recipe: Recipe, out: Path, resume: bool, dataset: Dataset[Any] | None, backbone: nn.Module | None
+) -> RunResult:
+    """The part of `pretrain` that each of several processes does."""
+    with _quiet(), _memory_explained(recipe):
+        parts, _ = build(recipe, out if resume else None, dataset, backbone)
+        return train(parts, out, Console() if global_rank(recipe.devices) == 0 else None)
+
+
+# --- what is checked ----------------------------------------------------------------------------------
+
+
+def _check_machine(recipe: Recipe) -> None:
+    if recipe.sync_batch_norm and not torch.cuda.is_available():
+        raise UserError("--sync-batch-norm needs GPUs: torch has no synchronised batch norm on the CPU.")
+    if torch.cuda.is_available() and recipe.devices > torch.cuda.device_count():
+        raise UserError(f"--devices {recipe.devices}: this machine has {torch.cuda.device_count()} GPU(s).")
+    if recipe.time_limit is not None and recipe.schedule_per == "epoch":
+        raise UserError("--schedule-per epoch needs a length in --epochs or --steps; with --time-limit take 'step'.")
+
+
+def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
+    """The recipe, what is "auto" in it taken from the run in `out` if that is resumed.
+
+    Raises:
+        UserError: if `out` is taken, or the run in it has other settings.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file, not a folder.")
+    if not resume:
+        taken = [path.name for path in out.iterdir() if not _early(path)] if out.is_dir() else []
+        if taken:
+            hint = "Go on with --resume, or" if (out / "recipe.yaml").is_file() else "It holds other files:"
+            raise UserError(f"--out {out} exists already. {hint} choose another folder.")
+        return recipe
+    if not (out / "recipe.yaml").is_file():
+        return recipe
+    past = read_recipe(out / "recipe.yaml")
+    inherited = {
+        name: getattr(past, name)
+        for name in ("mean", "std", "queue_length", "learning_rate", "precision", "key_norm", "workers")
+        if getattr(recipe, name) in ("auto", None)
+    }
+    recipe = dataclasses.replace(recipe, **inherited)
+    differences = [
+        f"{flag(field.name)} {_shown(getattr(past, field.name))} -> {_shown(getattr(recipe, field.name))}"
+        for field in dataclasses.fields(Recipe)
+        if field.name not in FREE and getattr(past, field.name) != getattr(recipe, field.name)
+    ]
+    if differences:
+        raise UserError(
+            f"The run in {out} has other settings: {'; '.join(differences)}."
+            f" Give its own, or start a new run with --init {out}."
+        )
+    return recipe
+
+
+def _early(path: Path) -> bool:
+    """Whether this is something that a run leaves before its first checkpoint."""
+    if path.name == "checkpoints":
+        return path.is_dir() and not any(path.iterdir())
+    return path.name in EARLY or path.name.startswith(".quarantine.csv") or path.suffix == ".part"
+
+
+def _clear(out: Path) -> None:
+    """Removes what a run that never reached a checkpoint has left."""
+    if (out / "recipe.yaml").is_file():
+        for path in out.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+# --- the training itself ------------------------------------------------------------------------------
+
+
+def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
+    """Trains on Lightning's Trainer, in this process, which may be one of several.
+
+    Args:
+        parts: from `build`.
+        out: the run's folder.
+        console: on the first process, where to show how it goes.
+
+    Raises:
+        UserError: for NaN, collapse, too many bad images, a full disk, want of memory.
+        KeyboardInterrupt, SystemExit: see `pretrain`.
+    """
+    recipe = parts.recipe
+    processes = recipe.devices * recipe.nodes
+    on_gpu = torch.cuda.is_available()
+    assert isinstance(recipe.learning_rate, float) and isinstance(recipe.workers, int)
+
+    photometrics = PhotometricSettings.for_image_size(
+        recipe.image_size,
+        jitter=recipe.jitter,
+        jitter_probability=recipe.jitter_probability,
+        grayscale_probability=recipe.grayscale_probability,
+        blur_probability=recipe.blur_probability,
+        blur_sigma=recipe.blur_sigma,
+        channels=recipe.channels,
+    )
+    pairs = CropPairDataset(
+        parts.source,
+        image_size=recipe.image_size,
+        crop_scale=recipe.crop_scale,
+        flip_probability=recipe.flip_probability,
+        draw_photometrics=functools.partial(draw_photometrics, settings=photometrics),
+        seed=recipe.seed,
+    )
+    sampler = StepSampler(
+        len(parts.source),
+        recipe.batch_size,
+        seed=recipe.seed,
+        start_step=parts.start_step,
+        stop_step=parts.total_steps,
+        rank=global_rank(recipe.devices),
+        world_size=processes,
+    )
+    clock = Clock(parts.seconds)
+    module = DenseCLModule(
+        parts.model,
+        parts.normalisation,
+        Schedules(
+            learning_rate=recipe.learning_rate,
+            warmup_steps=recipe.warmup_epochs * parts.steps_per_epoch,
+            steps_per_epoch=parts.steps_per_epoch if recipe.schedule_per == "epoch" else None,
+            dense_weight=recipe.dense_weight,
+            dense_warmup_steps=recipe.dense_warmup_steps,
+            key_momentum=recipe.key_momentum,
+            key_momentum_end=recipe.key_momentum_end,
+            temperature=recipe.temperature,
+            temperature_max=recipe.temperature_max,
+            temperature_period=recipe.temperature_period,
+        ),
+        progress=functools.partial(_progress, clock=clock, time_limit=parts.time_limit, total_steps=parts.total_steps),
+        optimizer=recipe.optimizer,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        start_step=parts.start_step,
+        optimizer_state=parts.optimizer_state,
+        channels_last=on_gpu or recipe.precision == "bf16",
+        seed=recipe.seed,
+    )
+    interrupts = Interrupts()
+    recorder = Recorder(
+        out,
+        images=len(parts.source),
+        batch_size=recipe.batch_size,
+        total_steps=parts.total_steps,
+        time_limit=parts.time_limit,
+        clock=clock,
+        log_every=recipe.log_every,
+        checkpoint_every=recipe.checkpoint_every,
+        checkpoint_minutes=recipe.checkpoint_minutes,
+        interrupts=interrupts,
+        quarantine=Quarantine(out / "quarantine.csv", len(parts.source)),
+        fixed_pairs=FixedPairs(pairs, parts.normalisation),
+        console=console,
+    )
+    trainer = pl.Trainer(
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=recipe.devices,
+        num_nodes=recipe.nodes,
+        strategy=DDPStrategy(gradient_as_bucket_view=True) if processes > 1 else "auto",
+        plugins=_environment(),
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        max_epochs=1,  # to Lightning; the sampler's epochs follow each other without a pause for new workers
+        gradient_clip_val=recipe.clip_gradient,
+        sync_batchnorm=recipe.sync_batch_norm,
+        use_distributed_sampler=False,
+        callbacks=[recorder],
+        logger=make_loggers(recipe.loggers, out, parts.start_step) if console is not None else False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=out,
+    )
+    for logger in trainer.loggers:
+        logger.log_hyperparams(dataclasses.asdict(recipe))
+    loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu)
+    interrupts.listen()
+    try:
+        trainer.fit(module, loader)
+    except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        recorder.close()
+        interrupts.ignore()
+    if recorder.stopped_by is not None:
+        name = signal.Signals(recorder.stopped_by).name
+        message = f"Stopped by {name} after step {recorder.done}, which is saved. Go on with --resume."
+        if console is not None:
+            console.print(message, highlight=False, soft_wrap=True, markup=False)
+        if recorder.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt(message)
+        raise SystemExit(128 + recorder.stopped_by)
+    return RunResult(out, out / "backbone.safetensors", recorder.done, recorder.row)
+
+
+def _progress(step: int, *, clock: Clock, time_limit: float | None, total_steps: int | None) -> float:
+    """The share of the run that lies before a step."""
+    if time_limit is not None:
+        return min(1.0, clock.seconds / time_limit)
+    assert total_steps is not None
+    return step / total_steps
+
+
+def _environment() -> ClusterEnvironment:
+    """Who numbers the processes: torchrun or SLURM if they started them, else `launch`."""
+    if not launched_elsewhere():
+        return LightningEnvironment()
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    # Lightning would requeue the job with a checkpoint of its own; ours is saved on SIGTERM.
+    return SLURMEnvironment(auto_requeue=False)
+
+
+# --- what the user is told ----------------------------------------------------------------------------
+
+
+def _introduce(parts: Parts, reasons: list[str], out: Path, say: Callable[[str], None]) -> None:
+    recipe = parts.recipe
+    data = f"{recipe.data}: {len(parts.source)} images"
+    length = f"{parts.total_steps} steps" if parts.time_limit is None else duration(parts.time_limit)
+    rows, cols = parts.grid
+    say(f"{data}, {parts.steps_per_epoch} steps an epoch at batch size {recipe.batch_size}")
+    say(f"{parts.model.backbone.name} at {recipe.image_size} px: a feature map of {rows}x{cols} cells")
+    for reason in reasons:
+        say(f"  {reason}")
+    begun = f", going on after step {parts.start_step}" if parts.start_step else ""
+    say(f"{length} into {out}{begun}")
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's remarks on our way of using it are not for our users; its errors are."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(lightning|pytorch_lightning)\.")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _memory_explained(recipe: Recipe) -> Iterator[None]:
+    """One message for every way of running out of memory.
+
+    Raises:
+        UserError: with sizes to try.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if re.search(r"worker .* killed by signal: (Killed|Bus error)", str(error)):
+            raise UserError(
+                "A process that reads images was killed, probably for want of (shared) memory. Try fewer --workers than"
+                f" {recipe.workers}, or 0."
+            ) from error
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not re.search(
+            r"out of memory|can't allocate memory|not enough memory", str(error)
+        ):
+            raise
+        sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
+        if recipe.image_size >= 64:
+            sizes.append(f"--image-size {recipe.image_size * 3 // 4 // 32 * 32}")
+        if recipe.output_stride in (8, 16):
+            sizes.append(f"--output-stride {recipe.output_stride * 2}")
+        if recipe.dense_negatives == "batch":
+            sizes.append("--dense-negatives cells")
+        raise UserError(
+            f"Out of memory at --batch-size {recipe.batch_size} and --image-size {recipe.image_size}. Try one of:"
+            f" {', '.join(sizes)}."
+        ) from error

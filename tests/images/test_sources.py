@@ -1,0 +1,383 @@
+"""Listing, tiles and data sets."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from densecl.errors import UserError
+from densecl.images import sources
+from densecl.images.decode import BadImage
+from densecl.images.sources import Strings, open_source
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(sources, "user_cache_path", lambda name: folder)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def names(source):
+    return [source.name(i) for i in range(len(source))]
+
+
+def touch(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def listed(root):
+    return [os.path.relpath(name, root) for name in names(open_source(root))]
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_listed_recursively_by_folder_then_name(root):
+    touch(root, "b/2.PNG", "b/1.jpg", "b/a/3.tiff", "a.webp", "z.bmp", "c/x.npy", "c/y.tif", "B.jpeg")
+    touch(root, "notes.txt", "c/labels.csv", "jpg", ".hidden.jpg", "._a.jpg", ".ipynb_checkpoints/b.jpg", "c/.trash/d.png")
+    expected = ["B.jpeg", "a.webp", "z.bmp", "b/1.jpg", "b/2.PNG", "b/a/3.tiff", "c/x.npy", "c/y.tif"]
+    assert listed(root) == expected
+
+
+def test_read_and_name(root):
+    Image.fromarray(PIXELS).save(root / "a.png")
+    source = open_source(root)
+    assert np.array_equal(source.read(0).permute(1, 2, 0), PIXELS)
+    assert source.name(0) == str(root / "a.png")
+    assert open_source(root, channels=1).read(0).shape == (1, 10, 14)
+    for index in (1, -1):
+        with pytest.raises(IndexError):
+            source.name(index)
+
+
+def test_links_are_followed_once(root, tmp_path):
+    touch(root, "real/a.jpg")
+    touch(tmp_path, "elsewhere/b.jpg", "elsewhere/c.jpg")
+    (root / "real/loop").symlink_to(root)
+    (root / "real/itself").symlink_to(root / "real/itself")
+    (root / "again").symlink_to(tmp_path / "elsewhere")
+    (root / "twice").symlink_to(tmp_path / "elsewhere")
+    (root / "file.jpg").symlink_to(tmp_path / "elsewhere/b.jpg")
+    (root / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert listed(root) == ["file.jpg", "lost.jpg", "again/b.jpg", "again/c.jpg", "real/a.jpg"]
+    with pytest.raises(BadImage, match="No such file"):
+        open_source(root).read(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_odd_names_survive(root):
+    odd = [b"caf\xc3\xa9.jpg", b"caf\xe9.jpg", b"new\nline.jpg", b"quote'\".jpg", "日本.jpg".encode(), b" .jpg"]
+    for name in odd:
+        Image.fromarray(PIXELS).save(os.path.join(os.fsencode(root), name), "PNG")
+    source = open_source(root)
+    assert [os.path.basename(os.fsencode(name)) for name in names(source)] == sorted(odd)
+    assert all(source.read(i).shape == (3, 10, 14) for i in range(len(odd)))
+
+
+@given(st.lists(st.binary(max_size=20), max_size=30))
+def test_strings_come_out_as_they_went_in(strings):
+    packed = Strings.pack(strings)
+    assert [packed.get(i) for i in range(len(strings))] == strings
+
+
+@given(st.sets(st.binary(min_size=1, max_size=8).filter(lambda name: b"\0" not in name)), st.integers(1, 5))
+def test_merging_sorts(strings, chunk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "CHUNK", chunk)
+        assert list(sources._sorted(iter(strings))) == sorted(strings)
+
+
+def test_folders_without_images(root, tmp_path):
+    with pytest.raises(UserError, match="no images in .*photos"):
+        open_source(root)
+    touch(root, "a.txt", "below/b.md")
+    with pytest.raises(UserError, match="no images in .*photos"):
+        open_source(root)
+    with pytest.raises(UserError, match="no such folder or file: .*Did you mean 'photos'"):
+        open_source(tmp_path / "photoss")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_folders_that_cannot_be_read(root, caplog):
+    touch(root, "a.jpg", "closed/b.jpg")
+    (root / "closed").chmod(0)
+    assert listed(root) == ["a.jpg"]
+    assert "closed" in caplog.text
+    root.chmod(0)
+    with pytest.raises(UserError, match="cannot read the folder"):
+        open_source(root)
+    root.chmod(0o700)
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def age(root, seconds=100):
+    for folder, _, _ in os.walk(root):
+        os.utime(folder, (time.time() - seconds,) * 2)
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    calls = []
+    original = sources._scan
+    monkeypatch.setattr(sources, "CACHED_FROM", 2)
+    monkeypatch.setattr(sources, "_scan", lambda root: calls.append(root) or original(root))
+    return calls
+
+
+def test_a_listing_is_cached_until_a_folder_changes(root, cache, scans):
+    touch(root, "a.jpg", "x/b.jpg", "x/y/c.jpg", "empty/d.txt")
+    age(root)
+    first = listed(root)
+    assert listed(root) == first == ["a.jpg", "x/b.jpg", "x/y/c.jpg"]
+    assert len(scans) == 1
+    for change, expected in [
+        (lambda: touch(root, "x/y/d.jpg"), ["a.jpg", "x/b.jpg", "x/y/c.jpg", "x/y/d.jpg"]),
+        (lambda: (root / "a.jpg").unlink(), ["x/b.jpg", "x/y/c.jpg", "x/y/d.jpg"]),
+        (lambda: touch(root, "empty/e.jpg"), ["empty/e.jpg", "x/b.jpg", "x/y/c.jpg", "x/y/d.jpg"]),
+        (lambda: (root / "x/b.jpg").rename(root / "x/z.jpg"), ["empty/e.jpg", "x/z.jpg", "x/y/c.jpg", "x/y/d.jpg"]),
+    ]:
+        change()
+        assert listed(root) == expected
+        age(root, 50)
+        listed(root)
+    before = len(scans)
+    listed(root)
+    assert len(scans) == before
+    assert [path.suffix for path in cache.rglob("*") if path.is_file()] == [".npz"]
+
+
+def test_a_folder_changed_just_now_is_not_cached(root, cache, scans):
+    touch(root, "a.jpg", "b.jpg")
+    assert listed(root) == listed(root)
+    assert len(scans) == 2
+    assert not cache.exists()
+
+
+def test_small_folders_leave_nothing_behind(root, cache):
+    touch(root, "a.jpg", "b.jpg")
+    age(root)
+    listed(root)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_cache_is_only_slow(root, cache, scans, damage):
+    touch(root, "a.jpg", "b.jpg")
+    age(root)
+    listed(root)
+    (file,) = cache.rglob("*.npz")
+    file.write_bytes(file.read_bytes()[:-200] if damage is None else damage)
+    assert listed(root) == ["a.jpg", "b.jpg"]
+    assert len(scans) == 2
+
+
+def test_a_home_that_cannot_be_written_is_only_slow(root, cache, scans):
+    cache.write_text("a file where the folder should be")
+    touch(root, "a.jpg", "b.jpg")
+    age(root)
+    assert listed(root) == listed(root) == ["a.jpg", "b.jpg"]
+
+
+def test_a_large_listing_is_compact(tmp_path):
+    code = """
+import os, resource, sys
+from pathlib import Path
+import densecl.images.sources as sources
+sources.user_cache_path = lambda name: Path(sys.argv[1]) / "cache"
+class Entry:
+    is_dir = is_symlink = lambda self: False
+    is_file = lambda self: True
+    def __init__(self, number): self.name = b"%016d.jpg" % (number * 7919 % 300007)
+class Entries:
+    def __enter__(self): return (Entry(number) for number in range(300007))
+    def __exit__(self, *_): pass
+sources.os.scandir = lambda folder: Entries()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+paths = sources.list_folder(Path(sys.argv[1]))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(paths) == 300007 and paths[300006].endswith("/0000000000300006.jpg"), paths[300006]
+print((after - before) * 1024)
+"""
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 30e6  # a million: 100 MB
+
+
+# --- lists, globs, files ------------------------------------------------------------------------------------------
+
+
+def test_a_text_file_of_paths(root, tmp_path):
+    touch(root, "b.jpg", "a.jpg")
+    elsewhere = tmp_path / "other.png"
+    text = f"\ufeff# mine\nphotos/b.jpg\r\n\n  photos/a.jpg  \n{elsewhere}\nphotos/missing.jpg"
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    source = open_source(tmp_path / "list.txt")
+    assert names(source) == [str(root / "b.jpg"), str(root / "a.jpg"), str(elsewhere), str(root / "missing.jpg")]
+    with pytest.raises(BadImage, match="No such file"):
+        source.read(3)
+
+
+def test_a_file_that_is_no_list(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n# nothing\n")
+    with pytest.raises(UserError, match="lists no images"):
+        open_source(tmp_path / "empty.txt")
+    (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04\0\0\0")
+    with pytest.raises(UserError, match="neither a folder, nor an image"):
+        open_source(tmp_path / "photos.zip")
+
+
+def test_one_image(root):
+    Image.fromarray(PIXELS).save(root / "a.png")
+    assert names(open_source(root / "a.png")) == [str(root / "a.png")]
+    assert len(open_source(root / "a.png", tile=5)) == 2 * 3
+
+
+def test_globs(root, tmp_path, monkeypatch):
+    touch(root, "x/b.jpg", "x/y/a.jpg", "x/y/c.png", "d.jpg")
+    found = names(open_source(str(root / "**/*.jpg")))
+    assert found == [str(root / "d.jpg"), str(root / "x/b.jpg"), str(root / "x/y/a.jpg")]
+    monkeypatch.chdir(tmp_path)
+    assert names(open_source("photos/x/*")) == [str(root / "x/b.jpg")]  # not the folder y
+    with pytest.raises(UserError, match="no file matches"):
+        open_source("photos/*.webp")
+
+
+# --- tiles --------------------------------------------------------------------------------------------------------
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), tile=st.integers(1, 45))
+def test_tiles_are_full_cover_the_image_and_are_named(tmp_path_factory, height, width, tile):
+    folder = tmp_path_factory.mktemp("tiles")
+    image = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
+    Image.fromarray(image).save(folder / "a.png")
+    source = open_source(folder, channels=1, tile=tile)
+    assert len(source) == -(-height // tile) * -(-width // tile)
+    covered = np.zeros_like(image, dtype=bool)
+    for index in range(len(source)):
+        pixels = source.read(index)[0].numpy()
+        assert pixels.shape == (min(tile, height), min(tile, width))
+        left, top, across, down = map(int, source.name(index).partition("#xywh=")[2].split(","))
+        assert np.array_equal(pixels, image[top : top + down, left : left + across])
+        covered[top : top + down, left : left + across] = True
+    assert covered.all()
+    assert len(set(names(source))) == len(source)
+
+
+def test_tiles_of_many_files_and_a_broken_one(root):
+    Image.fromarray(PIXELS).save(root / "a.png")  # 10 x 14
+    (root / "b.jpg").write_bytes(b"broken")
+    exif = Image.Exif()
+    exif[274] = 6  # upright it is 14 x 10
+    Image.fromarray(PIXELS).save(root / "c.jpg", exif=exif)
+    tifffile.imwrite(root / "d.tif", np.zeros((20, 3, 3), np.uint8), photometric="rgb")
+    source = open_source(root, tile=7)
+    assert len(source) == 4 + 1 + 4 + 3
+    shapes = []
+    for index in range(len(source)):
+        try:
+            shapes.append(tuple(source.read(index).shape[1:]))
+        except BadImage:
+            shapes.append(None)
+    assert shapes == [(7, 7)] * 4 + [None] + [(7, 7)] * 4 + [(7, 3)] * 3
+    assert source.name(4) == str(root / "b.jpg")
+    last_of_c = source.name(8)
+    assert last_of_c.endswith("c.jpg#xywh=3,7,7,7")
+
+
+def test_headers_are_read_at_listing_only_with_tiles(root, monkeypatch):
+    Image.fromarray(PIXELS).save(root / "a.png")
+    monkeypatch.setattr(sources, "measure", None)
+    open_source(root)
+    with pytest.raises(TypeError):
+        open_source(root, tile=4)
+
+
+def test_a_file_that_shrank_since_is_bad(root):
+    Image.fromarray(PIXELS).save(root / "a.png")
+    source = open_source(root, tile=5)
+    Image.fromarray(PIXELS[:4]).save(root / "a.png")
+    with pytest.raises(BadImage, match="smaller than when it was listed"):
+        source.read(5)
+
+
+def test_tiles_need_a_size_and_files():
+    with pytest.raises(UserError, match="--tile 0"):
+        open_source(__file__.replace("test_sources.py", "*.py"), tile=0)
+    with pytest.raises(UserError, match="--tile needs image files"):
+        open_source(Items([PIXELS]), tile=4)
+
+
+# --- data sets ----------------------------------------------------------------------------------------------------
+
+
+class Items(torch.utils.data.Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        item = self.items[index]
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+def test_data_sets_of_any_kind_of_image():
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    image = Image.fromarray(PIXELS)
+    items = [PIXELS, tensor, image, (image, 3), [tensor, "label"], {"image": PIXELS, "label": 1}, tensor.float() / 255]
+    source = open_source(Items(items))
+    assert len(source) == len(items)
+    for index in range(len(items) - 1):
+        assert torch.equal(source.read(index), tensor)
+    deep = source.read(len(items) - 1)
+    assert deep.dtype == torch.uint16
+    assert torch.equal(deep.int(), tensor.int() * 257)
+    assert source.name(2) == "item 2"
+
+
+def test_tensors_are_channels_first_and_arrays_channels_last_when_both_fit():
+    cube = np.random.default_rng(0).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    source = open_source(Items([torch.from_numpy(cube), cube]))
+    assert np.array_equal(source.read(0), cube)
+    assert np.array_equal(source.read(1), cube.transpose(2, 0, 1))
+
+
+def test_items_that_are_no_images():
+    items = ["path.jpg", None, ValueError("truncated"), torch.zeros(3, 4, 5, dtype=torch.int64), np.zeros(5)]
+    source = open_source(Items(items))
+    for index, reason in enumerate(["but str", "but NoneType", "ValueError: truncated", "int64 pixels", "shape 5"]):
+        with pytest.raises(BadImage, match=reason):
+            source.read(index)
+
+
+def test_what_is_no_map_style_data_set():
+    with pytest.raises(UserError, match="is empty"):
+        open_source(Items([]))
+    with pytest.raises(UserError, match="needs a length"):
+        open_source(torch.utils.data.IterableDataset())

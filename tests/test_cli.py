@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import densecl
+import densecl.api
+from densecl.cli import main
+from densecl.errors import UserError
+from densecl.recipe import field_names, make_recipe
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict]]:
+    """What `densecl.pretrain` was called with, instead of a run."""
+    calls = []
+    monkeypatch.setattr(densecl.api, "pretrain", lambda *positional, **named: calls.append((positional, named)))
+    return calls
+
+
+def test_only_given_flags_are_handed_on(calls: list) -> None:
+    assert main(["pretrain", "--data", "images", "--out", "run"]) == 0
+    assert calls == [(("images", Path("run")), {})]
+
+
+def test_every_kind_of_flag(calls: list) -> None:
+    line = "pretrain --out=run --image-size 96 --crop-scale 0.3 1 --no-symmetric --sync-batch-norm --queue-length=auto"
+    line += (
+        " --loggers wandb mlflow --mean none --method densecl --resume --config file.yaml --recipe paper --tile none"
+    )
+    assert main(line.split()) == 0
+    ((positional, named),) = calls
+    assert positional == (None, Path("run"))
+    assert (named.pop("resume"), named.pop("config")) == (True, "file.yaml")
+    recipe = make_recipe(data="images", **named)
+    assert (recipe.image_size, recipe.crop_scale, recipe.symmetric, recipe.sync_batch_norm) == (
+        96,
+        (0.3, 1),
+        False,
+        True,
+    )
+    assert (recipe.loggers, recipe.mean, recipe.tile, recipe.recipe) == (("wandb", "mlflow"), None, None, "paper")
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    for name in field_names():
+        assert f"  --{name.replace('_', '-')}" in text
+    titles = ["the run:", "the data:", "the backbone:", "the method:", "optimisation:", "the machine:", "what is kept:"]
+    places = [text.index(f"\n{title}\n") for title in titles]
+    assert places == sorted(places)
+    assert "paper: 0.3" in text
+
+
+def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert listed == ["pretrain", "demo"]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("", "Give a command: pretrain or demo."),
+        ("pretran --data x", "There is no command 'pretran'. Did you mean 'pretrain'?"),
+        ("--verbose", "There is no command '--verbose'."),
+        ("pretrain --data x --out OUT --metod moco", "There is no flag --metod. Did you mean '--method'?"),
+        ("pretrain --data x --out OUT --image_size=3", "There is no flag --image_size. Did you mean '--image-size'?"),
+        ("pretrain --data x --out OUT --image 3", "There is no flag --image."),
+        ("demo --sead 3", "There is no flag --sead. Did you mean '--seed'?"),
+        ("pretrain x --out OUT", "Unexpected argument 'x'."),
+        ("pretrain --data x", "--out"),
+        ("pretrain --out OUT", "--data is missing"),
+        ("pretrain --out OUT --data", "--data"),
+        ("pretrain --out OUT --data x --jitter 1 2", "--jitter"),
+        ("pretrain --out OUT --data x --method mocco", "--method takes moco or densecl, not 'mocco'. Did you mean"),
+        ("pretrain --out OUT --data x --dense-weight 1.5", "--dense-weight must lie in 0..1, not 1.5."),
+        ("pretrain --out OUT --data x --steps 3 --epochs 4", "Give only one of --epochs and --steps"),
+        ("pretrain --out OUT --data x --config OUT/none.yaml", "none.yaml: No such file"),
+    ],
+)
+def test_wrong_lines_are_told_in_one_line(
+    line: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.replace("OUT", str(tmp_path / "run")).split()) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("densecl: error: ")
+    assert complaint in output.err
+    assert output.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def torch_complaint() -> RuntimeError:
+    return RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534")
+
+
+def wrapped() -> Exception:
+    error = RuntimeError("could not save")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (UserError("No such folder: x."), 2, "densecl: error: No such folder: x.\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "densecl: error: No space left on the disk."),
+        (wrapped(), 2, "densecl: error: No space left on the disk."),
+        (
+            Exception("I/O error: No space left on device (os error 28)"),
+            2,
+            "densecl: error: No space left on the disk.",
+        ),
+        (torch_complaint(), 2, "densecl: error: No space left on the disk."),
+        (KeyboardInterrupt(), 130, "densecl: interrupted\n"),
+    ],
+)
+def test_how_a_command_ends(
+    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(densecl.api, "pretrain", fail)
+    assert main(["pretrain", "--data", "x", "--out", "run"]) == code
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(told)
+    assert output.err.count("\n") == 1
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(densecl.api, "pretrain", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["pretrain", "--data", "x", "--out", "run"])
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "densecl", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"densecl {densecl.__version__}\n", "")
+    done = subprocess.run([sys.executable, "-m", "densecl", "nothing"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_help_stays_small() -> None:
+    program = "\n".join(
+        [
+            "from densecl.cli import main",
+            "try: main(['pretrain', '--help'])",
+            "except SystemExit: pass",
+            "import re; print('peak', re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 100_000

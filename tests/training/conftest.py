@@ -1,0 +1,49 @@
+"""A folder of small images and the settings of a run that takes a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densecl.recipe import Recipe, make_recipe
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 images of smooth random colours: neighbouring places look alike, far ones do not."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((72, 64), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def tiny(photos: Path):
+    """Makes a recipe of a tiny run; settings beat the defaults given here."""
+
+    def make(**settings: Any) -> Recipe:
+        defaults: dict[str, Any] = {
+            "data": str(photos),
+            "backbone": "test_resnet",
+            "image_size": 64,
+            "output_stride": 16,
+            "batch_size": 4,
+            "dim": 16,
+            "queue_length": 16,
+            "learning_rate": 0.05,
+            "precision": "32",
+            "workers": 0,
+            "log_every": 1,
+            "loggers": (),
+        }
+        if not settings.keys() & {"epochs", "steps", "time_limit"}:
+            defaults["steps"] = 3
+        return make_recipe(**{**defaults, **settings})
+
+    return make

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+from densecl.errors import UserError
+from densecl.training.checkpoints import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
+
+
+def checkpoint(step: int) -> Checkpoint:
+    model = {"weight": torch.full((3,), float(step))}
+    return Checkpoint(format=FORMAT, step=step, seconds=1.5, images=7, model=model, optimizer={"state": {}})
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    save_checkpoint(checkpoint(4), path)
+    loaded = load_checkpoint(path)
+    assert (loaded["step"], loaded["seconds"], loaded["images"]) == (4, 1.5, 7)
+    assert loaded["model"]["weight"].tolist() == [4, 4, 4]
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(checkpoint(4), path)
+
+    class Full(io.FileIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda self, mode: Full(self, mode))
+    with pytest.raises(UserError, match="No space left on device"):
+        save_checkpoint(checkpoint(5), path)
+    monkeypatch.undo()
+    assert load_checkpoint(path)["step"] == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Malicious:
+    def __reduce__(self) -> object:
+        return Path.touch, (Path("unpickled"),)
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": FORMAT, "model": Malicious()}, "evil.ckpt")
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(Path("evil.ckpt"))
+    assert not Path("unpickled").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
+def test_damage_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_foreign_checkpoint_is_told(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="no checkpoint of this version"):
+        load_checkpoint(tmp_path / "last.ckpt")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from densecl.training.schedules import Schedules, cosine, scaled_learning_rate
+
+PLAIN = {"dense_weight": 0.5, "key_momentum": 0.999, "temperature": 0.2}
+
+
+@given(st.integers(2, 300), st.floats(1e-3, 10))
+def test_the_rate_is_torchs_cosine(steps: int, peak: float) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    schedules = Schedules(learning_rate=peak, **PLAIN)
+    for step in range(steps):
+        assert schedules.at(step, step / steps).learning_rate == pytest.approx(reference.get_last_lr()[0], abs=1e-9 * peak)
+        optimizer.step()
+        reference.step()
+
+
+@given(st.integers(1, 20), st.integers(1, 30))
+def test_per_epoch_the_rate_keeps_the_value_of_the_epochs_start(epochs: int, steps_per_epoch: int) -> None:
+    schedules = Schedules(learning_rate=0.3, steps_per_epoch=steps_per_epoch, **PLAIN)
+    total = epochs * steps_per_epoch
+    for step in range(total):
+        expected = 0.15 * (1 + math.cos(math.pi * (step // steps_per_epoch) / epochs))  # mmcv's CosineAnnealing by epoch
+        assert schedules.at(step, step / total).learning_rate == pytest.approx(expected)
+
+
+def test_the_warm_up_rises_linearly_from_zero_and_multiplies_the_cosine() -> None:
+    warm, cold = Schedules(learning_rate=1.0, warmup_steps=10.0, **PLAIN), Schedules(learning_rate=1.0, **PLAIN)
+    for step in range(40):
+        rate, unwarmed = (schedules.at(step, step / 40).learning_rate for schedules in (warm, cold))
+        assert rate == pytest.approx(min(step / 10, 1) * unwarmed)
+
+
+def test_the_key_momentum_follows_byol() -> None:
+    schedules = Schedules(learning_rate=1.0, **PLAIN | {"key_momentum_end": 1.0})
+    for step in range(101):
+        expected = 1 - (1 - 0.999) * (math.cos(math.pi * step / 100) + 1) / 2  # Grill et al. 2020, section 3.2
+        assert schedules.at(step, step / 100).key_momentum == pytest.approx(expected, abs=1e-12)
+    assert Schedules(learning_rate=1.0, **PLAIN).at(70, 0.7).key_momentum == 0.999
+
+
+def test_the_temperature_swings_between_its_ends() -> None:
+    schedules = Schedules(learning_rate=1.0, **PLAIN | {"temperature_max": 1.0, "temperature_period": 0.5})
+    temperatures = [schedules.at(0, progress / 8).temperature for progress in range(9)]
+    assert temperatures == pytest.approx([1.0, 0.6, 0.2, 0.6, 1.0, 0.6, 0.2, 0.6, 1.0])
+
+
+def test_the_dense_loss_joins_after_its_warm_up() -> None:
+    schedules = Schedules(learning_rate=1.0, dense_warmup_steps=3, **PLAIN)
+    assert [schedules.at(step, 0.0).dense_weight for step in range(5)] == [0, 0, 0, 0.5, 0.5]
+
+
+def test_the_linear_rule_gives_the_papers_rate_at_the_papers_batch() -> None:
+    assert scaled_learning_rate(0.3, 256) == 0.3
+    assert scaled_learning_rate(0.3, 64) == pytest.approx(0.075)
+
+
+@given(st.floats(0, 2), st.floats(0, 1), st.floats(0, 1))
+def test_a_cosine_stays_between_its_ends(progress: float, start: float, end: float) -> None:
+    assert min(start, end) - 1e-12 <= cosine(start, end, progress) <= max(start, end) + 1e-12
