@@ -67,7 +67,10 @@ def test_a_room_imports_only_the_rooms_it_may_know(module: str) -> None:
     known = {name for name in imports(MODULES[module]) if room(name) not in ("__init__", room(module))}
     assert {room(name) for name in known} <= MAY_IMPORT[room(module)]
     if room(module) == "evaluation":
-        assert {name for name in known if room(name) == "model"} <= {"densecl.model.backbone", "densecl.model.correspondence"}
+        assert {name for name in known if room(name) == "model"} <= {
+            "densecl.model.backbone",
+            "densecl.model.correspondence",
+        }
 
 
 def test_nothing_imports_in_circles() -> None:

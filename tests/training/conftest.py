@@ -31,8 +31,8 @@ def tiny(photos: Path):
         defaults: dict[str, Any] = {
             "data": str(photos),
             "backbone": "test_resnet",
-            "image_size": 64,
-            "output_stride": 16,
+            "image_size": 32,
+            "output_stride": 8,
             "batch_size": 4,
             "dim": 16,
             "queue_length": 16,

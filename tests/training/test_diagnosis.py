@@ -1,15 +1,31 @@
 from __future__ import annotations
 
+import functools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
-from densecl.model import DenseCL, Embeddings, Output, create_backbone
-from densecl.training.diagnosis import MEASURES, PATIENCE, CollapseAlarm, diagnose, similarity_to_others, spread
+from densecl.images.loader import CropPairDataset, Quarantine, collate
+from densecl.images.sources import open_source
+from densecl.model import DenseCL, Embeddings, Normalisation, Output, create_backbone
+from densecl.model.correspondence import match_accuracy
+from densecl.training import diagnosis
+from densecl.training.diagnosis import (
+    FIXED_EPOCH,
+    MEASURES,
+    PATIENCE,
+    CollapseAlarm,
+    FixedPairs,
+    diagnose,
+    similarity_to_others,
+    spread,
+)
 from densecl.views import Views
 
 BATCH, ROWS, COLS, DIM = 3, 4, 4, 8
@@ -75,7 +91,9 @@ def test_collapsed_images(model: DenseCL) -> None:
 
 
 def test_the_chance_level_among_the_batchs_cells_counts_what_is_left_out() -> None:
-    model = DenseCL(create_backbone("test_resnet"), queue_length=100, dim=DIM, dense_negatives="batch", match_radius=0.8)
+    model = DenseCL(
+        create_backbone("test_resnet"), queue_length=100, dim=DIM, dense_negatives="batch", match_radius=0.8
+    )
     features = unit(BATCH, CELLS, 64).transpose(1, 2).unflatten(2, (ROWS, COLS))
     found = measures(model, output(features, unit(BATCH, CELLS, DIM), unit(BATCH, DIM)))
     # Cells one step away lie 1/sqrt(2) = 0.71 diagonals off, within 0.8: corners have 2, edges 3, inner cells 4.
@@ -129,3 +147,32 @@ def test_cells_do_not_alarm_while_they_are_not_trained() -> None:
     for step in range(3 * PATIENCE):
         alarm.check(step, healthy(cell_spread=0.0, dense_weight=0.0))
         alarm.check(step, healthy(image_spread=math.nan))  # batch of one
+
+
+def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "FIXED_PAIRS_AT_ONCE", 7)
+    pairs = CropPairDataset(
+        open_source(str(photos)),
+        image_size=32,
+        crop_scale=(0.2, 1.0),
+        flip_probability=0.5,
+        draw_photometrics=functools.partial(draw_photometrics, settings=PhotometricSettings()),
+        seed=0,
+    )
+    normalisation = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    backbone = create_backbone("test_resnet", output_stride=8)
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    fixed = FixedPairs(pairs, normalisation, Quarantine(tmp_path / "quarantine.csv", len(pairs)))
+    accuracy, chance = fixed.match_accuracy(backbone)
+    assert fixed.match_accuracy(backbone) == (accuracy, chance)
+    assert backbone.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+    batch = collate([pairs[FIXED_EPOCH, index] for index in range(len(pairs))])
+    first, second = (augment(crop, *normalisation) for crop in batch.pairs[:2])
+    with torch.no_grad():
+        query_features, key_features = (backbone.eval()(view.pixels) for view in (first, second))
+    at_once = match_accuracy(query_features, key_features, first, second)
+    assert (accuracy, chance) == pytest.approx([value.item() for value in at_once])

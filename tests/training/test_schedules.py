@@ -18,7 +18,9 @@ def test_the_rate_is_torchs_cosine(steps: int, peak: float) -> None:
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     schedules = Schedules(learning_rate=peak, **PLAIN)
     for step in range(steps):
-        assert schedules.at(step, step / steps).learning_rate == pytest.approx(reference.get_last_lr()[0], abs=1e-9 * peak)
+        assert schedules.at(step, step / steps).learning_rate == pytest.approx(
+            reference.get_last_lr()[0], abs=1e-9 * peak
+        )
         optimizer.step()
         reference.step()
 
@@ -28,7 +30,9 @@ def test_per_epoch_the_rate_keeps_the_value_of_the_epochs_start(epochs: int, ste
     schedules = Schedules(learning_rate=0.3, steps_per_epoch=steps_per_epoch, **PLAIN)
     total = epochs * steps_per_epoch
     for step in range(total):
-        expected = 0.15 * (1 + math.cos(math.pi * (step // steps_per_epoch) / epochs))  # mmcv's CosineAnnealing by epoch
+        expected = 0.15 * (
+            1 + math.cos(math.pi * (step // steps_per_epoch) / epochs)
+        )  # mmcv's CosineAnnealing by epoch
         assert schedules.at(step, step / total).learning_rate == pytest.approx(expected)
 
 

@@ -191,8 +191,8 @@ def _complaints_as_bad_image() -> Iterator[None]:
             yield
     except BadImage:
         raise
-    except Image.UnidentifiedImageError as error:
-        raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF or .npy image") from error
+    except Image.UnidentifiedImageError as error:  # its own message holds an address, different in every run
+        raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF or .npy image, or its header is damaged") from error
     except Image.DecompressionBombError as error:
         raise BadImage(f"more than {MAX_PIXELS} pixels: a decompression bomb?") from error
     except MemoryError as error:
@@ -210,7 +210,7 @@ def _one_line(message: object) -> str:
 
 @contextmanager
 def _open(path: Path | str) -> Iterator[BinaryIO]:
-    with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123 (Path.open takes no opener)
+    with open(path, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("not a regular file")
@@ -252,6 +252,8 @@ def _read_with_pillow(file: BinaryIO, channels: int, max_pixels: int, region: Re
         _check_size(image.height, image.width, max_pixels)
         if image.format in ("JPEG", "MPO") and not _has_end(data):
             raise BadImage("truncated: the end of the JPEG is missing")
+        if image.format == "WEBP" and data.count(0, -(len(data) // 8 + 64)) == len(data) // 8 + 64:
+            raise BadImage("truncated: the last part of the WebP is zeros")  # one plain colour ends in 6 % zeros
         if image.format == "PNG" and data[24] == 16 and data[25] > 0:
             pixels = _upright(_read_deep_png(data), _orientation(image))
             pixels = to_channels(pixels, channels, alpha=data[25] in (4, 6))
@@ -284,7 +286,7 @@ def _has_end(data: bytes) -> bool:
 def _read_deep_png(data: bytes) -> Shaped[Tensor, "bands height width"]:
     """Colours or transparency of sixteen bits, which Pillow would cut to eight by keeping the first byte of each.
 
-    So it is made to keep every byte. (torchvision's decoder, which keeps them too, crashes the process on damaged files.)
+    So it is made to keep every byte. (torchvision's decoder also does, but a damaged file can crash the process.)
     """
 
     def unpacked(rawmode: str) -> np.ndarray:
@@ -301,6 +303,8 @@ def _read_deep_png(data: bytes) -> Shaped[Tensor, "bands height width"]:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}:
+        return 1  # Pillow would decode the whole image to look for metadata behind it
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # broken metadata do not make a broken image

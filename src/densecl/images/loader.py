@@ -261,8 +261,9 @@ class Quarantine:
         self._read = 0  # bytes of the file that are known
         self._rows: set[str] = set()  # names in the file
         self._met: dict[str, str] = {}  # bad images since the run began or was resumed, and why
-        with self._lock:
-            self._read_new_rows()
+        if self.path.exists():
+            with self._lock:
+                self._read_new_rows()
 
     def record(self, bad: Iterable[BadRecord]) -> None:
         """Write down the bad images of a batch.
@@ -280,11 +281,11 @@ class Quarantine:
         if hopeless or len(self._met) > MAX_BAD_SHARE * self.size:
             name, reason = next(iter(self._met.items()))
             many = (
-                f"{len(self._met)} of {len(self._met)} images that were tried ({self.size} in all)"
+                f"{ATTEMPTS + 1} images in a row cannot be used ({len(self._met)} so far, of {self.size})"
                 if hopeless
-                else f"{len(self._met)} of {self.size} images ({MAX_BAD_SHARE:.0%} is the limit)"
+                else f"{len(self._met)} of {self.size} images cannot be used ({MAX_BAD_SHARE:.0%} is the limit)"
             )
-            raise UserError(f"{many} cannot be used: see {self.path}. The first: {name}: {reason}")
+            raise UserError(f"{many}: see {self.path}. The first: {name}: {reason}")
 
     def _append(self) -> None:
         with self._lock:

@@ -1,9 +1,9 @@
 """Labelled scenes to learn from when there is no data: textured objects over textured backgrounds.
 
-What tells the classes apart is local structure alone. Every object is painted in two colours of its
-scene's palette, and which of the two is the figure and which the ground is tossed, so the colour of
-a pixel says nothing about its class (a linear probe on colours, or on 3x3 patches of them, scores
-near chance). Rotation, period, warp, silhouette, lighting, blur and noise vary from object to object.
+What tells the classes apart is local structure alone. The two colours of a surface are drawn without
+regard to its class, and which of them is the figure and which the ground is tossed, so the colour of a
+pixel says nothing about its class (a linear probe on colours, or on 3x3 patches of them, scores as if it
+had seen nothing). Turn, period, warp, silhouette, colours, lighting, focus and noise vary.
 
 Scene `index` of a split depends on (seed, split, index) alone, and looks the same at every size.
 The numbers below were fixed before any recipe was tried on them: a benchmark must not follow its winners.
@@ -27,11 +27,13 @@ from torch.utils.data import Dataset
 Split = Literal["train", "test"]
 Plane = Float32[np.ndarray, "height width"]
 
-PALETTE_COLOURS = 4  # of a scene; few, so that colour does not tell its objects apart
-OBJECTS = (4, 7)  # a scene, fewest and most
-RADIUS = (0.14, 0.25)  # of an object, as a share of the scene's side
-PERIOD = (0.08, 0.14)  # of a texture, as a share of the scene's side
-CONTRAST = 0.25  # least difference of luma between the two colours of a surface, 0-1 scale
+OBJECTS = (3, 5)  # a scene, fewest and most
+RADIUS = (0.18, 0.30)  # of an object, as a share of the scene's side
+TURN = 0.4  # of a texture, at most, in radians either way
+SPREAD_OF_PERIOD = 0.18  # of a texture's period around that of its class, as a share
+BACKGROUND_PERIOD = (0.22, 0.4)  # as a share of the scene's side
+CONTRAST = (0.45, 0.8)  # between the figure and the ground of a surface
+TINT = 0.22  # how far from grey a surface's colours are, at most
 HIDDEN = 0.3  # an object of which less than this share is visible has no box
 
 
@@ -81,36 +83,23 @@ def _rings(u: Plane, v: Plane) -> Plane:
     return 0.11 - np.abs(_dots(u, v))
 
 
-def _crosses(u: Plane, v: Plane) -> Plane:
-    across, down = (np.abs(offset) for offset in _staggered(u, v))
-    return np.minimum(0.4 - np.maximum(across, down), 0.13 - np.minimum(across, down))
-
-
 def _bricks(u: Plane, v: Plane) -> Plane:
     across, down = (np.abs(offset) for offset in _staggered(0.7 * u, 1.4 * v))
     return np.minimum((0.5 - across) / 0.7, (0.5 - down) / 1.4) - 0.09
 
 
-def _triangles(u: Plane, v: Plane) -> Plane:
-    across, down = _staggered(u, v)
-    return np.minimum(down + 0.26, 0.26 - 0.5 * down - 0.866 * np.abs(across))
+#: Each class: its texture, and its period as a share of the scene's side.
+TEXTURES: dict[str, tuple[Callable[[Plane, Plane], Plane], float]] = {
+    "stripes": (_stripes, 0.07),
+    "zigzag": (_zigzag, 0.14),
+    "checks": (_checks, 0.18),
+    "dots": (_dots, 0.10),
+    "rings": (_rings, 0.17),
+    "bricks": (_bricks, 0.20),
+}
 
-
-TEXTURES: tuple[Callable[[Plane, Plane], Plane], ...] = (
-    _stripes,
-    _zigzag,
-    _checks,
-    _dots,
-    _rings,
-    _crosses,
-    _bricks,
-    _triangles,
-)
-
-#: Names of the labels; label 0 is the background, an irregular pattern of the same scales.
-CLASSES: tuple[str, ...] = ("background", *(texture.__name__.removeprefix("_") for texture in TEXTURES))
-
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+#: Names of the labels; label 0 is the background, an irregular pattern.
+CLASSES: tuple[str, ...] = ("background", *TEXTURES)
 
 
 def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Scene:
@@ -119,11 +108,10 @@ def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Sc
     geometry, noise = (
         np.random.default_rng([seed, ("train", "test").index(split), index, stream]) for stream in range(2)
     )
-    palette = geometry.uniform(0.08, 0.92, (PALETTE_COLOURS, 3)).astype(np.float32)
     across = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = np.broadcast_to(across, (size, size)), np.broadcast_to(across[:, None], (size, size))
 
-    canvas = _paint(geometry, palette, _irregular(geometry, across) * size)
+    canvas = _paint(geometry, _irregular(geometry, across) * size)
     labels = np.zeros((size, size), dtype=np.uint8)
     owner = np.zeros((size, size), dtype=np.uint8)  # which object a pixel shows, 0 = none
     objects: list[tuple[int, int]] = []  # class and area of each
@@ -135,7 +123,7 @@ def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Sc
         window = np.s_[first[1] : last[1], first[0] : last[0]]
         dx, dy = x[window] - float(centre[0]), y[window] - float(centre[1])
         inside = _silhouette(geometry, dx, dy, radius) * size
-        surface = _paint(geometry, palette, _textured(geometry, TEXTURES[label - 1], dx, dy) * size)
+        surface = _paint(geometry, _textured(geometry, CLASSES[label], dx, dy) * size)
         alpha = np.clip(inside + 0.5, 0, 1)[..., None]
         canvas[window] += alpha * (surface - canvas[window])
         labels[window][inside > 0] = label
@@ -175,9 +163,10 @@ def _silhouette(rng: np.random.Generator, dx: Plane, dy: Plane, radius: float) -
     return radius * outline - np.sqrt(along * along + aside * aside)
 
 
-def _textured(rng: np.random.Generator, texture: Callable[[Plane, Plane], Plane], dx: Plane, dy: Plane) -> Plane:
+def _textured(rng: np.random.Generator, name: str, dx: Plane, dy: Plane) -> Plane:
     """Signed distance (in sides of the scene) to the contours of a texture, turned, scaled, shifted and warped."""
-    period, angle = rng.uniform(*PERIOD), rng.uniform(0, 2 * math.pi)
+    texture, period = TEXTURES[name]
+    period, angle = period * rng.uniform(1 - SPREAD_OF_PERIOD, 1 + SPREAD_OF_PERIOD), rng.uniform(-TURN, TURN)
     shift, warp, phase = (rng.uniform(0, limit, 2).tolist() for limit in (2, 0.12, 2 * math.pi))
     cosine, sine = math.cos(angle) / period, math.sin(angle) / period
     u, v = dx * cosine + dy * sine + shift[0], dy * cosine - dx * sine + shift[1]
@@ -185,9 +174,9 @@ def _textured(rng: np.random.Generator, texture: Callable[[Plane, Plane], Plane]
 
 
 def _irregular(rng: np.random.Generator, across: Float32[np.ndarray, " side"]) -> Plane:
-    """A background's contours: a sum of waves of all directions, of an object texture's range of periods."""
+    """A background's contours: those of a sum of waves of all directions and of various periods."""
     waves = 32
-    period = rng.uniform(*PERIOD) * rng.uniform(0.8, rng.uniform(1.0, 2.5), waves)
+    period = rng.uniform(*BACKGROUND_PERIOD) * rng.uniform(0.8, rng.uniform(1.0, 2.0), waves)
     angle, phase = rng.uniform(0, 2 * np.pi, waves), rng.uniform(0, 2 * np.pi, waves)
     frequency = 2 * np.pi / period
     # cos(a x + b y + c) is the real part of a product, so the sum over waves is one matrix product.
@@ -197,15 +186,13 @@ def _irregular(rng: np.random.Generator, across: Float32[np.ndarray, " side"]) -
     return (field / frequency.mean()).astype(np.float32)  # divided by its typical slope: a distance
 
 
-def _paint(rng: np.random.Generator, palette: np.ndarray, distance: Plane) -> Float32[np.ndarray, "height width 3"]:
+def _paint(rng: np.random.Generator, distance: Plane) -> Float32[np.ndarray, "height width 3"]:
     """Colour a signed distance (in pixels): one colour for the figure, one for the ground, tossed."""
-    figure, ground = palette[rng.permutation(PALETTE_COLOURS)[:2]]
-    difference = float((figure - ground) @ _LUMA)
-    if abs(difference) < CONTRAST:  # push the two apart evenly, so that neither role gets brighter
-        push = math.copysign((CONTRAST - abs(difference)) / 2, difference)
-        figure, ground = figure + push, ground - push
-    sharpness = rng.uniform(0.4, 1.0)  # below 1: out of focus
-    return ground + np.clip(sharpness * distance + 0.5, 0, 1)[..., None] * (figure - ground)
+    middle = rng.uniform(0.42, 0.58) + rng.uniform(-TINT, TINT, 3)
+    apart = rng.choice((-0.5, 0.5)) * rng.uniform(*CONTRAST) + rng.uniform(-TINT, TINT, 3) / 2
+    sharpness = rng.uniform(0.6, 1.0)  # below 1: out of focus
+    blend = np.clip(sharpness * distance, -0.5, 0.5)[..., None]
+    return middle.astype(np.float32) + 2 * blend * apart.astype(np.float32)
 
 
 def _boxes(owner: UInt8[np.ndarray, "height width"], objects: list[tuple[int, int]]) -> Int64[Tensor, "objects 5"]:

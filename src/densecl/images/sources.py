@@ -33,7 +33,7 @@ from jaxtyping import Shaped
 from PIL import Image
 from platformdirs import user_cache_path
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from densecl.errors import UserError, nearest
 from densecl.images.decode import BadImage, Region, decode, from_array, from_pillow, measure
@@ -168,7 +168,7 @@ class DatasetSource(ImageSource):
     """An item of a map-style data set, an image."""
 
     def __init__(self, dataset: Dataset, channels: int) -> None:
-        if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+        if not isinstance(dataset, Sized) or isinstance(dataset, IterableDataset):
             raise UserError(f"a data set needs a length and items by number; {type(dataset).__name__} has not")
         if len(dataset) == 0:
             raise UserError("the data set is empty")
@@ -271,7 +271,8 @@ def _find(data: Path) -> PathIndex:
     if glob.has_magic(str(data)):
         return _match(data)
     try:
-        siblings = [entry.name for entry in os.scandir(data.parent)]
+        with os.scandir(data.parent) as entries:
+            siblings = [entry.name for entry in itertools.islice(entries, 1000)]
     except OSError:
         siblings = []
     raise UserError(f"no such folder or file: {data}.{nearest(data.name, siblings)}")
@@ -368,9 +369,13 @@ def _images(folder: bytes, below: list[bytes]) -> Iterator[bytes]:
             name = entry.name
             if name.startswith(b"."):
                 continue
-            if entry.is_dir():
+            try:
+                folder_here = entry.is_dir()
+            except OSError:  # a link to itself
+                folder_here = False
+            if folder_here:
                 below.append(entry.path)
-            elif name[name.rfind(b".") :].lower() in _ENDINGS and (entry.is_file() or entry.is_symlink()):
+            elif name[name.rfind(b".") :].lower() in _ENDINGS and (entry.is_symlink() or entry.is_file()):
                 yield name
 
 
@@ -390,7 +395,7 @@ def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
 def _load_listing(cache: Path) -> PathIndex | None:
     """The listing if it is there, whole, and every folder in it still has the inode and time of then."""
     try:
-        with np.load(cache, allow_pickle=False) as saved:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             folders = Strings(saved["folder_text"], saved["folder_ends"])
             paths = PathIndex(folders, saved["counts"], Strings(saved["name_text"], saved["name_ends"]))
             for place, stamp in enumerate(saved["stamps"].tolist()):

@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
         self.channels, self.stride = self._probe(size)
 
-    def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch width rows cols"]:
+    def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features rows cols"]:
         if hasattr(self.model, "forward_intermediates"):
             return self.model.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
         return self.model(pixels)

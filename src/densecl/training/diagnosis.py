@@ -13,7 +13,7 @@ from torch import Tensor
 
 from densecl.augment import augment
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, collate
+from densecl.images.loader import CropPairDataset, Quarantine, collate
 from densecl.model import Backbone, DenseCL, Normalisation, Output
 from densecl.model.correspondence import correspondence, match_accuracy
 from densecl.model.distributed import world_size
@@ -44,8 +44,7 @@ FIXED_PAIRS = 256
 FIXED_PAIRS_AT_ONCE = 32
 FIXED_EPOCH = 2**32 - 1
 
-#: Spread below which vectors count as all the same: their mean cosine is above 1 - 1e-4. (Random networks begin at
-#: 1e-3 to 1e-1.)
+#: Spread below which vectors count as all the same: their mean cosine is above 1 - 1e-4.
 COLLAPSED = 1e-4
 
 #: Rows in a row that must say so before a run is stopped.
@@ -168,11 +167,13 @@ class FixedPairs:
     Args:
         pairs: of the run.
         normalisation: of the run.
+        quarantine: for the images among them that cannot be used.
     """
 
-    def __init__(self, pairs: CropPairDataset, normalisation: Normalisation) -> None:
+    def __init__(self, pairs: CropPairDataset, normalisation: Normalisation, quarantine: Quarantine) -> None:
         self.pairs = pairs
         self.normalisation = normalisation
+        self.quarantine = quarantine
         count = min(FIXED_PAIRS, len(pairs))
         self.places = [(FIXED_EPOCH, number * len(pairs) // count) for number in range(count)]
 
@@ -185,10 +186,11 @@ class FixedPairs:
         measured = []
         for start in range(0, len(self.places), FIXED_PAIRS_AT_ONCE):
             batch = collate([self.pairs[place] for place in self.places[start : start + FIXED_PAIRS_AT_ONCE]])
+            self.quarantine.record(batch.bad)
             crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
             first, second = (augment(crop, *self.normalisation) for crop in crops)
-            features = [backbone(views.pixels).float() for views in (first, second)]
-            found = correspondence(*features, first, second)
+            query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
+            found = correspondence(query_features, key_features, first, second)
             measured.append(torch.stack([found.accuracy * found.counted, found.chance * found.counted, found.counted]))
         backbone.train(training)
         hits, guessed, counted = torch.stack(measured).nansum(dim=0).tolist()  # nan: views that share nothing

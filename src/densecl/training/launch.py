@@ -1,4 +1,7 @@
-"""One process a device: started here, or by SLURM or torchrun."""
+"""Starts one process for each device of this machine, and ends with them.
+
+Nothing heavy is imported here, so that a process starts with its own threads set and costs only what it uses.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,6 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-
 from densecl.errors import UserError
 from densecl.training.interrupts import Interrupts
 
@@ -22,18 +22,9 @@ from densecl.training.interrupts import Interrupts
 GRACE = 10.0
 
 
-def launched_elsewhere() -> bool:
-    """Whether SLURM's srun or torchrun has started this process as one of several."""
-    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    return TorchElasticEnvironment.detect() or (SLURMEnvironment.detect() and several)
-
-
-def global_rank(devices: int) -> int:
-    """Number of this process in the run, from 0, known before the processes have met."""
-    for name in ("RANK", "SLURM_PROCID") if launched_elsewhere() else ():
-        if name in os.environ:
-            return int(os.environ[name])
-    return int(os.environ.get("NODE_RANK", "0")) * devices + int(os.environ.get("LOCAL_RANK", "0"))
+def available_cores() -> int:
+    """Cores that this process may use: in a container or a cluster job not all of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
@@ -57,20 +48,19 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
         SystemExit, KeyboardInterrupt: as the first process ended.
     """
     context = multiprocessing.get_context("spawn")
+    threads = int(os.environ.get("OMP_NUM_THREADS", available_cores()))
     environment = {
-        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // devices)),
+        "OMP_NUM_THREADS": str(max(1, threads // devices)),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
     }
     pipes = [context.Pipe(duplex=False) for _ in range(devices)]
-    processes = [
-        context.Process(target=_process, args=(sender, environment | {"LOCAL_RANK": str(rank)}, function, arguments))
-        for rank, (_, sender) in enumerate(pipes)
-    ]
+    processes = [context.Process(target=_process, args=(sender, function, arguments)) for _, sender in pipes]
     with _forwarding(processes):
         try:
-            for process in processes:
-                process.start()
+            for rank, process in enumerate(processes):
+                with _in_environment(environment | {"LOCAL_RANK": str(rank)}):
+                    process.start()
             for _, sender in pipes:
                 sender.close()
             return _first_outcome(processes, [receiver for receiver, _ in pipes])
@@ -117,13 +107,9 @@ def _first_outcome(processes: list[Any], receivers: list[Connection]) -> Any:
     return outcomes[0]
 
 
-def _process(
-    sender: Connection, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
-    os.environ.update(environment)
+def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     for number in Interrupts.SIGNALS:  # until training listens to them, the parent process decides
         signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     try:
         outcome = "returned", function(*arguments)
     except UserError as error:
@@ -136,6 +122,18 @@ def _process(
         outcome = "failed", traceback.format_exc()
     sender.send(outcome)
     sender.close()
+
+
+@contextlib.contextmanager
+def _in_environment(variables: dict[str, str]) -> Iterator[None]:
+    """What is started here has these environment variables."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

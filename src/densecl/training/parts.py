@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
 from densecl.model.backbone import initialise_from
 from densecl.recipe import Recipe, parse_time_limit, resolve_queue_length
 from densecl.training.checkpoints import load_checkpoint
+from densecl.training.launch import available_cores
 from densecl.training.schedules import scaled_learning_rate
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -215,11 +215,6 @@ def _fast_bf16() -> tuple[bool, str]:
         if capabilities.get(name):
             return True, f"the CPU has {name}"
     return False, "the CPU has no fast bf16"
-
-
-def available_cores() -> int:
-    """Cores that this process may use: in a container or a cluster job not all of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _power_below(number: int) -> int:

@@ -16,12 +16,6 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
@@ -33,8 +27,9 @@ from densecl.images.loader import CropPairDataset, Quarantine, StepSampler, make
 from densecl.recipe import LENGTHS, Recipe, flag, read_recipe, write_recipe
 from densecl.training.checkpoints import writing
 from densecl.training.diagnosis import FixedPairs
+from densecl.training.environment import cluster_environment, global_rank, launched_elsewhere
 from densecl.training.interrupts import Interrupts
-from densecl.training.launch import global_rank, launch, launched_elsewhere
+from densecl.training.launch import launch
 from densecl.training.logs import make_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build
@@ -269,6 +264,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         seed=recipe.seed,
     )
     interrupts = Interrupts()
+    quarantine = Quarantine(out / "quarantine.csv", len(parts.source))
     recorder = Recorder(
         out,
         images=len(parts.source),
@@ -280,8 +276,8 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         checkpoint_every=recipe.checkpoint_every,
         checkpoint_minutes=recipe.checkpoint_minutes,
         interrupts=interrupts,
-        quarantine=Quarantine(out / "quarantine.csv", len(parts.source)),
-        fixed_pairs=FixedPairs(pairs, parts.normalisation),
+        quarantine=quarantine,
+        fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine),
         console=console,
     )
     trainer = pl.Trainer(
@@ -289,7 +285,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         strategy=DDPStrategy(gradient_as_bucket_view=True) if processes > 1 else "auto",
-        plugins=_environment(),
+        plugins=cluster_environment(),
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
         max_epochs=1,  # to Lightning; the sampler's epochs follow each other without a pause for new workers
         gradient_clip_val=recipe.clip_gradient,
@@ -332,16 +328,6 @@ def _progress(step: int, *, clock: Clock, time_limit: float | None, total_steps:
         return min(1.0, clock.seconds / time_limit)
     assert total_steps is not None
     return step / total_steps
-
-
-def _environment() -> ClusterEnvironment:
-    """Who numbers the processes: torchrun or SLURM if they started them, else `launch`."""
-    if not launched_elsewhere():
-        return LightningEnvironment()
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
-    # Lightning would requeue the job with a checkpoint of its own; ours is saved on SIGTERM.
-    return SLURMEnvironment(auto_requeue=False)
 
 
 # --- what the user is told ----------------------------------------------------------------------------

@@ -1,0 +1,138 @@
+"""DenseCL in PyTorch Lightning: from unlabelled images to a backbone for detection and segmentation.
+
+python examples/pytorch_lightning/densecl.py --data FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+# Python looks for modules beside the script first, where `import densecl` would find this very file.
+if sys.path[0] == str(Path(__file__).resolve().parent):
+    sys.path.pop(0)
+
+from densecl import DenseCL, create_backbone
+from densecl.augment import PhotometricSettings, augment, draw_photometrics
+from densecl.errors import UserError
+from densecl.images.loader import Batch, CropPairDataset, Quarantine, StepSampler, make_loader
+from densecl.images.scenes import Scenes
+from densecl.images.sources import open_source
+from densecl.model import Normalisation, save_backbone
+from densecl.recipe import resolve_queue_length
+from densecl.training.schedules import cosine
+from densecl.views import Views
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+class Pretraining(pl.LightningModule):
+    """The training step around `DenseCL`."""
+
+    def __init__(self, model: DenseCL, quarantine: Quarantine, learning_rate: float, steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.quarantine = quarantine
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.losses: list[torch.Tensor] = []
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Views, Views]:
+        self.quarantine.record(batch.bad)  # what could not be read, and was replaced by other images
+        return augment(batch.pairs.first, *IMAGENET), augment(batch.pairs.second, *IMAGENET)
+
+    def training_step(self, views: tuple[Views, Views], batch_idx: int) -> torch.Tensor:
+        output = self.model(*views)  # moves the key encoder and fills the queues, too
+        self.log("loss", output.loss, prog_bar=True)
+        self.log_dict({"global_loss": output.global_loss, "dense_loss": output.dense_loss})
+        self.losses.append(output.loss.detach())
+        return output.loss
+
+    def configure_optimizers(self) -> Any:
+        # The key encoder has no gradient: it is a moving average of the query encoder.
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=self.learning_rate, momentum=0.9, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(1.0, 0.0, step / self.steps))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def train(options: argparse.Namespace) -> list[float]:
+    """Trains, leaves OUT/backbone.safetensors, and returns the loss of every step."""
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    # Two random crops of every image. The workers cut them and draw what is to happen to their colours;
+    # `augment` then does that on the device, for a whole batch at once.
+    source = open_source(options.data or Scenes())
+    photometrics = PhotometricSettings.for_image_size(options.image_size)
+    pairs = CropPairDataset(
+        source,
+        image_size=options.image_size,
+        crop_scale=(0.2, 1.0),
+        flip_probability=0.5,
+        draw_photometrics=functools.partial(draw_photometrics, settings=photometrics),
+        seed=options.seed,
+    )
+    sampler = StepSampler(len(source), options.batch_size, seed=options.seed, stop_step=options.steps)
+    loader = make_loader(pairs, sampler, workers=options.workers, pin_memory=torch.cuda.is_available())
+    quarantine = Quarantine(options.out / "quarantine.csv", len(source))
+
+    # The query and the key encoder around the backbone, the queues, and the loss.
+    torch.manual_seed(options.seed)
+    model = DenseCL(
+        create_backbone(options.backbone, output_stride=options.output_stride),
+        dense_weight=options.dense_weight,
+        matching=options.matching,
+        dense_negatives=options.dense_negatives,
+        queue_length=resolve_queue_length(len(source)),
+        seed=options.seed,
+    )
+
+    module = Pretraining(model, quarantine, options.learning_rate, options.steps)
+    trainer = pl.Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        max_epochs=1,  # as Lightning counts: the sampler goes through all epochs in one
+        logger=CSVLogger(options.out, name="logs", version=""),
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, loader)
+
+    save_backbone(model.backbone, options.out / "backbone.safetensors", IMAGENET)
+    print(f'To load the result: backbone, normalisation = densecl.load_backbone("{options.out}")')
+    return [loss.item() for loss in module.losses]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data", help="folder, text file of paths, or quoted glob; None: drawn scenes")
+    parser.add_argument("--out", type=Path, default="runs/pytorch_lightning", help="folder for the result")
+    parser.add_argument("--backbone", default="resnet18", help="any timm model that gives a feature map")
+    parser.add_argument("--output-stride", type=int, default=16, help="pixels per cell of the feature map")
+    parser.add_argument("--image-size", type=int, default=96, help="side of a view in pixels")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step")
+    parser.add_argument("--steps", type=int, default=600, help="length of the training")
+    parser.add_argument("--learning-rate", type=float, default=0.0075, help="at its peak; 0.03 x batch size / 256")
+    parser.add_argument("--dense-weight", type=float, default=0.5, help="share of the dense loss")
+    parser.add_argument("--matching", choices=["features", "mutual", "geometry"], default="features", help="of cells")
+    parser.add_argument("--dense-negatives", choices=["pooled", "cells", "batch"], default="pooled", help="of a cell")
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's arithmetic")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read images")
+    parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colours")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    try:
+        train(parse())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

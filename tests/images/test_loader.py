@@ -1,0 +1,428 @@
+"""The same batches whatever the workers, the rank and the past; and what becomes of bad images."""
+
+import csv
+import io
+import itertools
+import os
+import struct
+import subprocess
+import sys
+import textwrap
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils._pytree import tree_leaves
+
+from densecl.errors import UserError
+from densecl.images.crops import take_crop
+from densecl.images.decode import BadImage
+from densecl.images.loader import (
+    ATTEMPTS,
+    BadRecord,
+    CropPairDataset,
+    Quarantine,
+    Sample,
+    StepSampler,
+    collate,
+    make_loader,
+)
+from densecl.images.sources import ImageSource, open_source
+from densecl.views import Photometrics
+
+
+def draw_photometrics(rng):
+    return Photometrics(
+        brightness=torch.tensor(rng.random()),
+        contrast=torch.tensor(1.0),
+        saturation=torch.tensor(1.0),
+        hue=torch.tensor(0.0),
+        order=torch.arange(4),
+        grayscale=torch.tensor(False),
+        blur_sigma=torch.tensor(0.0),
+    )
+
+
+class Patches(ImageSource):
+    """Small images that differ, some of which are bad, some of sixteen bits."""
+
+    def __init__(self, size, bad=(), deep=()):
+        self.size, self.bad, self.deep = size, frozenset(bad), frozenset(deep)
+
+    def __len__(self):
+        return self.size
+
+    def name(self, index):
+        return f"patch {index}"
+
+    def read(self, index):
+        if index in self.bad:
+            raise BadImage(f"reason {index}")
+        pixels = np.random.default_rng(index).integers(0, 256, (3, 20 + index % 3, 24), dtype=np.uint8)
+        return torch.from_numpy(pixels.astype(np.uint16) * 257 if index in self.deep else pixels)
+
+
+def pairs_of(source, seed=0, **settings):
+    settings = {"image_size": 8, "crop_scale": (0.2, 1.0), "flip_probability": 0.5} | settings
+    return CropPairDataset(source, draw_photometrics=draw_photometrics, seed=seed, **settings)
+
+
+def good(sample):
+    assert sample.pair is not None
+    return sample.pair
+
+
+def equal(first, second):
+    return all(
+        torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(tree_leaves(first), tree_leaves(second), strict=True)
+    )
+
+
+# --- samples ------------------------------------------------------------------------------------------------------
+
+
+def test_both_views_are_their_boxes_of_one_image():
+    source = Patches(10)
+    sample = pairs_of(source)[(3, 7)]
+    assert sample.bad == ()
+    pair = good(sample)
+    assert pair.index == 7
+    for view in (pair.first, pair.second):
+        assert torch.equal(view.pixels, take_crop(source.read(7), view.box, bool(view.flipped), 8))
+    assert not torch.equal(pair.first.box, pair.second.box)
+    assert pair.first.photometrics.brightness != pair.second.photometrics.brightness
+
+
+def test_an_image_is_read_once(monkeypatch):
+    source, reads = Patches(3), []
+    original = source.read
+    monkeypatch.setattr(source, "read", lambda index: reads.append(index) or original(index))
+    pairs_of(source)[(0, 1)]
+    assert reads == [1]
+
+
+def test_a_sample_follows_from_seed_epoch_and_index_alone():
+    source = Patches(10)
+    places = [(0, 1), (1, 0), (0, 0), (1, 1)]
+    for place in places:
+        torch.manual_seed(place[0])
+        np.random.seed(place[1])  # noqa: NPY002
+        assert equal(pairs_of(source)[place], pairs_of(source)[place])
+    boxes = {tuple(good(pairs_of(source, seed)[place]).first.box.tolist()) for seed in (0, 1) for place in places}
+    assert len(boxes) == 8
+
+
+def test_flips_are_as_frequent_as_wanted():
+    for probability in (0.0, 0.25, 1.0):
+        dataset = pairs_of(Patches(10), flip_probability=probability)
+        flips = [bool(good(dataset[(epoch, index)]).first.flipped) for epoch in range(20) for index in range(10)]
+        assert abs(np.mean(flips) - probability) <= 4 * (probability * (1 - probability) / 200) ** 0.5
+
+
+def test_a_bad_image_is_replaced_by_another_known_in_advance():
+    dataset = pairs_of(Patches(10, bad=[4]))
+    replacements = set()
+    for epoch in range(8):
+        sample = dataset[(epoch, 4)]
+        assert sample.bad[0] == BadRecord("patch 4", "reason 4", 0)
+        assert good(sample).index != 4
+        assert equal(dataset[(epoch, 4)], sample)
+        replacements.add(int(good(sample).index))
+    assert len(replacements) > 1
+
+
+def test_attempts_end():
+    pair, bad = pairs_of(Patches(10, bad=range(10)))[(0, 3)]
+    assert pair is None
+    assert [record.attempt for record in bad] == list(range(ATTEMPTS + 1))
+
+
+# --- order --------------------------------------------------------------------------------------------------------
+
+
+@given(size=st.integers(1, 60), batch=st.integers(1, 60), seed=st.integers(0, 2**40))
+def test_an_epoch_visits_every_image_once_as_far_as_batches_are_full(size, batch, seed):
+    if batch > size:
+        with pytest.raises(UserError, match=f"batch size {batch} is larger than the data set \\({size} images\\)"):
+            StepSampler(size, batch, seed=seed)
+        return
+    sampler = StepSampler(size, batch, seed=seed)
+    steps = sampler.steps_per_epoch
+    assert steps == size // batch
+    batches = list(itertools.islice(sampler, 2 * steps))
+    for epoch in (0, 1):
+        places = list(itertools.chain(*batches[epoch * steps : (epoch + 1) * steps]))
+        assert {place[0] for place in places} == {epoch}
+        assert len({place[1] for place in places}) == len(places) == steps * batch
+        assert all(0 <= index < size for _, index in places)
+
+
+def test_orders_differ_by_epoch_and_seed():
+    def order(seed, epoch):
+        return [index for _, index in next(iter(StepSampler(50, 50, seed=seed, start_step=epoch)))]
+
+    orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len(set(map(tuple, orders))) == 6
+    assert order(1, 2) == orders[-1]
+
+
+@given(start=st.integers(0, 40), length=st.integers(0, 20), world=st.sampled_from([1, 2, 3]))
+def test_resume_and_ranks(start, length, world):
+    whole = list(StepSampler(20, 6, seed=5, stop_step=start + length))
+    parts = [
+        StepSampler(20, 6, seed=5, start_step=start, stop_step=start + length, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    assert [len(part) for part in parts] == [length] * world
+    assert [sum(shares, []) for shares in zip(*parts, strict=True)] == whole[start:]  # noqa: RUF017
+
+
+def test_a_late_start_costs_nothing():
+    sampler = StepSampler(1000, 10, seed=0, start_step=10**12)
+    assert next(iter(sampler))[0][0] == 10**10
+    with pytest.raises(TypeError):
+        len(sampler)
+
+
+def test_batches_that_cannot_be_shared():
+    with pytest.raises(UserError, match="batch size 7 cannot be shared equally by 2"):
+        StepSampler(10, 7, seed=0, world_size=2)
+    with pytest.raises(UserError, match="batch size 0"):
+        StepSampler(10, 0, seed=0)
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers):
+    dataset = pairs_of(Patches(30, bad=[3, 17]))
+    sampler = StepSampler(30, 8, seed=0, stop_step=9)
+    torch.manual_seed(0)
+    alone = list(make_loader(dataset, sampler, workers=0))
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    helped = list(make_loader(dataset, sampler, workers=workers))
+    assert len(alone) == len(helped) == 9
+    assert all(map(equal, alone, helped))
+    assert any(batch.bad for batch in alone)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(0)
+    assert torch.equal(state, torch.get_rng_state())  # the global stream was not touched
+
+
+def test_a_resumed_loader_gives_the_same_batches():
+    dataset = pairs_of(Patches(30, bad=[3]))
+    whole = list(make_loader(dataset, StepSampler(30, 8, seed=0, stop_step=9), workers=0))
+    rest = list(make_loader(dataset, StepSampler(30, 8, seed=0, start_step=5, stop_step=9), workers=2))
+    assert all(map(equal, whole[5:], rest))
+
+
+def test_a_batch_has_the_shapes_of_its_types():
+    batch = next(iter(make_loader(pairs_of(Patches(30)), StepSampler(30, 8, seed=0), workers=0)))
+    assert batch.pairs.first.pixels.shape == (8, 3, 8, 8)
+    assert batch.pairs.first.pixels.dtype == torch.uint8
+    assert batch.pairs.first.box.shape == (8, 4)
+    assert batch.pairs.first.flipped.dtype == torch.bool
+    assert batch.pairs.second.photometrics.order.shape == (8, 4)
+    assert batch.pairs.index.dtype == torch.int64
+
+
+def test_eight_and_sixteen_bits_in_one_batch():
+    shallow, deep = pairs_of(Patches(4)), pairs_of(Patches(4, deep=[2]))
+    batch = collate([deep[(0, index)] for index in range(4)])
+    assert batch.pairs.second.pixels.dtype == torch.uint16
+    for index in range(4):
+        expected = good(shallow[(0, index)]).second.pixels.int() * 257
+        gap = (batch.pairs.second.pixels[index].int() - expected).abs().max()
+        assert gap == 0 if index != 2 else gap <= 257
+
+
+def test_what_cannot_be_replaced_is_left_out():
+    dataset = pairs_of(Patches(4, bad=range(4)))
+    batch = collate([dataset[(0, index)] for index in range(3)])
+    assert len(batch.pairs.index) == len(batch.pairs.first.pixels) == 0
+    assert len(batch.bad) == 3 * (ATTEMPTS + 1)
+    usable = pairs_of(Patches(4))[(0, 0)]
+    assert len(collate([usable, Sample(None, ()), usable]).pairs.index) == 2
+
+
+# --- quarantine ---------------------------------------------------------------------------------------------------
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
+def bad(*numbers, attempt=0):
+    return [BadRecord(f"patch {number}", f"reason, {number}", attempt) for number in numbers]
+
+
+def test_rows_are_written_once_and_as_they_come(tmp_path):
+    path = tmp_path / "quarantine.csv"
+    quarantine = Quarantine(path, size=1000)
+    quarantine.record([])
+    assert not path.exists()
+    quarantine.record(bad(3, 1, 3))
+    assert rows(path) == [["path", "reason"], ["patch 3", "reason, 3"], ["patch 1", "reason, 1"]]
+    quarantine.record(bad(1))
+    quarantine.record(bad(2))
+    assert [row[0] for row in rows(path)] == ["path", "patch 3", "patch 1", "patch 2"]
+    resumed = Quarantine(path, size=1000)
+    resumed.record(bad(2, 4))
+    assert [row[0] for row in rows(path)] == ["path", "patch 3", "patch 1", "patch 2", "patch 4"]
+
+
+def test_names_of_any_bytes_come_back(tmp_path):
+    path = tmp_path / "quarantine.csv"
+    odd = [os.fsdecode(b"caf\xe9.jpg"), "日本.jpg", 'a"b,c.jpg', "new\nline.jpg"]
+    for _ in range(2):
+        Quarantine(path, size=1000).record([BadRecord(name, "broken", 0) for name in odd])
+    assert rows(path)[1:] == [[name, "broken"] for name in odd]
+
+
+def test_half_a_row_is_removed(tmp_path):
+    path = tmp_path / "quarantine.csv"
+    Quarantine(path, size=1000).record(bad(1, 2))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    quarantine = Quarantine(path, size=1000)
+    assert [row[0] for row in rows(path)] == ["path", "patch 1"]
+    quarantine.record(bad(2))
+    assert path.read_bytes() == whole
+
+
+def test_one_row_costs_one_row(tmp_path):
+    path = tmp_path / "quarantine.csv"
+    quarantine = Quarantine(path, size=10**6)
+    quarantine.record(bad(*range(1000)))
+    place = path.stat().st_ino
+    quarantine.record(bad(1000))
+    assert path.stat().st_ino == place  # appended, not rewritten
+
+
+def test_processes_share_the_file(tmp_path):
+    path = tmp_path / "quarantine.csv"
+
+    def process(number):  # threads, but each with a lock and a file of its own, as processes have
+        quarantine = Quarantine(path, size=100_000)
+        for place in range(60):
+            quarantine.record(bad((number * 7 + place) % 60))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(process, range(4)))
+    assert sorted(rows(path)[1:]) == sorted([record.name, record.reason] for record in bad(*range(60)))
+
+
+def test_more_than_five_percent_stop_the_run(tmp_path):
+    path = tmp_path / "quarantine.csv"
+    quarantine = Quarantine(path, size=100)
+    for _ in range(3):  # epochs
+        quarantine.record(bad(1, 2, 3, 4, 5))
+    with pytest.raises(UserError) as error:
+        quarantine.record(bad(6))
+    assert str(error.value) == (
+        f"6 of 100 images cannot be used (5% is the limit): see {path}. The first: patch 1: reason, 1"
+    )
+    assert len(rows(path)) == 7
+
+
+def test_what_other_processes_found_counts(tmp_path):
+    path = tmp_path / "quarantine.csv"
+    first, second = Quarantine(path, size=100), Quarantine(path, size=100)
+    first.record(bad(1, 2, 3))
+    with pytest.raises(UserError, match="6 of 100"):
+        second.record(bad(4, 5, 6))
+
+
+def test_what_was_found_before_a_resume_counts_when_it_is_met_again(tmp_path):
+    path = tmp_path / "quarantine.csv"
+    with pytest.raises(UserError):
+        Quarantine(path, size=100).record(bad(*range(6)))
+    resumed = Quarantine(path, size=100)  # the user has repaired 1 to 5
+    resumed.record(bad(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_bad_images_stop_the_run_at_once(tmp_path, workers):
+    source = Patches(100_000, bad=range(100_000))
+    batch = next(iter(make_loader(pairs_of(source), StepSampler(len(source), 4, seed=0), workers=workers)))
+    with pytest.raises(UserError, match=r"17 images in a row .* of 100000\): see .*quarantine.csv. The first: patch"):
+        Quarantine(tmp_path / "quarantine.csv", len(source)).record(batch.bad)
+
+
+def jpeg(number):
+    pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_a_thousand_images_thirty_of_them_corrupt(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    bomb += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    for number in range(1000):
+        data = jpeg(number)
+        if number < 30:
+            half = data[: len(data) * 3 // 4]
+            data = [half, b"", b"only text\n", half.ljust(len(data), b"\0"), bomb][number % 5]
+        elif number == 30:
+            file = io.BytesIO()
+            Image.new("RGB", (24, 24), "red").save(file, "PNG")
+            data = file.getvalue()
+        (folder / f"{number:04}.jpg").write_bytes(data)
+    source = open_source(folder)
+    path = tmp_path / "quarantine.csv"
+    quarantine = Quarantine(path, len(source))
+    used = set()
+    for batch in make_loader(pairs_of(source), StepSampler(1000, 50, seed=0, stop_step=20), workers=2):
+        quarantine.record(batch.bad)
+        used.update(batch.pairs.index.tolist())
+    assert sorted(row[0] for row in rows(path)[1:]) == [str(folder / f"{number:04}.jpg") for number in range(30)]
+    reasons = {row[0][-8:-4]: row[1] for row in rows(path)[1:]}
+    expected = ["truncated", "empty", "not a JPEG", "truncated", "decompression bomb"]
+    assert [n for n in range(30) if expected[n % 5] not in reasons[f"{n:04}"]] == [], reasons
+    assert used == set(range(30, 1000))  # the PNG named .jpg among them
+
+
+def test_workers_leave_signals_to_the_main_process():
+    # Ctrl-C and the end of a cluster job reach the whole process group.
+    code = """
+        import functools, os, signal, sys, time
+        import numpy as np, torch
+        from densecl.images.loader import CropPairDataset, StepSampler, make_loader
+        from densecl.images.sources import open_source
+        from densecl.views import Photometrics
+        def draw(rng):
+            values = [torch.tensor(1.0)] * 4 + [torch.arange(4), torch.tensor(False), torch.tensor(0.0)]
+            return Photometrics(*values)
+        class Items(torch.utils.data.Dataset):
+            def __len__(self): return 8
+            def __getitem__(self, index):
+                time.sleep(0.01)
+                return np.zeros((9, 9, 3), np.uint8)
+        if __name__ == "__main__":
+            caught = []
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda number, frame: caught.append(number))
+            dataset = CropPairDataset(open_source(Items()), image_size=4, crop_scale=(0.2, 1.0), flip_probability=0.5,
+                                      draw_photometrics=draw, seed=0)
+            for step, batch in enumerate(make_loader(dataset, StepSampler(8, 2, seed=0, stop_step=40), workers=2)):
+                if step in (10, 20):
+                    os.killpg(0, signal.SIGINT if step == 10 else signal.SIGTERM)
+            print(step, len(caught))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, start_new_session=True
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("39 2\n", "", 0)

@@ -1,0 +1,202 @@
+"""Resume is exact: a run that was killed and resumed ends as one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from densecl.errors import UserError
+from densecl.recipe import Recipe, write_recipe
+from densecl.training.checkpoints import load_checkpoint
+from densecl.training.recorder import TIMINGS, Recorder
+from densecl.training.run import pretrain
+
+#: Runs RECIPE into OUT and sends itself SIGNAL at the end of STEP, before anything of that step is written.
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from densecl.recipe import read_recipe
+from densecl.training.recorder import Recorder
+from densecl.training.run import pretrain
+
+recipe, out, step, signal = sys.argv[1:]
+on_train_batch_end = Recorder.on_train_batch_end
+
+def hook(self, trainer, module, *others):
+    if module.step == int(step):
+        os.kill(os.getpid(), int(signal))
+    on_train_batch_end(self, trainer, module, *others)
+
+Recorder.on_train_batch_end = hook
+if __name__ == "__main__":
+    pretrain(read_recipe(recipe), Path(out))
+"""
+
+
+def run_and_kill(recipe: Recipe, out: Path, step: int) -> None:
+    file = out.with_suffix(".yaml")
+    write_recipe(recipe, file)
+    command = [sys.executable, "-c", PROGRAM, str(file), str(out), str(step), str(int(signal.SIGKILL))]
+    ended = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=250)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{name: value for name, value in row.items() if name not in TIMINGS} for row in csv.DictReader(file)]
+
+
+def tensors(tree: object, place: str = "") -> dict[str, object]:
+    """Every leaf of nested dictionaries and lists by its place."""
+    if isinstance(tree, dict):
+        return {name: leaf for key, value in tree.items() for name, leaf in tensors(value, f"{place}/{key}").items()}
+    if isinstance(tree, list):
+        return tensors(dict(enumerate(tree)), place)
+    return {place: tree}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    checkpoints = [tensors(dict(load_checkpoint(run / "checkpoints" / "last.ckpt"))) for run in (one, other)]
+    assert checkpoints[0].keys() == checkpoints[1].keys()
+    assert {"/model/global_queue.keys", "/model/dense_queue.keys"} <= checkpoints[0].keys()
+    for name, value in checkpoints[0].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, checkpoints[1][name]), name  # type: ignore[arg-type]
+        elif name != "/seconds":
+            assert value == checkpoints[1][name], name
+    for table in ("metrics.csv", "match_accuracy.csv"):
+        assert rows(one / table) == rows(other / table)
+    backbones = [load_file(run / "backbone.safetensors") for run in (one, other)]
+    assert all(torch.equal(value, backbones[1][name]) for name, value in backbones[0].items())
+
+
+@pytest.mark.parametrize(
+    ("precision", "workers", "workers_after"),
+    [("32", 0, 2), ("bf16", 2, 0)],  # exactness does not depend on the workers either
+)
+def test_killed_at_step_17_and_resumed(tiny, tmp_path: Path, precision: str, workers: int, workers_after: int) -> None:
+    settings = {
+        "steps": 40,
+        "checkpoint_every": 6,
+        "log_every": 3,
+        "precision": precision,
+        "clip_gradient": 5.0,
+        "warmup_epochs": 1.0,
+    }
+    settings |= {"dense_negatives": "cells", "key_momentum_end": 1.0, "temperature_max": 0.4}
+    pretrain(tiny(**settings, workers=workers_after), tmp_path / "whole")
+
+    run_and_kill(tiny(**settings, workers=workers), tmp_path / "killed", step=17)
+    assert load_checkpoint(tmp_path / "killed" / "checkpoints" / "last.ckpt")["step"] == 12
+    assert [row["step"] for row in rows(tmp_path / "killed" / "metrics.csv")] == ["1", "3", "6", "9", "12", "15"]
+    result = pretrain(tiny(**settings, workers=workers_after), tmp_path / "killed", resume=True)
+    assert result.steps == 40
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def send_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process gets a signal while it trains on that step."""
+    original = Recorder.on_train_batch_end
+
+    def hook(self, trainer, module, *others) -> None:
+        if module.step == step:
+            os.kill(os.getpid(), number)
+        original(self, trainer, module, *others)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", hook)
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_signal_saves_first(
+    tiny, tmp_path: Path, number: signal.Signals, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        send_at(3, number, patch)
+        with pytest.raises(raised) as stop:
+            pretrain(tiny(steps=6), tmp_path / "run")
+    if number == signal.SIGTERM:
+        assert isinstance(stop.value, SystemExit) and stop.value.code == 143
+    assert f"Stopped by {number.name} after step 3" in capsys.readouterr().out
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
+    pretrain(tiny(steps=6), tmp_path / "run", resume=True)
+    pretrain(tiny(steps=6), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_killed_before_the_first_checkpoint_begins_anew(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "_save", lambda self, module: None)
+        pretrain(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    pretrain(tiny(), tmp_path / "run", resume=True)
+    pretrain(tiny(), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_finished_run_can_be_extended_and_then_is_complete(tiny, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    pretrain(tiny(epochs=1), out)  # 6 steps
+    assert pretrain(tiny(epochs=2), out, resume=True).steps == 12
+    table = rows(out / "metrics.csv")
+    assert [row["step"] for row in table] == [str(step) for step in range(1, 13)]
+    # From where it stands the rate follows the cosine of the new length.
+    assert float(table[-1]["learning_rate"]) < float(table[6]["learning_rate"]) > float(table[5]["learning_rate"])
+    before = (out / "checkpoints" / "last.ckpt").read_bytes()
+    capsys.readouterr()
+    assert pretrain(tiny(epochs=2), out, resume=True).steps == 12
+    assert "complete" in capsys.readouterr().out
+    assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_other_settings_are_named_but_for_those_that_may_differ(tiny, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pretrain(tiny(), out)
+    with pytest.raises(UserError, match=r"other settings: --temperature 0.2 -> 0.3; --batch-size 4 -> 8\.") as error:
+        pretrain(tiny(steps=5, batch_size=8, temperature=0.3, workers=1, log_every=2), out, resume=True)
+    assert "--workers" not in str(error.value)
+    assert pretrain(tiny(steps=4, workers=1, queue_length="auto", precision="auto"), out, resume=True).steps == 4
+
+
+def test_other_data_is_told(tiny, photos: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    files = [str(path) for path in sorted(photos.iterdir())]
+    listing.write_text("\n".join(files[:12]))
+    pretrain(tiny(data=str(listing)), tmp_path / "run")
+    listing.write_text("\n".join(files))
+    with pytest.raises(UserError, match="now has 24 images, the run in .* began with 12"):
+        pretrain(tiny(data=str(listing), steps=5), tmp_path / "run", resume=True)
+
+
+def test_the_schedule_follows_the_clock_across_a_stop(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock on which every step takes a second: the run has ten of them, whatever the machine.
+    from densecl.training import recorder
+
+    class Steps(recorder.Clock):
+        def read(self) -> float:
+            return self.seconds + 1.0
+
+    monkeypatch.setattr("densecl.training.run.Clock", Steps)
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        send_at(4, signal.SIGTERM, patch)
+        with pytest.raises(SystemExit):
+            pretrain(tiny(time_limit="10s"), out)
+    assert load_checkpoint(out / "checkpoints" / "last.ckpt")["seconds"] == 4
+    result = pretrain(tiny(time_limit="10s"), out, resume=True)
+    assert result.steps == 10
+    pretrain(tiny(steps=10), tmp_path / "steps")
+    by_clock, by_steps = (
+        [row["learning_rate"] for row in rows(run / "metrics.csv")] for run in (out, tmp_path / "steps")
+    )
+    assert by_clock == by_steps

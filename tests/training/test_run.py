@@ -1,0 +1,196 @@
+"""A run from end to end, and what it says when it cannot be."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from densecl.errors import UserError
+from densecl.model import DenseCL
+from densecl.recipe import read_recipe
+from densecl.training import checkpoints, recorder
+from densecl.training.diagnosis import PATIENCE
+from densecl.training.recorder import COLUMNS
+from densecl.training.run import pretrain
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_a_run_leaves(tiny, tmp_path: Path, capsys) -> None:
+    before = torch.get_rng_state()
+    out = tmp_path / "runs" / "first"
+    result = pretrain(
+        tiny(steps=7, log_every=3, loggers=("tensorboard",), queue_length="auto", learning_rate="auto"), out
+    )
+    assert (result.out, result.steps) == (out, 7)
+    assert result.metrics["step"] == 7
+    assert torch.equal(torch.get_rng_state(), before)
+
+    model = timm.create_model("test_resnet", num_classes=0)
+    model.load_state_dict(load_file(result.backbone))
+    table = read(out / "metrics.csv")
+    assert tuple(table[0]) == COLUMNS
+    assert [row["step"] for row in table] == ["1", "3", "6", "7"]
+    assert [row["epoch"] for row in table] == ["0.166667", "0.5", "1", "1.16667"]
+    assert all(value for row in table for value in row.values())
+    matches = read(out / "match_accuracy.csv")
+    assert [row["step"] for row in matches] == ["0", "7"]
+    assert 0 < float(matches[0]["match_chance"]) < float(matches[0]["match_accuracy"]) < 1
+    assert any(path.name.startswith("events.out") for path in (out / "tensorboard").iterdir())
+    assert not [path for path in out.rglob("*") if path.suffix in (".part", ".tmp")]
+
+    recipe = read_recipe(out / "recipe.yaml")
+    assert (recipe.queue_length, recipe.learning_rate, recipe.key_norm) == (256, 0.03 * 4 / 256, "shuffle")
+    assert "auto" not in [getattr(recipe, name) for name in ("precision", "workers", "mean")]
+    said = capsys.readouterr().out
+    assert "24 images, 6 steps an epoch" in said
+    assert "--queue-length 256 (for 24 images" in said
+    assert "feature map of 4x4 cells" in said
+
+
+def test_the_recorded_recipe_repeats_the_run(tiny, tmp_path: Path) -> None:
+    first = load_file(pretrain(tiny(), tmp_path / "first").backbone)
+    second = load_file(pretrain(read_recipe(tmp_path / "first" / "recipe.yaml"), tmp_path / "second").backbone)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+class Drawing(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.radial_gradient("L").rotate(10 * index).convert("RGB")
+
+
+def test_a_dataset_and_a_module_of_ones_own(tiny, tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=8), nn.ReLU())
+    recipe = tiny(data="dataset:Drawing", backbone="module:Sequential", output_stride=None)
+    result = pretrain(recipe, tmp_path / "run", dataset=Drawing(), backbone=module)
+    assert torch.equal(load_file(result.backbone)["0.weight"], module[0].weight)
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+def test_other_optimizers(tiny, tmp_path: Path, optimizer: str) -> None:
+    assert pretrain(tiny(optimizer=optimizer, learning_rate=0.001), tmp_path / "run").metrics["loss"] > 0
+
+
+# --- what the user is told --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 32}, "--batch-size 32 is larger than the data set of 24 images. Take 16."),
+        ({"backbone": "test_resne"}, "Did you mean"),
+        ({"data": "/no/such/folder"}, "/no/such/folder"),
+        ({"image_size": 16, "output_stride": 16}, r"is 1x1: .* Use --image-size 64\."),
+        ({"output_stride": 32}, r"is 1x1: .* Use --image-size 128 or --output-stride 8\."),
+        ({"grid": 7}, "--grid 7: the feature map has only 4x4 cells"),
+        ({"sync_batch_norm": True}, "no synchronised batch norm on the CPU"),
+        ({"time_limit": "9s", "schedule_per": "epoch"}, "--schedule-per epoch"),
+        ({"backbone": "test_vit", "output_stride": None, "key_norm": "split"}, "has no batch norm"),
+    ],
+)
+def test_wrong_settings_leave_nothing_behind(tiny, tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain(tiny(**settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_small_grid_warns(tiny, tmp_path: Path, capsys) -> None:
+    pretrain(tiny(image_size=24, steps=1), tmp_path / "run")
+    assert "only 3x3 cells, on which the dense loss means little; use --image-size 32" in capsys.readouterr().out
+
+
+def test_a_run_is_not_overwritten(tiny, tmp_path: Path) -> None:
+    pretrain(tiny(steps=1), tmp_path / "run")
+    with pytest.raises(UserError, match="exists already. Go on with --resume, or choose another folder"):
+        pretrain(tiny(steps=1), tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        pretrain(tiny(steps=1), tmp_path / "other")
+    with pytest.raises(UserError, match="is a file"):
+        pretrain(tiny(steps=1), tmp_path / "other" / "thesis.tex")
+
+
+def test_a_run_that_never_reached_a_checkpoint_is_begun_anew(tiny, tmp_path: Path) -> None:
+    for number in range(24):
+        (tmp_path / f"{number}.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match="images in a row cannot be used"):
+        pretrain(tiny(data=str(tmp_path)), tmp_path / "run")
+    assert (tmp_path / "run" / "quarantine.csv").exists()
+    pretrain(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run" / "quarantine.csv").exists()
+
+
+def test_nan_stops_the_run_at_its_step_and_is_never_saved(tiny, tmp_path: Path, monkeypatch) -> None:
+    forward = DenseCL.forward
+
+    def spoiled(self, first, second):
+        output = forward(self, first, second)
+        return output._replace(loss=output.loss * float("nan")) if self.steps == 5 else output
+
+    monkeypatch.setattr(DenseCL, "forward", spoiled)
+    with pytest.raises(UserError, match="Step 5: .*--clip-gradient"):
+        pretrain(tiny(steps=20, log_every=8, checkpoint_every=2), tmp_path / "run")
+    assert checkpoints.load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 4
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "backbone.safetensors").values())
+
+
+class Constant(nn.Module):
+    """Gives the same features for every image and every cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Parameter(torch.ones(8))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.features[None, :, None, None].expand(len(pixels), 8, 4, 4)
+
+
+def test_collapse_stops_the_run(tiny, tmp_path: Path) -> None:
+    recipe = tiny(backbone="module:Constant", output_stride=None, steps=30)
+    with pytest.raises(UserError, match=f"Step {PATIENCE}: collapsed"):
+        pretrain(recipe, tmp_path / "run", backbone=Constant())
+
+
+def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> None:
+    def hungry(self, first, second):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(DenseCL, "forward", hungry)
+    with pytest.raises(UserError, match="Out of memory at --batch-size 4 .* --batch-size 2, --output-stride 16"):
+        pretrain(tiny(), tmp_path / "run")
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tiny, tmp_path: Path, monkeypatch) -> None:
+    save = checkpoints.save_checkpoint
+
+    def full(checkpoint, path: Path) -> None:
+        if checkpoint["step"] == 4:
+
+            class Full(io.FileIO):
+                def write(self, data: object) -> int:
+                    raise OSError(28, os.strerror(28))
+
+            monkeypatch.setattr(Path, "open", lambda self, mode: Full(self, mode))
+        save(checkpoint, path)
+
+    monkeypatch.setattr(recorder, "save_checkpoint", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        pretrain(tiny(steps=6, checkpoint_every=2), tmp_path / "run")
+    monkeypatch.undo()
+    assert checkpoints.load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 2
