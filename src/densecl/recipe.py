@@ -102,39 +102,39 @@ class Recipe:
     temperature_period: float = 1.0
     """Length of one such swing as a share of the run."""
     queue_length: int | Auto = "auto"
-    """Keys kept as negatives [paper: 65536]. auto: by the number of images, as a queue longer than the data fails."""
-    key_momentum: float = 0.999
-    """Share of its old weights the key encoder keeps each step [paper]."""
+    """Keys kept as negatives [paper: 65536]. auto: by the number of images and the key momentum; longer ones fail."""
+    key_momentum: float | Auto = "auto"
+    """Share of its old weights the key encoder keeps each step [paper: 0.999]. auto: by the length of the run."""
     key_momentum_end: float | None = None
     """Given: the key momentum follows a cosine from --key-momentum to this [Grill et al. 2020: 1.0]."""
     key_norm: KeyNorm = "auto"
     """How the key encoder's batch norm is kept from leaking: shuffle (across devices), split, or ema."""
     key_split: int = 32
     """Images per sub-batch with --key-norm split [paper: 32 per device]."""
-    matching: Matching = "features"
-    """Which key cell is a query cell's positive: features [paper], mutual, or geometry."""
+    matching: Matching = "geometry"
+    """Which key cell is a query cell's positive: geometry (the crops are known), features [paper], or mutual."""
     match_radius: float = 0.7
     """With geometry: how far apart two cells may lie, in diagonals of the larger cell [PixPro]."""
-    dense_negatives: DenseNegatives = "pooled"
-    """A cell's negatives: the queue of pooled vectors [paper], a queue of single cells, or the batch's cells."""
+    dense_negatives: DenseNegatives = "batch"
+    """A cell's negatives: the batch's cells, a queue of single cells, or a queue of pooled vectors [paper]."""
     symmetric: bool = False
     """Also use the second view as query: twice the gradient for twice the work [paper: no]."""
 
     # --- optimisation ---------------------------------------------------------------------------
     batch_size: int = 256
     """Images per step, over all devices together [paper]."""
-    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
-    """The optimiser [paper: sgd]."""
-    base_learning_rate: float = 0.03
-    """Learning rate at batch size 256; scaled linearly with the batch size."""
+    optimizer: Literal["sgd", "lars", "adamw"] = "adamw"
+    """The optimiser [paper: sgd]. adamw learns in the first hundred steps."""
+    base_learning_rate: float | Auto = "auto"
+    """Learning rate at batch size 256. auto: 0.03 for sgd, 0.3 for lars, 0.003 for adamw (0.0005 without batch norm)."""
     learning_rate: float | Auto = "auto"
-    """The peak learning rate itself. auto: --base-learning-rate x batch size / 256."""
+    """The peak itself. auto: --base-learning-rate x batch size / 256; for adamw x the square root of that."""
     momentum: float = 0.9
     """Momentum of SGD and LARS [paper]."""
-    weight_decay: float = 1e-4
-    """Weight decay, on every parameter [paper]."""
-    warmup_epochs: float = 0.0
-    """Epochs over which the learning rate rises linearly from 0."""
+    weight_decay: float | Auto = "auto"
+    """Weight decay. auto: 0.0001 for sgd [paper]; 1.5e-6 for lars and 0.02 for adamw, not on biases and norms."""
+    warmup_epochs: float | Auto = "auto"
+    """Epochs over which the learning rate rises linearly from 0. auto: a tenth of the run, at most 10 [paper: 0]."""
     schedule_per: Literal["step", "epoch"] = "step"
     """How often the cosine schedule moves [paper: epoch]."""
     clip_gradient: float | None = None
@@ -181,19 +181,40 @@ class Recipe:
 #: The authors' values for COCO train2017 (facts table; rate, no warm-up, schedule stepped per epoch).
 PAPER = {
     "recipe": "paper",
-    "backbone": "resnet50",
     "image_size": 224,
-    "batch_size": 256,
-    "base_learning_rate": 0.3,
-    "epochs": 800,
-    "schedule_per": "epoch",
+    "crop_scale": (0.2, 1.0),
+    "jitter": (0.4, 0.4, 0.4, 0.1),
+    "jitter_probability": 0.8,
+    "grayscale_probability": 0.2,
+    "blur_probability": 0.5,
+    "blur_sigma": (0.1, 2.0),
+    "flip_probability": 0.5,
+    "backbone": "resnet50",
+    "output_stride": None,
+    "method": "moco",
+    "dense_weight": 0.5,
+    "dense_warmup_steps": 0,
+    "dim": 128,
+    "hidden_dim": None,
+    "grid": None,
+    "temperature": 0.2,
+    "temperature_max": None,
     "queue_length": 65536,
     "key_momentum": 0.999,
+    "key_momentum_end": None,
     "key_norm": "shuffle",
     "matching": "features",
     "dense_negatives": "pooled",
     "symmetric": False,
-    "dense_weight": 0.5,
+    "batch_size": 256,
+    "optimizer": "sgd",
+    "base_learning_rate": 0.3,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "warmup_epochs": 0.0,
+    "schedule_per": "epoch",
+    "clip_gradient": None,
+    "epochs": 800,
 }
 
 

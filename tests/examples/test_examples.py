@@ -91,7 +91,9 @@ def test_on_one_process_all_forms_train_the_same_model(method: dict[str, str], i
 
 def test_the_colours_are_not_computed_in_half_precision(images: Path, tmp_path: Path) -> None:
     settings = {**TINY, "steps": 2, "data": images, "backbone": "test_resnet", "precision": "bf16"}
-    assert train("pytorch", **settings, out=tmp_path / "1") == train("pytorch_lightning", **settings, out=tmp_path / "2")
+    assert train("pytorch", **settings, out=tmp_path / "1") == train(
+        "pytorch_lightning", **settings, out=tmp_path / "2"
+    )
 
 
 def test_two_processes_train_the_same_model_as_one(images: Path, tmp_path: Path) -> None:

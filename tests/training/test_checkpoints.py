@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from densecl.errors import UserError
-from densecl.training.checkpoints import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
+from densecl.training.checkpoints import FORMAT, Checkpoint, load_checkpoint, save_checkpoint, writing
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -39,6 +40,24 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     assert load_checkpoint(path)["step"] == 4
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, error: Exception) -> None:
+    line = r"Cannot write .*: .*No space left on device.*\(\d+ MiB are free, too few\)"
+    with pytest.raises(UserError, match=line), writing(tmp_path / "backbone.safetensors"):
+        raise error
+
+
+def test_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="something else"), writing(tmp_path / "last.ckpt"):
+        raise RuntimeError("something else")
 
 
 class Malicious:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densecl.training.schedules import Schedules, cosine, scaled_learning_rate
+from densecl.training.schedules import Schedules, cosine
 
 PLAIN = {"dense_weight": 0.5, "key_momentum": 0.999, "temperature": 0.2}
 
@@ -60,11 +60,6 @@ def test_the_temperature_swings_between_its_ends() -> None:
 def test_the_dense_loss_joins_after_its_warm_up() -> None:
     schedules = Schedules(learning_rate=1.0, dense_warmup_steps=3, **PLAIN)
     assert [schedules.at(step, 0.0).dense_weight for step in range(5)] == [0, 0, 0, 0.5, 0.5]
-
-
-def test_the_linear_rule_gives_the_papers_rate_at_the_papers_batch() -> None:
-    assert scaled_learning_rate(0.3, 256) == 0.3
-    assert scaled_learning_rate(0.3, 64) == pytest.approx(0.075)
 
 
 @given(st.floats(0, 2), st.floats(0, 1), st.floats(0, 1))

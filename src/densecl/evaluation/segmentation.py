@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int, Int64, Integer
 from torch import Tensor, nn
 
 from densecl.errors import UserError
+from densecl.evaluation.frozen import evaluating
 
 #: An image (uint8 "channels height width") and its label map (integers "height width").
 Labelled = tuple[Tensor, Tensor]
@@ -65,7 +65,9 @@ def linear_segmentation(
     Raises:
         UserError: an empty set, images of different sizes, a label that is neither a class nor ignored.
     """
-    with _evaluating(backbone):
+    if len(train) == 0 or len(test) == 0:
+        raise UserError("There are no labelled images to learn from or none to score on.")
+    with evaluating(backbone):
         features, labels = extract(backbone, train, mean, std, classes, ignore_index, batch_size)
         location = features.mean(dim=(0, 2, 3), keepdim=True)
         # A channel that is constant over the training set tells nothing: it stays 0 instead of becoming 0/0.
@@ -82,7 +84,6 @@ def linear_segmentation(
     return score(confusion)
 
 
-@torch.no_grad()
 def extract(
     backbone: nn.Module,
     labelled: Sequence[Labelled],
@@ -93,8 +94,6 @@ def extract(
     batch_size: int,
 ) -> tuple[Float[Tensor, "images channels rows cols"], Int64[Tensor, "images height width"]]:
     """Feature maps and label maps (ignored pixels: -100) of all images, on the backbone's device."""
-    if len(labelled) == 0:
-        raise UserError("There are no labelled images.")
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     location = torch.tensor(mean, device=device)[:, None, None]
     scale = torch.tensor(std, device=device)[:, None, None]
@@ -118,7 +117,8 @@ def _checked(
     wrong = labels[~ignored & ((labels < 0) | (labels >= classes))]
     if len(wrong):
         raise UserError(
-            f"A label map holds {int(wrong[0])}, but there are {classes} classes (0 to {classes - 1}). Is it one to ignore?"
+            f"A label map holds {int(wrong[0])}, but there are {classes} classes (0 to {classes - 1})."
+            " Is it the label to ignore?"
         )
     return labels.masked_fill(ignored, -100)
 
@@ -131,8 +131,8 @@ def fit_classifier(
 ) -> nn.Conv2d:
     """The 1x1 convolution whose upsampled logits have the least cross-entropy; labels of -100 do not count."""
     classifier = nn.Conv2d(features.shape[1], classes, 1, device=features.device)
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
+    for parameter in classifier.parameters():
+        nn.init.zeros_(parameter)
     labels = labels[:, LABEL_STRIDE // 2 :: LABEL_STRIDE, LABEL_STRIDE // 2 :: LABEL_STRIDE]
     if not (labels >= 0).any():
         raise UserError("The training set has no labelled pixel to learn from.")
@@ -173,14 +173,3 @@ def score(confusion: Int64[Tensor, "classes classes"]) -> Segmentation:
     iou = 100 * intersection / union  # 0/0 = nan: occurs in neither
     accuracy = 100 * intersection.sum() / confusion.sum()
     return Segmentation(iou.nanmean().item(), tuple(iou.tolist()), accuracy.item(), confusion)
-
-
-@contextlib.contextmanager
-def _evaluating(backbone: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in backbone.modules()}
-    backbone.eval()
-    try:
-        yield
-    finally:
-        for module, was in training.items():
-            module.training = was

@@ -241,7 +241,9 @@ class Scenes(Dataset[UInt8[Tensor, "3 size size"]]):
     __getitem__ = image
 
 
-def write_scenes(folder: Path | str, split: Split = "train", *, size: int = 96, seed: int = 0, count: int = 2000) -> None:
+def write_scenes(
+    folder: Path | str, split: Split = "train", *, size: int = 96, seed: int = 0, count: int = 2000
+) -> None:
     """Write scenes to `folder`/images/00000.png and their label maps to `folder`/labels/00000.png.
 
     Each file is written beside its place and moved into it.

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -64,6 +64,10 @@ class Backbone(nn.Module):
         self.channels, self.stride = self._probe(size)
 
     def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features rows cols"]:
+        return self._last_map(pixels)
+
+    def _last_map(self, pixels: Tensor) -> Any:
+        """What the model gives, which `_probe` has yet to check."""
         if hasattr(self.model, "forward_intermediates"):
             return self.model.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
         return self.model(pixels)
@@ -96,7 +100,7 @@ class Backbone(nn.Module):
         dtype = parameters[0].dtype if parameters else torch.get_default_dtype()
         device = parameters[0].device if parameters else torch.device("cpu")
         with torch.enable_grad():
-            features = self(torch.zeros(1, self.in_channels, size, size, device=device, dtype=dtype))
+            features = self._last_map(torch.zeros(1, self.in_channels, size, size, device=device, dtype=dtype))
             if not isinstance(features, Tensor) or features.ndim != 4:
                 shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
                 raise UserError(f"{self.name} gives no feature map (batch, channels, rows, cols) but {shape}.")

@@ -10,6 +10,7 @@ of the two views:
 from __future__ import annotations
 
 import copy
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -84,7 +85,7 @@ class DenseCL(nn.Module):
         dense_weight: share of the dense loss; may be scheduled. Built with 0 there is no dense head.
         key_norm: how batch norm in the key encoder is kept from telling query and key apart from the
             rest by their common statistics: "shuffle" mixes the images of all devices (on one device
-            it does nothing), "split" takes statistics over random sub-batches of `key_split` images,
+            it does nothing), "split" takes statistics over random sub-batches of at most `key_split` images,
             "ema" uses the moving average of the query encoder's [Cai et al. 2021]. None: "shuffle" where
             there is batch norm.
         matching: "features", "mutual" or "geometry", see `matching`.
@@ -123,7 +124,7 @@ class DenseCL(nn.Module):
             backbone = Backbone(backbone)
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
         if key_norm is not None and not has_batch_norm:
-            raise UserError(f"--key-norm {key_norm}: {backbone.name} has no batch norm; leave the setting out.")
+            raise UserError(f"--key-norm {key_norm}: {backbone.name} has no batch norm. Take --key-norm auto.")
         self.temperature = temperature
         self.key_momentum = key_momentum
         self.dense_weight = dense_weight
@@ -210,7 +211,8 @@ class DenseCL(nn.Module):
         else:
             batch, cells, _ = key.cells.shape
             chosen = own_part(torch.randint(cells, (batch * world_size(),), generator=self._generator()))
-            self.dense_queue.enqueue(gather(key.cells[torch.arange(batch), chosen.to(key.cells.device)]))
+            device = key.cells.device
+            self.dense_queue.enqueue(gather(key.cells[torch.arange(batch, device=device), chosen.to(device)]))
 
     @torch.no_grad()
     def move_key_encoder(self) -> None:
@@ -219,8 +221,9 @@ class DenseCL(nn.Module):
         for key, query in zip(self.key_encoder.parameters(), self.query_encoder.parameters(), strict=True):
             key.lerp_(query, step)
         if self.key_norm == "ema":
-            # The first averages would remember the statistics of no data at all, hence the plain mean early on.
-            step = max(step, 1 / (self.steps + 1))
+            # The query's own averages begin with those of no data at all. A mean in which the nth step counts n times
+            # forgets them, until the momentum remembers less.
+            step = max(step, 2 / (self.steps + 2))
             for key, query in zip(self.key_encoder.buffers(), self.query_encoder.buffers(), strict=True):
                 if key.is_floating_point():
                     key.lerp_(query, step)
@@ -235,7 +238,7 @@ class DenseCL(nn.Module):
             return _map(lambda mixed: own_part(gather(mixed)[order.argsort()]), mixed)
         if self.key_norm == "split" and len(pixels) > self.key_split:
             order = torch.randperm(len(pixels), generator=self._generator()).to(pixels.device)
-            parts = pixels[order].chunk(round(len(pixels) / self.key_split))
+            parts = pixels[order].tensor_split(math.ceil(len(pixels) / self.key_split))
             encoded = [self.key_encoder(part) for part in parts]
             joined = Embeddings(*(None if field[0] is None else torch.cat(field) for field in zip(*encoded, strict=True)))
             return _map(lambda mixed: mixed[order.argsort()], joined)

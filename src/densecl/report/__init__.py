@@ -1,1 +1,1 @@
-"""Pictures of what a run has learned. Knows plain tensors and files, no models."""
+"""Pictures of what a backbone has learned."""

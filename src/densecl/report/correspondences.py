@@ -1,9 +1,10 @@
-"""A picture of matches: two views of an image, and a line from each query cell to the key cell it is matched with."""
+"""Which cells of two views a backbone takes for the same place, drawn as lines."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,83 +13,149 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-RIGHT, WRONG = (64, 220, 110), (255, 82, 82)
-PAPER, INK, FAINT = (250, 250, 248), (28, 30, 34), (110, 114, 120)
+from densecl.errors import UserError
 
-VIEW = 176  # side of a drawn view, in pixels of the picture
-GAP, MARGIN, TITLE = 26, 24, 34
-SCALE = 2  # everything is drawn larger and shrunk, for smooth lines
+VIEW = 216  # side of a drawn view in pixels
+GAP = 10  # between the two views of a pair
+GUTTER = 34  # between pairs
+MARGIN = 36
+HEADER = 54  # above a row of pairs, for its title
+FOOTER = 40  # for the legend
+SCALE = 2  # drawn this much larger and reduced, for smooth lines
+
+PAPER = (250, 249, 246)
+INK = (34, 36, 42)
+SOFT_INK = (118, 122, 132)
+RIGHT = (0, 196, 140)
+WRONG = (244, 63, 72)
+HALO = (16, 18, 24, 190)
 
 
-class MatchedPair(NamedTuple):
-    """Two views of one image, and what was made of them."""
+class MatchRow(NamedTuple):
+    """The matches of one set of weights on all drawn pairs."""
 
-    first: UInt8[Tensor, "3 size size"]
-    second: UInt8[Tensor, "3 size size"]
-    grid: tuple[int, int]  # rows and cols of the feature map
-    match: Int[Tensor, "cells"]  # for each query cell its key cell
-    right: Bool[Tensor, "cells"]  # whether that key cell shows the same place
-    common: Bool[Tensor, "cells"]  # whether the query cell shows anything that the other view has: others are not drawn
+    title: str
+    caption: str  # beside the title, such as how often it is right
+    grid: tuple[int, int]  # rows and columns of the feature map
+    match: Int[Tensor, "pairs cells"]  # each query cell's key cell
+    right: Bool[Tensor, "pairs cells"]  # whether that is the right one
+    counted: Bool[Tensor, "pairs cells"]  # whether there is a right one
 
 
-def draw_correspondences(sets: Mapping[str, Sequence[MatchedPair]], path: Path | str, *, lines: int = 24) -> None:
-    """Writes a PNG with a row for each set of weights and the same pairs of views in each.
+def draw_correspondences(
+    query: UInt8[Tensor, "pairs 3 height width"],
+    key: UInt8[Tensor, "pairs 3 height width"],
+    rows: Sequence[MatchRow],
+    *,
+    lines: int = 12,
+) -> Image.Image:
+    """A row for each set of weights: the views of each pair side by side, a line from query cells to their matches.
 
-    Args:
-        sets: by title, such as "random weights". Every row has the same number of pairs.
-        path: written beside its place and moved into it.
-        lines: at most so many a pair, spread evenly over the cells that the views have in common.
+    Lines of right matches are green, of wrong ones red. Only query cells that have a right match are
+    drawn, of each pair at most `lines`, spread evenly: the same ones in every row of the same grid.
     """
-    columns = max(len(pairs) for pairs in sets.values())
-    width = 2 * MARGIN + columns * (2 * VIEW + GAP) + (columns - 1) * 2 * GAP
-    height = MARGIN + len(sets) * (TITLE + VIEW + MARGIN) + TITLE
-    canvas = Image.new("RGB", (SCALE * width, SCALE * height), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    title_font, small_font = ImageFont.load_default(SCALE * 17), ImageFont.load_default(SCALE * 13)
+    pairs = len(query)
+    block = 2 * VIEW + GAP
+    width = 2 * MARGIN + pairs * block + (pairs - 1) * GUTTER
+    height = MARGIN + len(rows) * (HEADER + VIEW) + FOOTER + MARGIN // 2
+    canvas = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
+    pen = ImageDraw.Draw(canvas, "RGBA")
+    for number, row in enumerate(rows):
+        top = MARGIN // 2 + number * (HEADER + VIEW)
+        _write(pen, (MARGIN, top + HEADER - 15), row.title, size=22, ink=INK)
+        _write(pen, (width - MARGIN, top + HEADER - 15), row.caption, size=17, ink=SOFT_INK, anchor="rs")
+        for pair in range(pairs):
+            left = MARGIN + pair * (block + GUTTER)
+            corners = [(left, top + HEADER), (left + VIEW + GAP, top + HEADER)]
+            for corner, view in zip(corners, (query[pair], key[pair]), strict=True):
+                _paste(canvas, corner, view)
+            _join(pen, corners, row, pair, lines)
+    _legend(pen, height - FOOTER + 6)
+    return canvas.resize((width, height), Image.Resampling.LANCZOS)
 
-    for number, (title, pairs) in enumerate(sets.items()):
-        top = MARGIN + number * (TITLE + VIEW + MARGIN)
-        hits = sum(int((pair.right & pair.common).sum()) for pair in pairs)
-        share = hits / max(1, sum(int(pair.common.sum()) for pair in pairs))
-        draw.text((SCALE * MARGIN, SCALE * top), title, INK, title_font)
-        indent = draw.textlength(title + "  ", title_font)
-        caption = f"{share:.0%} of these cells matched where they belong"
-        draw.text((SCALE * MARGIN + indent, SCALE * (top + 4)), caption, FAINT, small_font)
-        for column, pair in enumerate(pairs):
-            left = MARGIN + column * (2 * VIEW + 3 * GAP)
-            _draw_pair(canvas, draw, pair, SCALE * left, SCALE * (top + TITLE), lines)
 
-    bottom = SCALE * (height - TITLE + 4)
-    x = float(SCALE * MARGIN)
-    for colour, word in ((RIGHT, "right: the same place in the image"), (WRONG, "wrong")):
-        draw.line([(x, bottom + SCALE * 9), (x + SCALE * 24, bottom + SCALE * 9)], colour, SCALE * 3)
-        draw.text((x + SCALE * 32, bottom), word, FAINT, small_font)
-        x += SCALE * 60 + draw.textlength(word, small_font)
+def save_picture(picture: Image.Image, path: Path | str) -> None:
+    """Write a PNG beside its place and move it there.
 
+    Raises:
+        UserError: the folder cannot be written to.
+    """
     path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    canvas.resize((width, height), Image.Resampling.LANCZOS).save(beside, format="PNG")
-    os.replace(beside, path)
+    try:
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                picture.save(file, format="PNG", optimize=True)
+            os.chmod(beside, 0o644)  # mkstemp's files are private
+            os.replace(beside, path)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _draw_pair(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, pair: MatchedPair, left: int, top: int, lines: int
+def _paste(canvas: Image.Image, corner: tuple[int, int], view: UInt8[Tensor, "3 height width"]) -> None:
+    """A view with round corners."""
+    side = VIEW * SCALE
+    picture = Image.fromarray(view.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BICUBIC)
+    mask = Image.new("L", (side, side), 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, side - 1, side - 1), 10 * SCALE, fill=255)
+    canvas.paste(picture, (corner[0] * SCALE, corner[1] * SCALE), mask)
+
+
+def _join(pen: ImageDraw.ImageDraw, corners: list[tuple[int, int]], row: MatchRow, pair: int, lines: int) -> None:
+    cells = row.counted[pair].nonzero().flatten()
+    if len(cells) > lines:
+        cells = cells[torch.linspace(0, len(cells) - 1, lines).round().long()]
+    # The right ones last: they lie on top.
+    for cell in sorted(cells.tolist(), key=lambda cell: bool(row.right[pair, cell])):
+        start = _centre(corners[0], row.grid, cell)
+        end = _centre(corners[1], row.grid, int(row.match[pair, cell]))
+        colour = RIGHT if row.right[pair, cell] else WRONG
+        thickness = 3 if row.right[pair, cell] else 2
+        pen.line((start, end), fill=HALO, width=(thickness + 2) * SCALE)
+        pen.line((start, end), fill=colour, width=thickness * SCALE)
+        for point in (start, end):
+            pen.circle(point, 6 * SCALE, fill=HALO)
+            pen.circle(point, 5 * SCALE, fill=(255, 255, 255))
+            pen.circle(point, 3.5 * SCALE, fill=colour)
+
+
+def _centre(corner: tuple[int, int], grid: tuple[int, int], cell: int) -> tuple[float, float]:
+    row, col = divmod(cell, grid[1])
+    x = corner[0] + VIEW * (col + 0.5) / grid[1]
+    y = corner[1] + VIEW * (row + 0.5) / grid[0]
+    return x * SCALE, y * SCALE
+
+
+def _legend(pen: ImageDraw.ImageDraw, baseline: int) -> None:
+    left = MARGIN
+    for colour, text in ((RIGHT, "the same place"), (WRONG, "another place")):
+        pen.line(
+            ((left * SCALE, (baseline - 5) * SCALE), ((left + 30) * SCALE, (baseline - 5) * SCALE)), colour, 4 * SCALE
+        )
+        _write(pen, (left + 40, baseline), text, size=15, ink=INK)
+        left += 40 + round(pen.textlength(text, _font(15)) / SCALE) + 28
+    _write(
+        pen,
+        (left, baseline),
+        "cells of one view (left) and their most similar cells in the other",
+        size=15,
+        ink=SOFT_INK,
+    )
+
+
+def _write(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    *,
+    size: int,
+    ink: tuple[int, int, int],
+    anchor: str = "ls",
 ) -> None:
-    side, step = SCALE * VIEW, SCALE * (VIEW + GAP)
-    for offset, view in ((0, pair.first), (step, pair.second)):
-        image = Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
-        canvas.paste(image.resize((side, side), Image.Resampling.BICUBIC), (left + offset, top))
-    rows, cols = pair.grid
-    common = pair.common.nonzero().squeeze(1)
-    chosen = common[torch.linspace(0, len(common) - 1, min(lines, len(common))).long()].tolist() if len(common) else []
-    # Wrong ones below, so that the eye finds the right ones.
-    for cell in sorted(chosen, key=lambda cell: bool(pair.right[cell])):
-        colour = RIGHT if pair.right[cell] else WRONG
-        ends = [
-            (left + offset + side * (index % cols + 0.5) / cols, top + side * (index // cols + 0.5) / rows)
-            for offset, index in ((0, cell), (step, int(pair.match[cell])))
-        ]
-        draw.line(ends, colour, SCALE)
-        for x, y in ends:
-            radius = SCALE * 3
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour, PAPER, SCALE)
+    pen.text((place[0] * SCALE, place[1] * SCALE), text, fill=ink, font=_font(size), anchor=anchor)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size * SCALE)  # the one that Pillow brings: the same on every machine

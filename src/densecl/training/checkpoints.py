@@ -82,17 +82,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        if not isinstance(error, OSError):
-            cause = error.__context__ if isinstance(error.__context__, OSError) else None
-            if cause is None and not isinstance(error, safetensors.SafetensorError):
-                raise
-            reason = cause.strerror if cause else str(error)
-        else:
-            reason = error.strerror or str(error)
-        free = ""
-        with contextlib.suppress(OSError):
-            free = f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB free there)"
+        # torch wraps what a file raises; safetensors keeps only its words.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) and not isinstance(error, safetensors.SafetensorError):
+            raise
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or str(error)
+        if "No space" in reason:
+            with contextlib.suppress(OSError):
+                reason += f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free, too few)"
         raise UserError(
-            f"Cannot write {path}: {reason}{free}. What stood there before is whole."
-            " Make room, then go on with --resume."
+            f"Cannot write {path}: {reason}. What stood there before is whole. Put that right and go on with --resume."
         ) from error

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -18,7 +19,7 @@ from typing import Any
 from densecl.errors import UserError
 from densecl.training.interrupts import Interrupts
 
-#: Seconds that processes have to leave once they were told to.
+#: Seconds that processes have to leave once they have told how they ended.
 GRACE = 10.0
 
 
@@ -63,51 +64,47 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
                     process.start()
             for _, sender in pipes:
                 sender.close()
-            return _first_outcome(processes, [receiver for receiver, _ in pipes])
+            outcome = _first_outcome(processes, [receiver for receiver, _ in pipes])
+            for process in processes:
+                process.join(GRACE)
         finally:
             for process in processes:
-                process.join(GRACE if process.exitcode is None and _all_well(processes) else 0)
                 if process.is_alive():
                     process.kill()
                     process.join()
+    kind, content = outcome
+    if kind == "exit":
+        raise SystemExit(content)
+    if kind == "interrupt":
+        raise KeyboardInterrupt(content)
+    return content
 
 
-def _all_well(processes: list[Any]) -> bool:
-    return all(process.exitcode in (None, 0) for process in processes)
-
-
-def _first_outcome(processes: list[Any], receivers: list[Connection]) -> Any:
-    """Waits until all have returned, and gives what the first returned; or until one has failed, and raises that."""
-    outcomes: dict[int, Any] = {}
+def _first_outcome(processes: list[Any], receivers: list[Connection]) -> tuple[str, Any]:
+    """Waits until all have ended in good order and tells how the first did, or raises the first failure."""
+    outcomes: dict[int, tuple[str, Any]] = {}
     waiting = {receiver: rank for rank, receiver in enumerate(receivers)}
     while waiting:
         for receiver in wait(list(waiting)):
             assert isinstance(receiver, Connection)
             rank = waiting.pop(receiver)
             try:
-                kind, content = receiver.recv()
+                kind, content = outcomes[rank] = receiver.recv()
             except EOFError:
                 processes[rank].join()
-                kind, content = "killed", processes[rank].exitcode
-            if kind == "returned":
-                outcomes[rank] = content
-            elif kind == "user error":
-                raise UserError(content)
-            elif kind == "exit":
-                raise SystemExit(content)
-            elif kind == "interrupt":
-                raise KeyboardInterrupt(content)
-            elif kind == "killed":
                 raise UserError(
-                    f"Process {rank} of {len(processes)} died (exit code {content}), perhaps for want of memory."
-                    " Go on with --resume; a smaller --batch-size or fewer --workers need less."
-                )
-            else:
+                    f"Process {rank} of {len(processes)} died (exit code {processes[rank].exitcode}), perhaps for"
+                    " want of memory. Go on with --resume; a smaller --batch-size or fewer --workers need less."
+                ) from None
+            if kind == "user error":
+                raise UserError(content)
+            if kind == "failed":
                 raise RuntimeError(f"process {rank} of {len(processes)} failed:\n{content}")
     return outcomes[0]
 
 
 def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     for number in Interrupts.SIGNALS:  # until training listens to them, the parent process decides
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -122,6 +119,13 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
         outcome = "failed", traceback.format_exc()
     sender.send(outcome)
     sender.close()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()  # only a killed parent ends before its children
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError
@@ -16,9 +17,9 @@ from densecl.images.statistics import measure_mean_std
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
 from densecl.model.backbone import initialise_from
 from densecl.recipe import Recipe, parse_time_limit, resolve_queue_length
+from densecl.training import automatic
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.launch import available_cores
-from densecl.training.schedules import scaled_learning_rate
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -104,8 +105,8 @@ def build(
     grid, warning = _check_grid(recipe, backbone)
     reasons += warning
 
-    resolved = _resolve(recipe, source, reasons)
-    assert isinstance(resolved.queue_length, int)
+    resolved = _resolve(recipe, source, backbone, reasons)
+    assert isinstance(resolved.queue_length, int) and isinstance(resolved.key_momentum, float)
     model = DenseCL(
         backbone,
         dim=recipe.dim,
@@ -113,7 +114,7 @@ def build(
         grid=recipe.grid,
         queue_length=resolved.queue_length,
         temperature=recipe.temperature,
-        key_momentum=recipe.key_momentum,
+        key_momentum=resolved.key_momentum,
         dense_weight=recipe.dense_weight,
         key_norm=None if recipe.key_norm == "auto" else recipe.key_norm,
         key_split=recipe.key_split,
@@ -144,7 +145,7 @@ def build(
     return parts, reasons
 
 
-def _resolve(recipe: Recipe, source: ImageSource, reasons: list[str]) -> Recipe:
+def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: list[str]) -> Recipe:
     """Settles every "auto" but that of the key norm, and says why in `reasons`."""
     chosen: dict[str, Any] = {}
     if recipe.mean is None:
@@ -154,20 +155,37 @@ def _resolve(recipe: Recipe, source: ImageSource, reasons: list[str]) -> Recipe:
             mean, std = measure_mean_std(source, recipe.seed)
             reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} (measured)")
         chosen |= {"mean": mean, "std": std}
+    steps_per_epoch = len(source) // recipe.batch_size
+    steps = recipe.epochs * steps_per_epoch if recipe.epochs is not None else recipe.steps
+    momentum = recipe.key_momentum
+    if momentum == "auto":
+        chosen["key_momentum"] = momentum = automatic.key_momentum(steps)
+        length = "an unknown number of" if steps is None else steps
+        reasons.append(f"--key-momentum {momentum:.4g} (for {length} steps)")
     if recipe.queue_length == "auto":
-        chosen["queue_length"] = resolve_queue_length(len(source))
-        reasons.append(f"--queue-length {chosen['queue_length']} (for {len(source)} images; a longer one hurts)")
+        chosen["queue_length"] = automatic.queue_length(len(source), recipe.batch_size, momentum)
+        reasons.append(f"--queue-length {chosen['queue_length']} (for {len(source)} images and this key momentum)")
     elif recipe.queue_length > len(source):
         reasons.append(
             f"warning: --queue-length {recipe.queue_length} is longer than the data set of {len(source)} images, which"
             f" then are their own negatives; {resolve_queue_length(len(source))} would fit"
         )
+    base = recipe.base_learning_rate
+    if base == "auto":
+        batch_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
+        chosen["base_learning_rate"] = base = automatic.base_learning_rate(recipe.optimizer, batch_norm)
     if recipe.learning_rate == "auto":
-        chosen["learning_rate"] = scaled_learning_rate(recipe.base_learning_rate, recipe.batch_size)
+        chosen["learning_rate"] = automatic.scaled_learning_rate(base, recipe.batch_size, recipe.optimizer)
+        rule = "the square root of " if recipe.optimizer == "adamw" else ""
         reasons.append(
-            f"--learning-rate {chosen['learning_rate']:g} (base {recipe.base_learning_rate:g} x batch size"
-            f" {recipe.batch_size} / 256)"
+            f"--learning-rate {chosen['learning_rate']:.4g} (base {base:g} for {recipe.optimizer} x {rule}batch size"
+            f" {recipe.batch_size} / {automatic.REFERENCE_BATCH})"
         )
+    if recipe.weight_decay == "auto":
+        chosen["weight_decay"] = automatic.weight_decay(recipe.optimizer)
+    if recipe.warmup_epochs == "auto":
+        chosen["warmup_epochs"] = automatic.warmup_epochs(None if steps is None else steps / steps_per_epoch)
+        reasons.append(f"--warmup-epochs {chosen['warmup_epochs']:.4g}")
     if recipe.precision == "auto":
         fast, why = _fast_bf16()
         chosen["precision"] = "bf16" if fast else "32"

@@ -260,11 +260,13 @@ class _Window:
     def __init__(self) -> None:
         self.steps = 0
         self._waited = self._worked = 0.0
-        self._mark = time.monotonic()
+        self._mark: float | None = None
 
     def fetched(self) -> None:
-        """The next batch has come."""
-        self._waited += self._lap()
+        """The next batch has come. (The first one comes late, with the start of the workers, and does not count.)"""
+        if self._mark is not None:
+            self._waited += self._lap()
+        self._mark = time.monotonic()
 
     def worked(self) -> None:
         """A step is done (as far as the host knows: a GPU may still be at it)."""
@@ -284,6 +286,7 @@ class _Window:
         return numbers
 
     def _lap(self) -> float:
+        assert self._mark is not None
         now = time.monotonic()
         passed, self._mark = now - self._mark, now
         return passed

@@ -52,6 +52,21 @@ FREE = frozenset(
     )
 )
 
+#: Settings that a run may settle by itself, once for all its resumptions.
+SETTLED = (
+    "mean",
+    "std",
+    "queue_length",
+    "key_momentum",
+    "base_learning_rate",
+    "learning_rate",
+    "weight_decay",
+    "warmup_epochs",
+    "precision",
+    "key_norm",
+    "workers",
+)
+
 #: Files that a run has before its first checkpoint. A folder with nothing else can be begun anew.
 EARLY = frozenset(
     ("recipe.yaml", "metrics.csv", "match_accuracy.csv", "quarantine.csv", "tensorboard", "wandb", "mlruns")
@@ -102,11 +117,11 @@ def pretrain(
             recipe = _agree_with_past(recipe, out, resume)
         parts, reasons = build(recipe, out if resume else None, dataset, backbone)
         recipe = parts.recipe
-        if first:
-            with writing(out / "recipe.yaml"):
-                if not resume:
-                    _clear(out)
-                out.mkdir(parents=True, exist_ok=True)
+        with writing(out / "recipe.yaml"):
+            if first and not resume:
+                _clear(out)
+            out.mkdir(parents=True, exist_ok=True)
+            if first:
                 write_recipe(recipe, out / "recipe.yaml")
         _introduce(parts, reasons, out, say)
         if parts.complete:
@@ -159,11 +174,7 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
     if not (out / "recipe.yaml").is_file():
         return recipe
     past = read_recipe(out / "recipe.yaml")
-    inherited = {
-        name: getattr(past, name)
-        for name in ("mean", "std", "queue_length", "learning_rate", "precision", "key_norm", "workers")
-        if getattr(recipe, name) in ("auto", None)
-    }
+    inherited = {name: getattr(past, name) for name in SETTLED if getattr(recipe, name) in ("auto", None)}
     recipe = dataclasses.replace(recipe, **inherited)
     differences = [
         f"{flag(field.name)} {_shown(getattr(past, field.name))} -> {_shown(getattr(recipe, field.name))}"
@@ -211,6 +222,8 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
     processes = recipe.devices * recipe.nodes
     on_gpu = torch.cuda.is_available()
     assert isinstance(recipe.learning_rate, float) and isinstance(recipe.workers, int)
+    assert isinstance(recipe.key_momentum, float) and isinstance(recipe.warmup_epochs, float)
+    assert isinstance(recipe.weight_decay, float)
 
     photometrics = PhotometricSettings.for_image_size(
         recipe.image_size,
@@ -359,9 +372,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(lightning|pytorch_lightning)\.")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextlib.contextmanager

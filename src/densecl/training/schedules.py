@@ -11,9 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: The batch size that `Recipe.base_learning_rate` is meant for.
-REFERENCE_BATCH = 256
-
 
 class Settings(NamedTuple):
     """The scheduled settings of one step."""
@@ -22,11 +19,6 @@ class Settings(NamedTuple):
     dense_weight: float
     key_momentum: float
     temperature: float
-
-
-def scaled_learning_rate(base: float, batch_size: int) -> float:
-    """The linear scaling rule: base x batch size / 256 [Goyal et al. 2017]."""
-    return base * batch_size / REFERENCE_BATCH
 
 
 def cosine(start: float, end: float, progress: float) -> float:

@@ -1,0 +1,246 @@
+"""See it work without any data: pre-train on drawn scenes, and compare what was learned."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from densecl.api import pretrain
+from densecl.errors import UserError
+from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
+from densecl.evaluation.frozen import evaluating
+from densecl.evaluation.segmentation import Labelled, linear_segmentation
+from densecl.images.scenes import CLASSES, Scenes, write_scenes
+from densecl.images.sources import open_source
+from densecl.model.backbone import Backbone, Normalisation, create_backbone, load_backbone
+from densecl.model.matching import feature_similarity, match_by_features
+from densecl.report.correspondences import MatchRow, draw_correspondences, save_picture
+from densecl.views import Views, cell_distances
+
+#: The settings of both runs. The global one differs in its dense weight of 0 alone.
+DEMO_RECIPE: dict[str, Any] = {
+    "backbone": "resnet18",
+    "output_stride": 16,
+    "image_size": 64,
+    "crop_scale": (0.2, 1.0),
+    "matching": "geometry",
+    "dense_negatives": "batch",
+    "dense_weight": 0.5,
+    "queue_length": 1024,
+    "key_momentum": 0.99,
+    "batch_size": 64,
+    "learning_rate": 0.1,
+    "steps": 200,
+    "loggers": (),
+}
+
+#: Scenes of 96 px: drawn to pre-train on, of these labelled to fit the classifier to, and labelled to judge by.
+SCENES = 2000
+LABELLED = 400
+JUDGED = 200
+
+#: How far a match may be off and still be right, in diagonals of the larger cell.
+RADIUS = 0.7
+
+PAIRS_MEASURED = 256
+PAIRS_DRAWN = 3
+
+
+class Scores(NamedTuple):
+    """What one set of weights can do, in percent."""
+
+    weights: str
+    miou: float  # of a linear segmentation of held-out scenes
+    pixel_accuracy: float  # ... of the same
+    match_accuracy: float  # on pairs of views of held-out scenes
+    match_chance: float  # what guessing would score
+
+
+def demo(
+    out: Path | str = Path("runs/demo"),
+    *,
+    seed: int = 0,
+    scenes: int = SCENES,
+    labelled: int = LABELLED,
+    judged: int = JUDGED,
+    **settings: Any,
+) -> list[Scores]:
+    """Draw labelled scenes, pre-train on them without the labels, and compare what was learned.
+
+    Random weights, the global method alone and DenseCL are each frozen; a linear classifier of cells is fitted
+    to the labels of some of the scenes, and judged on scenes that none of them has seen. A demo that was
+    interrupted goes on where it stood.
+
+    Args:
+        out: folder for the scenes, both runs, the table and the picture.
+        seed: fixes scenes and training.
+        scenes: number of scenes to pre-train on.
+        labelled: how many of them the classifier sees with their labels.
+        judged: number of held-out scenes.
+        settings: of the recipe, instead of those of `DEMO_RECIPE`.
+
+    Returns:
+        The scores of random weights, of the global method, of DenseCL.
+
+    Raises:
+        UserError: whatever the caller can put right, such as a folder that holds another demo.
+    """
+    out = Path(out)
+    console = Console(highlight=False, soft_wrap=True)
+    started = time.monotonic()
+    recipe = {**DEMO_RECIPE, **settings, "seed": seed}
+    train, test = Scenes("train", seed=seed, count=scenes), Scenes("test", seed=seed, count=judged)
+    folder = _draw(train, out / "scenes", console)
+
+    for name, dense_weight in (("global", 0.0), ("densecl", recipe["dense_weight"])):
+        console.rule(f"{name}: --dense-weight {dense_weight:g}")
+        # From the last checkpoint, if there is one: a finished run is not run again.
+        pretrain(folder, out / name, resume=True, **{**recipe, "dense_weight": dense_weight})
+
+    console.rule("what was learned")
+    (plain, normalisation), (dense, _) = (load_backbone(out / name) for name in ("global", "densecl"))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        untrained = create_backbone(plain.name, output_stride=plain.output_stride)
+    contestants = (("random weights", untrained), ("global only", plain), ("DenseCL", dense))
+    query, key = fixed_view_pairs(
+        open_source(test),
+        image_size=recipe["image_size"],
+        crop_scale=recipe["crop_scale"],
+        count=PAIRS_MEASURED,
+        mean=normalisation.mean,
+        std=normalisation.std,
+        seed=seed,
+    )
+    sets = _labelled(train, min(labelled, scenes)), _labelled(test, judged)
+    scores = [_score(name, backbone, normalisation, sets, query, key) for name, backbone in contestants]
+    _write_scores(scores, out / "scores.csv")
+    save_picture(_picture(contestants, scores, normalisation, query, key), out / "correspondences.png")
+    _present(scores, out, folder, time.monotonic() - started, console)
+    return scores
+
+
+def _draw(scenes: Scenes, folder: Path, console: Console) -> Path:
+    """The folder of the drawn images. Files, because a run then reads what a user's run would."""
+    images = folder / "images"
+    if images.is_dir() and len(list(images.glob("*.png"))) == scenes.count:
+        return images  # the last step of an earlier demo
+    console.print(f"Drawing {scenes.count} scenes into {images}")
+    try:
+        write_scenes(folder, scenes.split, size=scenes.size, seed=scenes.seed, count=scenes.count)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    return images
+
+
+def _labelled(scenes: Scenes, count: int) -> list[Labelled]:
+    return [(scene.image, scene.labels) for scene in map(scenes.scene, range(count))]
+
+
+def _score(
+    name: str,
+    backbone: Backbone,
+    normalisation: Normalisation,
+    sets: tuple[Sequence[Labelled], Sequence[Labelled]],
+    query: Views,
+    key: Views,
+) -> Scores:
+    segmentation = linear_segmentation(
+        backbone, *sets, classes=len(CLASSES), mean=normalisation.mean, std=normalisation.std
+    )
+    matches = backbone_correspondence(backbone, query, key, radius=RADIUS)
+    return Scores(
+        name,
+        segmentation.miou,
+        segmentation.pixel_accuracy,
+        100 * matches.accuracy.item(),
+        100 * matches.chance.item(),
+    )
+
+
+def _picture(
+    contestants: Sequence[tuple[str, Backbone]],
+    scores: Sequence[Scores],
+    normalisation: Normalisation,
+    query: Views,
+    key: Views,
+) -> Any:
+    """The first pairs of views that overlap by at least half, whatever becomes of them."""
+    rows, cols = contestants[0][1].grid_at(query.pixels.shape[-1])
+    near = cell_distances(query, key, rows, cols) <= RADIUS
+    counted = near.any(dim=2)
+    chosen = (counted.float().mean(dim=1) >= 0.5).nonzero().flatten()[:PAIRS_DRAWN]
+    if len(chosen) == 0:  # a few tiny scenes may have none
+        chosen = counted.sum(dim=1).argmax()[None]
+    drawn = []
+    for (name, backbone), score in zip(contestants, scores, strict=True):
+        with evaluating(backbone):
+            features = [backbone(views.pixels[chosen]) for views in (query, key)]
+        match = match_by_features(feature_similarity(*features)).index
+        right = near[chosen].gather(2, match[:, :, None])[:, :, 0]
+        caption = (
+            f"{score.match_accuracy:.0f} % of matches right (chance {score.match_chance:.0f}), {score.miou:.1f} mIoU"
+        )
+        drawn.append(MatchRow(name, caption, (rows, cols), match, right, counted[chosen]))
+    return draw_correspondences(
+        _visible(query.pixels[chosen], normalisation), _visible(key.pixels[chosen], normalisation), drawn
+    )
+
+
+def _visible(
+    pixels: Float[Tensor, "batch 3 height width"], normalisation: Normalisation
+) -> UInt8[Tensor, "batch 3 height width"]:
+    mean, std = (torch.tensor(values)[:, None, None] for values in normalisation)
+    return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _write_scores(scores: Sequence[Scores], path: Path) -> None:
+    beside = path.with_suffix(".part")
+    with beside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Scores._fields)
+        writer.writerows([[row.weights, *(f"{value:.2f}" for value in row[1:])] for row in scores])
+    os.replace(beside, path)
+
+
+def _present(scores: Sequence[Scores], out: Path, folder: Path, seconds: float, console: Console) -> None:
+    table = Table(title="Frozen backbones on scenes they have not seen", title_justify="left")
+    table.add_column("weights")
+    table.add_column("linear segmentation, mIoU", justify="right")
+    table.add_column("pixels right", justify="right")
+    table.add_column("matches right", justify="right")
+    best = max(score.miou for score in scores)
+    for score in scores:
+        table.add_row(
+            score.weights,
+            f"{score.miou:.1f}",
+            f"{score.pixel_accuracy:.1f} %",
+            f"{score.match_accuracy:.1f} %",
+            style="bold" if score.miou == best else None,
+        )
+    console.print(table)
+    console.print(
+        f"Guessing would match {scores[0].match_chance:.1f} % of the cells. It took {seconds / 60:.1f} minutes.\n"
+    )
+    files = Table.grid(padding=(0, 2))
+    for path, what in (
+        (out / "correspondences.png", "which cells of two views each of them takes for the same place"),
+        (out / "scores.csv", "the table"),
+        (out / "densecl" / "backbone.safetensors", "the weights, with their mean and std"),
+        (out / "densecl" / "recipe.yaml", "every setting; --config repeats the run"),
+        (out / "densecl" / "metrics.csv", "how it went"),
+        (out / "global", "the same without the dense loss"),
+        (folder, "the scenes; their labels lie beside them"),
+    ):
+        files.add_row(str(path), what)
+    console.print(files)

@@ -1,0 +1,60 @@
+"""The values of the settings that were left at "auto", each with its rule and the reason for it."""
+
+from __future__ import annotations
+
+import math
+
+from densecl.recipe import resolve_queue_length
+
+#: The batch size that `Recipe.base_learning_rate` is meant for.
+REFERENCE_BATCH = 256
+
+#: Key momentum when nobody knows how many steps a time limit will hold.
+TIMED_MOMENTUM = 0.99
+
+
+def base_learning_rate(optimizer: str, batch_norm: bool) -> float:
+    """At batch size 256. SGD: the authors' for ImageNet; LARS: BYOL's order; AdamW: measured on the drawn scenes.
+
+    Without batch norm (ConvNeXt, ViT) AdamW takes less, as those networks' own recipes do.
+    """
+    if optimizer == "adamw":
+        return 3e-3 if batch_norm else 5e-4
+    return {"sgd": 0.03, "lars": 0.3}[optimizer]
+
+
+def scaled_learning_rate(base: float, batch_size: int, optimizer: str) -> float:
+    """Linear in the batch size [Goyal et al. 2017]; for AdamW in its square root [Malladi et al. 2022]."""
+    share = batch_size / REFERENCE_BATCH
+    return base * (math.sqrt(share) if optimizer == "adamw" else share)
+
+
+def weight_decay(optimizer: str) -> float:
+    """SGD: the paper's; LARS: BYOL's; AdamW: measured on the drawn scenes. The latter two spare biases and norms."""
+    return {"sgd": 1e-4, "lars": 1.5e-6, "adamw": 0.02}[optimizer]
+
+
+def warmup_epochs(epochs: float | None) -> float:
+    """A tenth of the run and at most 10 epochs; 1 where a time limit leaves open how many there will be."""
+    return 1.0 if epochs is None else min(10.0, epochs / 10)
+
+
+def key_momentum(steps: int | None) -> float:
+    """Such that the key encoder's memory of 1 / (1 - momentum) steps is a tenth of the run, within 0.9 to 0.999.
+
+    With the paper's 0.999 the key encoder has hardly left its random start after a few hundred steps.
+    """
+    if steps is None:
+        return TIMED_MOMENTUM
+    return min(0.999, max(0.9, 1 - 10 / steps))
+
+
+def queue_length(images: int, batch_size: int, momentum: float) -> int:
+    """By the number of images, but no longer than the keys in it stay comparable.
+
+    A key is as old as the queue is long. On short runs, where the key encoder moves fast, old keys are
+    recognised by their age instead of their content, and the loss climbs to that of guessing: a quarter
+    of the key encoder's memory, and no less than four batches.
+    """
+    memory = 1 / (1 - momentum) if momentum < 1 else math.inf
+    return min(resolve_queue_length(images), batch_size * max(4, round(min(memory / 4, 1e6))))

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from densecl.errors import UserError
+from densecl.evaluation.segmentation import confusion_matrix, linear_segmentation, score
+
+CLASSES, SIZE, CELL = 4, 32, 8
+STANDARD = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+class Painted(nn.Module):
+    """Features that tell the class of a cell: the mean pixel of the cell, in which the label is painted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)  # would move its statistics if it were left in training mode
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.norm(nn.functional.avg_pool2d(pixels, CELL))
+
+
+def painted(count: int, *, seed: int, paint: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images of vertical bands of classes; painted with a colour of their class, or noise."""
+    generator = torch.Generator().manual_seed(seed)
+    colours = torch.tensor([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
+    items = []
+    for _ in range(count):
+        # One class an image, so that bilinear interpolation has no edge to blur.
+        labels = torch.full((SIZE, SIZE), int(torch.randint(CLASSES, (), generator=generator)))
+        if paint:
+            image = colours[labels].permute(2, 0, 1)
+        else:
+            image = torch.randint(0, 256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+        items.append((image.contiguous(), labels))
+    return items
+
+
+def test_labels_painted_into_the_features_score_100() -> None:
+    backbone = Painted()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    result = linear_segmentation(
+        backbone, painted(40, seed=0, paint=True), painted(20, seed=1, paint=True), classes=CLASSES, **STANDARD
+    )
+    assert result.miou == 100 and result.pixel_accuracy == 100
+    assert result.per_class_iou == (100,) * CLASSES
+    assert backbone.training and backbone.norm.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_noise_scores_chance() -> None:
+    result = linear_segmentation(
+        Painted(), painted(100, seed=0, paint=False), painted(100, seed=1, paint=False), classes=CLASSES, **STANDARD
+    )
+    assert 15 < result.pixel_accuracy < 35  # a quarter of the pixels belongs to each class
+    assert result.miou < 20
+
+
+def test_the_result_is_the_same_each_time() -> None:
+    sets = painted(10, seed=0, paint=False), painted(5, seed=1, paint=False)
+    torch.manual_seed(1)
+    first = linear_segmentation(Painted(), *sets, classes=CLASSES, **STANDARD)
+    torch.manual_seed(2)
+    second = linear_segmentation(Painted(), *sets, classes=CLASSES, batch_size=3, **STANDARD)
+    assert torch.equal(first.confusion, second.confusion)
+
+
+def test_ignored_pixels_count_neither_in_training_nor_in_the_score() -> None:
+    train, test = painted(40, seed=0, paint=True), painted(20, seed=1, paint=True)
+    for _, labels in (*train, *test):
+        labels[:, :8] = 255  # an ignored class that would be wrong everywhere
+    result = linear_segmentation(Painted(), train, test, classes=CLASSES, ignore_index=255, **STANDARD)
+    assert result.miou == 100
+    assert result.confusion.sum() == 20 * SIZE * (SIZE - 8)
+    with pytest.raises(UserError, match="holds 255, but there are 4 classes"):
+        linear_segmentation(Painted(), train, test, classes=CLASSES, **STANDARD)
+
+
+@given(st.integers(2, 6), st.integers(0, 10_000))
+def test_iou_agrees_with_sets_of_pixels(classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Of the classes some may be missing, in the labels, the predictions or both.
+    labels = torch.randint(-1, classes, (2, 5, 4), generator=generator)
+    predicted = torch.randint(0, max(1, classes - 1), (2, 5, 4), generator=generator)
+    result = score(confusion_matrix(predicted, labels.where(labels >= 0, -100), classes))
+    pairs = [
+        (label, guess)
+        for label, guess in zip(labels.flatten().tolist(), predicted.flatten().tolist(), strict=True)
+        if label >= 0
+    ]
+    expected = []
+    for one in range(classes):
+        both = sum(label == guess == one for label, guess in pairs)
+        either = sum(one in pair for pair in pairs)
+        expected.append(100 * both / either if either else math.nan)
+    assert result.per_class_iou == pytest.approx(expected, nan_ok=True)
+    known = [value for value in expected if not math.isnan(value)]
+    assert result.miou == pytest.approx(sum(known) / len(known))
+    assert result.pixel_accuracy == pytest.approx(100 * sum(a == b for a, b in pairs) / len(pairs))
+
+
+def test_a_constant_channel_does_no_harm() -> None:
+    class Constant(Painted):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            features = super().forward(pixels)
+            return torch.cat([features, torch.full_like(features[:, :1], 7.0)], dim=1)
+
+    result = linear_segmentation(
+        Constant(), painted(40, seed=0, paint=True), painted(20, seed=1, paint=True), classes=CLASSES, **STANDARD
+    )
+    assert result.miou == 100
+
+
+def test_wrong_sets_are_refused() -> None:
+    good = painted(2, seed=0, paint=True)
+    with pytest.raises(UserError, match="no labelled images to learn from"):
+        linear_segmentation(Painted(), [], good, classes=CLASSES, **STANDARD)
+    with pytest.raises(UserError, match="no labelled images to learn from"):
+        linear_segmentation(Painted(), good, [], classes=CLASSES, **STANDARD)
+    uneven = [*good, (good[0][0][:, :24], good[0][1][:24])]
+    with pytest.raises(UserError, match="one size"):
+        linear_segmentation(Painted(), uneven, good, classes=CLASSES, **STANDARD)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from densecl.training import automatic
+
+
+def test_the_linear_rule_gives_the_papers_rate_at_the_papers_batch():
+    assert automatic.scaled_learning_rate(0.3, 256, "sgd") == 0.3
+    assert automatic.scaled_learning_rate(0.3, 64, "sgd") == pytest.approx(0.075)
+
+
+def test_adamw_follows_the_square_root():
+    assert automatic.scaled_learning_rate(3e-3, 64, "adamw") == pytest.approx(1.5e-3)
+    assert automatic.scaled_learning_rate(3e-3, 1024, "adamw") == pytest.approx(6e-3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "momentum"), [(10, 0.9), (100, 0.9), (200, 0.95), (1000, 0.99), (10_000, 0.999), (10**6, 0.999)]
+)
+def test_the_key_encoders_memory_is_a_tenth_of_the_run(steps, momentum):
+    assert automatic.key_momentum(steps) == pytest.approx(momentum)
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(3, 0.3), (100, 10), (800, 10), (None, 1)])
+def test_the_warm_up_is_a_tenth_of_the_run(epochs, warmup):
+    assert automatic.warmup_epochs(epochs) == pytest.approx(warmup)
+
+
+def test_the_queue_at_full_scale_is_as_long_as_the_facts_say():
+    assert automatic.queue_length(1_000_000, 256, 0.999) == 64_000  # a quarter of 1000 steps of 256 keys
+    assert automatic.queue_length(1_000_000, 256, 1.0) == 65_536
+    assert automatic.queue_length(20_000, 256, 0.999) == 8192
+
+
+@given(st.integers(1, 10**7), st.integers(1, 4096), st.floats(0, 1))
+def test_the_queue_never_outgrows_the_data_rule_and_holds_a_batch_or_more(images, batch_size, momentum):
+    length = automatic.queue_length(images, batch_size, momentum)
+    assert length <= {True: 256, False: 65_536}[images <= 1000]
+    assert length >= min(256, 4 * batch_size)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])
+def test_every_optimizer_has_its_values(optimizer):
+    assert automatic.base_learning_rate(optimizer, batch_norm=True) > 0
+    assert automatic.weight_decay(optimizer) > 0
