@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def on_two_processes(function: Callable[..., object], *arguments: object) -> list[object]:
+def on_two_processes(function: Callable[..., object], *arguments: object) -> list[Any]:
     """Calls ``function(rank, *arguments)`` on both and returns what each returned (tensors, numbers, containers)."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_process, args=(folder, function, arguments), nprocs=2)

@@ -36,7 +36,8 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     with (out / "scores.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [float(row["miou"]) for row in written] == pytest.approx([row.miou for row in scores], abs=0.01)
-    assert Image.open(out / "correspondences.png").width > 500
+    with Image.open(out / "correspondences.png") as picture:
+        assert picture.width > 500
     assert len(list((out / "scenes" / "images").iterdir())) == len(list((out / "scenes" / "labels").iterdir())) == 24
     plain, dense = (read_recipe(out / name / "recipe.yaml") for name in ("global", "densecl"))
     assert plain.dense_weight == 0 and dense.dense_weight > 0

@@ -126,7 +126,7 @@ class Recipe:
     optimizer: Literal["sgd", "lars", "adamw"] = "adamw"
     """The optimiser [paper: sgd]. adamw learns in the first hundred steps."""
     base_learning_rate: float | Auto = "auto"
-    """Learning rate at batch size 256. auto: 0.03 for sgd, 0.3 for lars, 0.003 for adamw (0.0005 without batch norm)."""
+    """Learning rate at batch size 256. auto: sgd 0.03, lars 0.3, adamw 0.003 (0.0005 without batch norm)."""
     learning_rate: float | Auto = "auto"
     """The peak itself. auto: --base-learning-rate x batch size / 256; for adamw x the square root of that."""
     momentum: float = 0.9

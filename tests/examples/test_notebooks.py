@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import nbformat
@@ -14,8 +12,8 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 from densecl.images.scenes import write_scenes
+from tests.examples.forms import EXAMPLES, train
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = sorted((EXAMPLES / "notebooks").glob("*.ipynb"))
 
 #: Only a ResNet of torchvision's can be loaded into torchvision.
@@ -74,7 +72,7 @@ def test_runs_and_trains_what_the_script_trains(path: Path, tmp_path: Path, monk
             "learning_rate": rate,
             "out": tmp_path / "s",
         }
-        assert losses == by_script(path.stem, settings)
+        assert losses == train(path.stem, **settings)
 
 
 def printed(notebook: nbformat.NotebookNode) -> tuple[list[float], str, str, float]:
@@ -83,13 +81,3 @@ def printed(notebook: nbformat.NotebookNode) -> tuple[list[float], str, str, flo
     losses, rest = re.fullmatch(r"(\[.*\]) (.*)\n", text).groups()  # type: ignore[union-attr]
     matching, dense_negatives, rate = rest.split()
     return ast.literal_eval(losses), matching, dense_negatives, float(rate)
-
-
-def by_script(form: str, settings: dict[str, object]) -> list[float]:
-    specification = importlib.util.spec_from_file_location(f"example_{form}", EXAMPLES / form / "densecl.py")
-    assert specification is not None and specification.loader is not None
-    example = importlib.util.module_from_spec(specification)
-    sys.modules.setdefault(specification.name, example)
-    specification.loader.exec_module(example)
-    flags = [text for name, value in settings.items() for text in ("--" + name.replace("_", "-"), str(value))]
-    return example.train(example.parse(flags))

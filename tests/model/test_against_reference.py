@@ -652,7 +652,7 @@ def test_ema_runs_the_keys_on_averaged_statistics_of_the_query() -> None:
         output = model(first, second)
         query: Any = model.query_encoder.backbone.model
         key: Any = model.key_encoder.backbone.model
-        share = max(0.4, 2 / (step + 2))  # the nth step counts n times until the moving average has something to remember
+        share = max(0.4, 2 / (step + 2))  # the nth step counts n times at first
         mean = (1 - share) * mean + share * query.norm.running_mean
         variance = (1 - share) * variance + share * query.norm.running_var
         close(key.norm.running_mean, mean)

@@ -61,7 +61,7 @@ def test_two_processes_equal_one_on_the_joined_batch():
                 torch.testing.assert_close(value, reference, rtol=1e-5, atol=1e-6)
 
 
-def shuffled_keys(rank: int) -> dict[str, torch.Tensor]:
+def shuffled_keys(rank: int) -> dict[str, torch.Tensor | None]:
     """The keys of a shuffled and of a plain key encoder, batch norm in evaluation mode so that order cannot matter."""
     share = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
     pixels = some_views(0).pixels[share]

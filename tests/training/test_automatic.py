@@ -24,7 +24,7 @@ def test_the_key_encoders_memory_is_a_tenth_of_the_run(steps, momentum):
     assert automatic.key_momentum(steps) == pytest.approx(momentum)
 
 
-@pytest.mark.parametrize(("epochs", "warmup"), [(3, 0.3), (100, 10), (800, 10), (None, 1)])
+@pytest.mark.parametrize(("epochs", "warmup"), [(3.0, 0.3), (100.0, 10), (800.0, 10), (None, 1)])
 def test_the_warm_up_is_a_tenth_of_the_run(epochs, warmup):
     assert automatic.warmup_epochs(epochs) == pytest.approx(warmup)
 

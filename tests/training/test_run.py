@@ -52,11 +52,11 @@ def test_what_a_run_leaves(tiny, tmp_path: Path, capsys) -> None:
     assert not [path for path in out.rglob("*") if path.suffix in (".part", ".tmp")]
 
     recipe = read_recipe(out / "recipe.yaml")
-    assert (recipe.queue_length, recipe.learning_rate, recipe.key_norm) == (256, 0.03 * 4 / 256, "shuffle")
+    assert (recipe.queue_length, recipe.learning_rate, recipe.key_norm) == (100, 0.03 * 4 / 256, "shuffle")
     assert "auto" not in [getattr(recipe, name) for name in ("precision", "workers", "mean")]
     said = capsys.readouterr().out
     assert "24 images, 6 steps an epoch" in said
-    assert "--queue-length 256 (for 24 images" in said
+    assert "--queue-length 100 (for 24 images" in said
     assert "feature map of 4x4 cells" in said
 
 

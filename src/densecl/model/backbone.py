@@ -63,13 +63,16 @@ class Backbone(nn.Module):
         size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
         self.channels, self.stride = self._probe(size)
 
-    def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features rows cols"]:
+    def forward(
+        self, pixels: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features rows cols"]:
         return self._last_map(pixels)
 
     def _last_map(self, pixels: Tensor) -> Any:
         """What the model gives, which `_probe` has yet to check."""
-        if hasattr(self.model, "forward_intermediates"):
-            return self.model.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
+        intermediates: Any = getattr(self.model, "forward_intermediates", None)  # of timm's models
+        if intermediates is not None:
+            return intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
         return self.model(pixels)
 
     def grid_at(self, image_size: int) -> tuple[int, int]:
@@ -139,9 +142,9 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
 
 
 def _create_model(name: str, *, channels: int, output_stride: int | None, pretrained: bool = False) -> nn.Module:
-    settings = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
+    settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
     # Convolutional networks know an output stride, ViTs a dynamic image size, and each refuses the other's.
-    attempts: list[dict[str, object]] = [{"output_stride": output_stride}] if output_stride else []
+    attempts: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride else []
     for special in (*attempts, {"dynamic_img_size": True}):
         try:
             return timm.create_model(name, **settings, **special)
@@ -246,7 +249,9 @@ def initialise_from(backbone: Backbone, source: Path | str) -> str:
         found = _read_weights(path / "backbone.safetensors" if path.is_dir() else path)
     prefix = _best_prefix(found, own)
     matched = {
-        name: found[prefix + name] for name in own if prefix + name in found and found[prefix + name].shape == own[name].shape
+        name: found[prefix + name]
+        for name in own
+        if prefix + name in found and found[prefix + name].shape == own[name].shape
     }
     if len(matched) < LEAST_MATCHED * len(own):
         example = next(iter(found), "nothing")
@@ -280,7 +285,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... by the kind of damage
+    except (
+        Exception
+    ) as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... by the kind of damage
         hint = "" if path.suffix == ".safetensors" else " Only plain tensors are read, never pickled objects."
         raise UserError(f"{path} cannot be read as weights: {_one_line(error)}{hint}") from error
     while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):

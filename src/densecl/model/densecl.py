@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -235,13 +236,12 @@ class DenseCL(nn.Module):
         if self.key_norm == "shuffle" and world_size() > 1:
             order = torch.randperm(len(pixels) * world_size(), generator=self._generator()).to(pixels.device)
             mixed = self.key_encoder(own_part(gather(pixels)[order]))
-            return _map(lambda mixed: own_part(gather(mixed)[order.argsort()]), mixed)
+            return _fieldwise(lambda field: own_part(gather(field)[order.argsort()]), mixed)
         if self.key_norm == "split" and len(pixels) > self.key_split:
             order = torch.randperm(len(pixels), generator=self._generator()).to(pixels.device)
             parts = pixels[order].tensor_split(math.ceil(len(pixels) / self.key_split))
             encoded = [self.key_encoder(part) for part in parts]
-            joined = Embeddings(*(None if field[0] is None else torch.cat(field) for field in zip(*encoded, strict=True)))
-            return _map(lambda mixed: mixed[order.argsort()], joined)
+            return _fieldwise(lambda *fields: torch.cat(fields)[order.argsort()], *encoded)
         return self.key_encoder(pixels)
 
     def get_extra_state(self) -> int:
@@ -256,8 +256,10 @@ class DenseCL(nn.Module):
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.steps) * 2 + stream)
 
 
-def _map(function, embeddings: Embeddings) -> Embeddings:
-    return Embeddings(*(None if field is None else function(field) for field in embeddings))
+def _fieldwise(function: Callable[..., Tensor], *embeddings: Embeddings) -> Embeddings:
+    """Applies a function to the vectors of all embeddings, to their cells, and so on."""
+    fields: Any = (None if field[0] is None else function(*field) for field in zip(*embeddings, strict=True))
+    return Embeddings(*fields)
 
 
 def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
