@@ -145,7 +145,7 @@ def _create_model(name: str, *, channels: int, output_stride: int | None, pretra
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
     # Convolutional networks know an output stride, ViTs a dynamic image size, and each refuses the other's.
     attempts: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride else []
-    for special in (*attempts, {"dynamic_img_size": True}):
+    for special in (*attempts, dict[str, Any](dynamic_img_size=True)):
         try:
             return timm.create_model(name, **settings, **special)
         except (TypeError, NotImplementedError, AssertionError):
