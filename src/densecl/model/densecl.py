@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,11 @@ from densecl.model.info_nce import info_nce, info_nce_over_cells
 from densecl.model.matching import Match, feature_similarity, match_by_features, match_by_geometry, match_mutually
 from densecl.model.queue import Queue
 from densecl.views import Views, cell_distances
+
+
+KeyNorm = Literal["shuffle", "split", "ema"]
+Matching = Literal["features", "mutual", "geometry"]
+DenseNegatives = Literal["pooled", "cells", "batch"]
 
 
 class Embeddings(NamedTuple):
@@ -98,7 +103,7 @@ class DenseCL(nn.Module):
             that a resumed run draws the same).
 
     Raises:
-        UserError: if `key_norm` is given and the backbone has no batch norm.
+        UserError: for an unknown choice, or if `key_norm` is given and the backbone has no batch norm.
     """
 
     def __init__(
@@ -112,15 +117,22 @@ class DenseCL(nn.Module):
         temperature: float = 0.2,
         key_momentum: float = 0.999,
         dense_weight: float = 0.5,
-        key_norm: Literal["shuffle", "split", "ema"] | None = None,
+        key_norm: KeyNorm | None = None,
         key_split: int = 32,
-        matching: Literal["features", "mutual", "geometry"] = "features",
+        matching: Matching = "features",
         match_radius: float = 0.7,
-        dense_negatives: Literal["pooled", "cells", "batch"] = "pooled",
+        dense_negatives: DenseNegatives = "pooled",
         symmetric: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value, kind in (
+            ("key_norm", key_norm or "shuffle", KeyNorm),
+            ("matching", matching, Matching),
+            ("dense_negatives", dense_negatives, DenseNegatives),
+        ):
+            if value not in get_args(kind):
+                raise UserError(f"{name} is one of {', '.join(get_args(kind))}, not '{value}'.")
         if not isinstance(backbone, Backbone):
             backbone = Backbone(backbone)
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
