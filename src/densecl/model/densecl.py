@@ -29,7 +29,6 @@ from densecl.model.matching import Match, feature_similarity, match_by_features,
 from densecl.model.queue import Queue
 from densecl.views import Views, cell_distances
 
-
 KeyNorm = Literal["shuffle", "split", "ema"]
 Matching = Literal["features", "mutual", "geometry"]
 DenseNegatives = Literal["pooled", "cells", "batch"]
