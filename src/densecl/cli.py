@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for what the user can put right (told on stderr, in a line or two), or
         130 after Ctrl-C.
     """
+    # Before torch is loaded: its threads on the CPU otherwise wait by spinning, and wherever anything else wants a core
+    # (measured on two: one busy process beside the training), steps take several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)
