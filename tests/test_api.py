@@ -26,7 +26,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Path, dict[str, Any
 def test_settings_reach_the_recipe(runs: list) -> None:
     densecl.pretrain("images", "out", image_size=96, steps=3)
     ((recipe, out, options),) = runs
-    assert (recipe.data, recipe.image_size, recipe.steps, recipe.epochs) == ("images", 96, 3, None)
+    assert (recipe.data, recipe.image_size, recipe.steps, recipe.epochs) == (
+        str(Path("images").absolute()),
+        96,
+        3,
+        None,
+    )
     assert out == Path("out")
     assert options == {"resume": False, "dataset": None, "backbone": None}
 
@@ -49,7 +54,7 @@ def test_a_recipe_made_with_python_objects_needs_them_again(line: str, what: str
 
 
 def test_resume_starts_from_the_settings_of_the_run(tmp_path: Path, runs: list) -> None:
-    recorded = make_recipe(data="images", queue_length=512, dim=32, steps=4)
+    recorded = make_recipe(data="/images", queue_length=512, dim=32, steps=4)
     write_recipe(recorded, tmp_path / "recipe.yaml")
     (tmp_path / "config").write_text("dim: 64\n")
     assert main(["pretrain", "--out", str(tmp_path), "--resume"]) == 0
@@ -57,3 +62,28 @@ def test_resume_starts_from_the_settings_of_the_run(tmp_path: Path, runs: list) 
     assert runs[0][0] == recorded
     last = runs[1][0]
     assert (last.queue_length, last.dim, last.seed, last.steps) == (512, 64, 3, 4)
+
+
+def test_paths_are_recorded_as_seen_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    densecl.pretrain("photos/../images/", "~/run", init="weights.pth")
+    recipe, out, _ = runs[0]
+    assert (recipe.data, recipe.init) == (str(tmp_path / "images"), str(tmp_path / "weights.pth"))
+    assert out == tmp_path / "home" / "run"
+    (tmp_path / "config").write_text("data: some/**/*.jpg\ninit: imagenet\n")
+    densecl.pretrain(None, "out", config="config")
+    recipe = runs[1][0]
+    assert (recipe.data, recipe.init) == (str(tmp_path / "some/**/*.jpg"), "imagenet")
+
+
+def test_a_class_is_no_module(runs: list) -> None:
+    with pytest.raises(UserError, match="An instance|an instance of it"):
+        densecl.pretrain("images", "out", backbone=nn.Conv2d)  # pyright: ignore[reportArgumentType]
+    assert runs == []
+
+
+def test_nothing_to_resume(tmp_path: Path, runs: list) -> None:
+    with pytest.raises(UserError, match="there is no run in .*nosuch yet. Give --data"):
+        densecl.pretrain(None, tmp_path / "nosuch", resume=True)
+    assert runs == []

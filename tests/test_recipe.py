@@ -66,7 +66,7 @@ def test_paper_is_the_authors_values_to_the_letter() -> None:
         "temperature_max": None,
         "key_momentum": 0.999,
         "key_momentum_end": None,
-        "key_norm": "shuffle",
+        "key_norm": "auto",  # shuffle, wherever there is batch norm
         "matching": "features",
         "dense_negatives": "pooled",
         "dense_weight": 0.5,
@@ -90,6 +90,60 @@ def test_explicit_beats_config_beats_named_recipe(config) -> None:
     assert (recipe.recipe, recipe.queue_length) == ("paper", PAPER["queue_length"])
     assert recipe.base_learning_rate == 0.2
     assert recipe.batch_size == 32
+
+
+#: As a run records it: all settings concrete, with a note of those that it chose.
+RECORDED = """
+data: /images
+optimizer: adamw
+batch_size: 64
+steps: 1000
+base_learning_rate: 0.003
+learning_rate: 0.0015
+weight_decay: 0.02
+key_momentum: 0.99
+queue_length: 512
+key_norm: shuffle
+settled: [base_learning_rate, learning_rate, weight_decay, key_momentum, queue_length, key_norm]
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "open_again"),
+    [
+        ({}, set()),
+        ({"seed": 3}, set()),
+        ({"batch_size": 64, "data": "/images"}, set()),  # nothing new
+        ({"batch_size": 32}, {"learning_rate", "key_momentum", "queue_length"}),
+        ({"base_learning_rate": 0.001}, {"learning_rate"}),
+        ({"optimizer": "sgd"}, {"base_learning_rate", "learning_rate", "weight_decay"}),
+        ({"epochs": 3}, {"key_momentum", "queue_length"}),
+        ({"epochs": 3, "key_momentum": 0.9}, {"queue_length"}),
+        ({"backbone": "vit_small_patch16_224"}, {"base_learning_rate", "learning_rate", "key_norm"}),
+    ],
+)
+def test_what_a_run_chose_is_chosen_anew_where_its_grounds_change(given: dict, open_again: set, config) -> None:
+    recorded, recipe = make_recipe(config(RECORDED)), make_recipe(config(RECORDED), **given)
+    now_open = {name for name in recorded.settled if getattr(recipe, name) == "auto"}
+    assert now_open == open_again
+    assert set(recipe.settled) == set(recorded.settled) - open_again - given.keys()
+    for name in set(recorded.settled) - open_again - given.keys():
+        assert getattr(recipe, name) == getattr(recorded, name)
+
+
+def test_what_the_user_chose_stays(config) -> None:
+    mine = RECORDED.replace("learning_rate, learning_rate, weight", "learning_rate, weight")
+    assert make_recipe(config(mine), batch_size=32).learning_rate == 0.0015
+
+
+def test_two_learning_rates_are_one_too_many() -> None:
+    with pytest.raises(UserError, match="--learning-rate or --base-learning-rate, not both"):
+        make_recipe(data="images", learning_rate=0.1, base_learning_rate=0.1)
+
+
+def test_nothing_to_split() -> None:
+    with pytest.raises(UserError, match="nothing to split: 16 images a device .* --key-split 32. .* such as 8"):
+        make_recipe(data="images", batch_size=32, devices=2, key_norm="split")
 
 
 def test_explicit_recipe_beats_the_name_in_the_config(config) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +44,18 @@ def pretrain(
     Raises:
         UserError: whatever the caller can put right, in one or two lines.
     """
-    recorded = Path(out) / "recipe.yaml"
+    out = Path(out).expanduser()
+    recorded = out / "recipe.yaml"
     layers = [recorded] if resume and recorded.is_file() else []
+    if resume and data is None and config is None and not layers:
+        raise UserError(f"--resume: there is no run in {out} yet. Give --data to begin one.")
     if config is not None:
         layers.append(Path(config))
 
     dataset = None if data is None or isinstance(data, (str, Path)) else data
     module = None if backbone is None or isinstance(backbone, str) else backbone
     if data is not None:
-        settings["data"] = data if dataset is None else f"dataset:{type(dataset).__name__}"
+        settings["data"] = _absolute(str(data)) if dataset is None else f"dataset:{type(dataset).__name__}"
     if backbone is not None:
         settings["backbone"] = backbone if module is None else f"module:{type(module).__name__}"
     recipe = make_recipe(layers, **settings)
@@ -59,6 +64,19 @@ def pretrain(
     if module is None and recipe.backbone.startswith("module:"):
         raise UserError(f"This recipe was made in Python with a module ({recipe.backbone}): give it as backbone=....")
 
+    from torch import nn
+
     from densecl.training import run
 
-    return run.pretrain(recipe, Path(out), resume=resume, dataset=dataset, backbone=module)
+    if module is not None and not isinstance(module, nn.Module):
+        raise UserError(f"backbone takes a name or a module, not {module!r}. (A class? Then an instance of it.)")
+    if dataset is None:
+        recipe = dataclasses.replace(recipe, data=_absolute(recipe.data))
+    if recipe.init is not None:
+        recipe = dataclasses.replace(recipe, init=_absolute(recipe.init))
+    return run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
+
+
+def _absolute(path: str) -> str:
+    """The path as seen from anywhere, so that a run need not be resumed from the same folder."""
+    return path if path in ("", "imagenet") else os.path.abspath(Path(path).expanduser())

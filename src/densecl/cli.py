@@ -147,6 +147,8 @@ def _add_pretrain(commands: Any) -> None:
     for title, settings in documentation().items():
         group = parser.add_argument_group(title)
         for name, text in settings.items():
+            if name == "settled":  # the run's own note, for files
+                continue
             group.add_argument(flag(name), help=_help(name, text), **_how_to_read(name))
 
 

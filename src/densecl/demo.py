@@ -18,14 +18,12 @@ from torch import Tensor
 from densecl.api import pretrain
 from densecl.errors import UserError
 from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
-from densecl.evaluation.frozen import evaluating
 from densecl.evaluation.segmentation import Labelled, linear_segmentation
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model.backbone import Backbone, Normalisation, create_backbone, load_backbone
-from densecl.model.matching import feature_similarity, match_by_features
 from densecl.report.correspondences import MatchRow, draw_correspondences, save_picture
-from densecl.views import Views, cell_distances
+from densecl.views import Views
 
 #: The settings of both runs. The global one differs in its dense weight of 0 alone.
 DEMO_RECIPE: dict[str, Any] = {
@@ -91,7 +89,9 @@ def demo(
     Raises:
         UserError: whatever the caller can put right, such as a folder that holds another demo.
     """
-    out = Path(out)
+    out = Path(out).expanduser()
+    if (out / "recipe.yaml").exists():
+        raise UserError(f"--out {out} is a run of 'densecl pretrain'. Choose another folder for the demo.")
     console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
     recipe = {**DEMO_RECIPE, **settings, "seed": seed}
@@ -173,22 +173,18 @@ def _picture(
     key: Views,
 ) -> Any:
     """The first pairs of views that overlap by at least half, whatever becomes of them."""
-    rows, cols = contestants[0][1].grid_at(query.pixels.shape[-1])
-    near = cell_distances(query, key, rows, cols) <= RADIUS
-    counted = near.any(dim=2)
-    chosen = (counted.float().mean(dim=1) >= 0.5).nonzero().flatten()[:PAIRS_DRAWN]
+    all_found = [backbone_correspondence(backbone, query, key, radius=RADIUS) for _, backbone in contestants]
+    overlap = all_found[0].judged.float().mean(dim=1)
+    chosen = (overlap >= 0.5).nonzero().flatten()[:PAIRS_DRAWN]
     if len(chosen) == 0:  # a few tiny scenes may have none
-        chosen = counted.sum(dim=1).argmax()[None]
+        chosen = overlap.argmax()[None]
     drawn = []
-    for (name, backbone), score in zip(contestants, scores, strict=True):
-        with evaluating(backbone):
-            features = [backbone(views.pixels[chosen]) for views in (query, key)]
-        match = match_by_features(feature_similarity(*features)).index
-        right = near[chosen].gather(2, match[:, :, None])[:, :, 0]
+    for (name, backbone), score, found in zip(contestants, scores, all_found, strict=True):
         caption = (
             f"{score.match_accuracy:.0f} % of matches right (chance {score.match_chance:.0f}), {score.miou:.1f} mIoU"
         )
-        drawn.append(MatchRow(name, caption, (rows, cols), match, right, counted[chosen]))
+        grid = backbone.grid_at(query.pixels.shape[-1])
+        drawn.append(MatchRow(name, caption, grid, found.match[chosen], found.hits[chosen], found.judged[chosen]))
     return draw_correspondences(
         _visible(query.pixels[chosen], normalisation), _visible(key.pixels[chosen], normalisation), drawn
     )

@@ -173,6 +173,8 @@ class Recipe:
     # --- the defaults ---------------------------------------------------------------------------
     recipe: Literal["auto", "paper"] = "auto"
     """The named set of defaults: auto, or paper for the authors' values on COCO."""
+    settled: tuple[str, ...] = ()
+    """Written by the run: the settings that it chose itself. It chooses anew where what they rest on is given."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -202,7 +204,7 @@ PAPER = {
     "queue_length": 65536,
     "key_momentum": 0.999,
     "key_momentum_end": None,
-    "key_norm": "shuffle",
+    "key_norm": "auto",  # shuffle, the authors', where there is batch norm
     "matching": "features",
     "dense_negatives": "pooled",
     "symmetric": False,
@@ -220,6 +222,22 @@ PAPER = {
 
 #: At most one of these says how long a run is.
 LENGTHS = ("epochs", "steps", "time_limit")
+
+#: The settings that a run may choose itself, once for all its resumptions, and what they rest on. (Precision and
+#: workers rest on the machine.)
+RESTS_ON = {
+    "mean": ("data", "channels"),
+    "std": ("data", "channels"),
+    "queue_length": ("data", "batch_size", "key_momentum", *LENGTHS),
+    "key_momentum": ("data", "batch_size", *LENGTHS),
+    "key_norm": ("backbone",),
+    "base_learning_rate": ("optimizer", "backbone"),
+    "learning_rate": ("base_learning_rate", "batch_size", "optimizer", "backbone"),
+    "weight_decay": ("optimizer",),
+    "warmup_epochs": ("data", "batch_size", *LENGTHS),
+    "precision": (),
+    "workers": (),
+}
 
 
 def field_names() -> tuple[str, ...]:
@@ -243,8 +261,9 @@ def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **setti
         settings: Explicit values by field name. Values may be strings, as typed on a command line.
             The name of the recipe is the one in `settings`, else in `config`, else "auto".
 
-    A length of one kind (epochs, steps, time limit) replaces one of another kind from an earlier
-    layer; without any, a run lasts 200 epochs. ``method="densecl"`` becomes moco with dense weight
+    What a run chose itself (`Recipe.settled` in its ``recipe.yaml``) is chosen anew where a later layer
+    changes what it rests on. A length of one kind (epochs, steps, time limit) replaces one of another kind from an
+    earlier layer; without any, a run lasts 200 epochs. ``method="densecl"`` becomes moco with dense weight
     0.5, unless the same layer gives another weight.
 
     Raises:
@@ -256,6 +275,8 @@ def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **setti
     else:
         files = (config,) if isinstance(config, (str, Path)) else config
     layers = [read_settings(file) for file in files] + [_convert_all(settings, "")]
+    if all(isinstance(layers[-1].get(name), float) for name in ("learning_rate", "base_learning_rate")):
+        raise UserError("Give --learning-rate or --base-learning-rate, not both: the one is made from the other.")
     name = next((layer["recipe"] for layer in reversed(layers) if "recipe" in layer), "auto")
 
     values: dict[str, Any] = dict(PAPER) if name == "paper" else {}
@@ -263,13 +284,25 @@ def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **setti
         if layer.get("method") == "densecl":
             layer = {"dense_weight": 0.5, **layer, "method": "moco"}
         if any(layer.get(length) is not None for length in LENGTHS):
-            values |= dict.fromkeys(LENGTHS)
-        values |= layer
+            layer = dict.fromkeys(LENGTHS) | layer
+        values |= _unsettled(values, layer) | layer
     if all(values.get(length) is None for length in LENGTHS):
         values["epochs"] = 200
     if not values.get("data"):
         raise UserError("--data is missing: give a folder of images, a text file of paths, or a quoted glob.")
     return Recipe(**values)
+
+
+def _unsettled(values: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are open again once `layer` changes `values`, and the names of those that are not."""
+    changed = {name for name in layer if name not in values or layer[name] != values[name]}
+    open_again: dict[str, Any] = {}
+    for name, grounds in RESTS_ON.items():  # in this order: what is open again opens what rests on it
+        if name in values.get("settled", ()) and name not in layer and changed.intersection(grounds):
+            open_again[name] = getattr(Recipe, name)
+            changed.add(name)
+    kept = tuple(name for name in values.get("settled", ()) if name not in {*open_again, *layer})
+    return {**open_again, "settled": kept}
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:
@@ -528,6 +561,7 @@ _RULES: dict[str, _Rule] = {
     "checkpoint_every": _COUNT,
     "checkpoint_minutes": _POSITIVE,
     "loggers": (lambda loggers: len(set(loggers)) == len(loggers), "names a logger twice"),
+    "settled": (lambda names: RESTS_ON.keys() >= set(names), "names only settings that a run may choose"),
 }
 
 
@@ -556,6 +590,12 @@ def _check(recipe: Recipe) -> None:
     processes = recipe.devices * recipe.nodes
     if recipe.batch_size % processes:
         raise UserError(f"--batch-size {recipe.batch_size} cannot be shared evenly by {processes} devices.")
+    images = recipe.batch_size // processes
+    if recipe.key_norm == "split" and images <= recipe.key_split:
+        raise UserError(
+            f"--key-norm split has nothing to split: {images} images a device are at most --key-split"
+            f" {recipe.key_split}. Take a smaller one, such as {max(2, images // 2)}, or a larger --batch-size."
+        )
 
 
 def parse_time_limit(text: str) -> float:

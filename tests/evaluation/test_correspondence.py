@@ -52,7 +52,7 @@ def test_features_of_the_place_match_perfectly() -> None:
     key = Views(query.pixels.flip(3), query.box, torch.tensor([True]))
     backbone = Place()
     found = backbone_correspondence(backbone, query, key)
-    assert found.accuracy == 1 and found.counted == 16
+    assert found.accuracy == 1 and found.judged.sum() == 16
     assert backbone.training and backbone.norm.training
     # The same pixels, but said to be unmirrored: only the middle could be right, and is not.
     assert backbone_correspondence(backbone, query, key._replace(flipped=torch.tensor([False]))).accuracy == 0
@@ -61,7 +61,7 @@ def test_features_of_the_place_match_perfectly() -> None:
 def test_batches_do_not_matter() -> None:
     query, key = fixed_view_pairs(open_source(Scenes(size=48, count=5)), image_size=32, **STANDARD)
     one, other = (backbone_correspondence(Place(), query, key, batch_size=size) for size in (2, 5))
-    assert one == other and 0 < one.chance < 0.5
+    assert all(map(torch.equal, one, other)) and 0 < one.chance < 0.5
 
 
 def test_an_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densecl.model.correspondence import correspondence, match_accuracy
+from densecl.model.correspondence import correspondence
 from densecl.views import Views
 
 
@@ -72,7 +72,7 @@ def test_against_brute_force(pairs: list, rows: int, cols: int, seed: int) -> No
         shares = [matches.count(cell) / len(matches) for cell in range(len(matches))]
         entropy -= sum(share * math.log(share) for share in shares if share) / math.log(len(matches))
     found = correspondence(query_features, key_features, query, key)
-    assert found.counted == counted
+    assert found.judged.sum() == counted
     assert found.mutual_rate.item() == pytest.approx(mutual / (len(pairs) * rows * cols))
     assert found.entropy.item() == pytest.approx(entropy / len(pairs))
     if counted:
@@ -87,13 +87,13 @@ def test_a_planted_half_right_map_scores_a_half() -> None:
     query, key = views([[0, 0, 64, 64]], [False]), views([[0, 0, 64, 64]], [True])
     features = torch.eye(16).reshape(1, 16, 4, 4)
     right = features.flip(3)
-    assert match_accuracy(features, right, query, key).accuracy == 1
-    assert match_accuracy(features, right, query, key).chance == pytest.approx(1 / 16)
+    assert correspondence(features, right, query, key).accuracy == 1
+    assert correspondence(features, right, query, key).chance == pytest.approx(1 / 16)
     # In the lower two rows each key cell is rolled by two: none of them is right there.
     half = torch.cat([right[:, :, :2], right[:, :, 2:].roll(2, dims=3)], dim=2)
     found = correspondence(features, half, query, key)
     assert found.accuracy == 0.5
-    assert found.mutual_rate == 1 and found.entropy == pytest.approx(1) and found.counted == 16
+    assert found.mutual_rate == 1 and found.entropy == pytest.approx(1) and found.judged.sum() == 16
 
 
 def test_collapsed_features_have_no_entropy() -> None:
@@ -108,4 +108,4 @@ def test_views_that_share_nothing_count_nothing() -> None:
     key = views([[50, 50, 60, 60], [0, 0, 9, 9]], [True, False])
     features = torch.eye(4).reshape(1, 4, 2, 2).repeat(2, 1, 1, 1)
     found = correspondence(features, features, query, key)
-    assert found.counted == 4 and found.accuracy == 1
+    assert found.judged.sum() == 4 and found.accuracy == 1

@@ -14,7 +14,9 @@ from densecl.training.checkpoints import FORMAT, Checkpoint, load_checkpoint, sa
 
 def checkpoint(step: int) -> Checkpoint:
     model = {"weight": torch.full((3,), float(step))}
-    return Checkpoint(format=FORMAT, step=step, seconds=1.5, images=7, model=model, optimizer={"state": {}})
+    return Checkpoint(
+        format=FORMAT, step=step, seconds=1.5, images=7, fingerprint="f", model=model, optimizer={"state": {}}
+    )
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, collate
 from densecl.images.sources import open_source
 from densecl.model import DenseCL, Embeddings, Normalisation, Output, create_backbone
-from densecl.model.correspondence import match_accuracy
+from densecl.model.correspondence import correspondence
 from densecl.training import diagnosis
 from densecl.training.diagnosis import (
     FIXED_EPOCH,
@@ -174,5 +174,5 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
     first, second = (augment(crop, *normalisation) for crop in batch.pairs[:2])
     with torch.no_grad():
         query_features, key_features = (backbone.eval()(view.pixels) for view in (first, second))
-    at_once = match_accuracy(query_features, key_features, first, second)
-    assert (accuracy, chance) == pytest.approx([value.item() for value in at_once])
+    at_once = correspondence(query_features, key_features, first, second)
+    assert (accuracy, chance) == pytest.approx((at_once.accuracy.item(), at_once.chance.item()))

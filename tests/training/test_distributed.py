@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import operator
+import os
 import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,7 +44,7 @@ def test_an_error_of_one_process_ends_all(tiny, tmp_path: Path) -> None:
     broken.mkdir()
     for number in range(24):
         (broken / f"{number}.png").write_bytes(b"not an image")
-    with pytest.raises(UserError, match="images in a row cannot be used"):
+    with pytest.raises(UserError, match="replacements cannot be used"):
         pretrain(tiny(data=str(broken), devices=2), tmp_path / "run")
 
 
@@ -52,3 +55,43 @@ def test_how_processes_end() -> None:
         launch(sys.exit, 2, 143)
     with pytest.raises(UserError, match=r"died \(exit code -9\)"):
         launch(signal.raise_signal, 2, signal.SIGKILL)
+
+
+def test_signals_before_the_processes_have_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        launch(signal.raise_signal, 2, signal.SIGINT)
+    with pytest.raises(SystemExit, match="143"):
+        launch(signal.raise_signal, 2, signal.SIGTERM)
+    monkeypatch.setattr("densecl.training.launch.GRACE", 0.2)
+    with pytest.raises(KeyboardInterrupt):
+        launch(interrupt_the_first_alone, 2)
+
+
+def interrupt_the_first_alone() -> None:
+    if os.environ["LOCAL_RANK"] == "0":
+        signal.raise_signal(signal.SIGINT)
+    threading.Event().wait()
+
+
+def test_ctrl_c_while_processes_start(photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "densecl", "pretrain", "--data", photos, "--out", tmp_path / "run"]
+    settings = ["--backbone", "test_resnet", "--image-size", "32", "--output-stride", "8", "--devices", "2"]
+    settings += ["--batch-size", "4", "--steps", "100000", "--workers", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*map(str, command), *settings], start_new_session=True, **pipes) as process:
+        assert process.stdout is not None
+        while "steps into" not in process.stdout.readline():
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+        _, told = process.communicate(timeout=240)
+    assert process.returncode == 130
+    assert "Traceback" not in told and "interrupted" in told
+
+
+def test_data_that_cannot_be_copied_to_processes(tiny, tmp_path: Path) -> None:
+    class Local(torch.utils.data.TensorDataset):
+        pass
+
+    images = Local(torch.zeros(24, 3, 40, 40, dtype=torch.uint8))  # its class has no place to be found at
+    with pytest.raises(UserError, match="--devices 2 gives every process a copy .* cannot be pickled"):
+        pretrain(tiny(data="dataset:Local", devices=2), tmp_path / "run", dataset=images)

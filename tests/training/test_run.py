@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densecl.errors import UserError
-from densecl.model import DenseCL
+from densecl.model import DenseCL, load_backbone
 from densecl.recipe import read_recipe
-from densecl.training import checkpoints, recorder
+from densecl.training import checkpoints, recorder, run
 from densecl.training.diagnosis import PATIENCE
 from densecl.training.recorder import COLUMNS
 from densecl.training.run import pretrain
@@ -52,12 +55,14 @@ def test_what_a_run_leaves(tiny, tmp_path: Path, capsys) -> None:
     assert not [path for path in out.rglob("*") if path.suffix in (".part", ".tmp")]
 
     recipe = read_recipe(out / "recipe.yaml")
-    assert (recipe.queue_length, recipe.learning_rate, recipe.key_norm) == (100, 0.03 * 4 / 256, "shuffle")
+    assert (recipe.queue_length, recipe.learning_rate, recipe.key_norm) == (24, 0.03 * 4 / 256, "shuffle")
     assert "auto" not in [getattr(recipe, name) for name in ("precision", "workers", "mean")]
     said = capsys.readouterr().out
     assert "24 images, 6 steps an epoch" in said
-    assert "--queue-length 100 (for 24 images" in said
+    assert "--queue-length 24 (for 24 images" in said
     assert "feature map of 4x4 cells" in said
+    assert {"queue_length", "learning_rate", "key_norm", "mean", "std"} <= set(recipe.settled)
+    assert "key_momentum" not in recipe.settled
 
 
 def test_the_recorded_recipe_repeats_the_run(tiny, tmp_path: Path) -> None:
@@ -100,7 +105,7 @@ def test_other_optimizers(tiny, tmp_path: Path, optimizer: str) -> None:
         ({"grid": 7}, "--grid 7: the feature map has only 4x4 cells"),
         ({"sync_batch_norm": True}, "no synchronised batch norm on the CPU"),
         ({"time_limit": "9s", "schedule_per": "epoch"}, "--schedule-per epoch"),
-        ({"backbone": "test_vit", "output_stride": None, "key_norm": "split"}, "has no batch norm"),
+        ({"backbone": "test_vit", "output_stride": None, "key_norm": "ema"}, "has no batch norm"),
     ],
 )
 def test_wrong_settings_leave_nothing_behind(tiny, tmp_path: Path, settings: dict, message: str) -> None:
@@ -126,10 +131,97 @@ def test_a_run_is_not_overwritten(tiny, tmp_path: Path) -> None:
         pretrain(tiny(steps=1), tmp_path / "other" / "thesis.tex")
 
 
+def test_two_processes_do_not_share_a_run(tiny, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "LEAVING", 0.1)
+    pretrain(tiny(steps=1), tmp_path / "run")
+    before = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(UserError, match="another process is at work on this run"):
+        pretrain(tiny(steps=2), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
+    assert pretrain(tiny(steps=2), tmp_path / "run", resume=True).steps == 2
+
+
+def test_a_run_is_not_shortened(tiny, tmp_path: Path) -> None:
+    pretrain(tiny(steps=3), tmp_path / "run")
+    before = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    with pytest.raises(UserError, match="has done 3 steps, more than the 2 that it shall have"):
+        pretrain(tiny(steps=2), tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match="--recipe auto -> paper"):
+        pretrain(tiny(steps=4, recipe="paper"), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
+
+
+def test_a_lost_result_is_written_again(tiny, tmp_path: Path) -> None:
+    result = pretrain(tiny(), tmp_path / "run")
+    weights = load_file(result.backbone)
+    result.backbone.unlink()
+    again = load_file(pretrain(tiny(), tmp_path / "run", resume=True).backbone)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
+
+
+def test_the_data_may_move_but_not_change(tiny, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "here")
+    pretrain(tiny(data=str(tmp_path / "here"), steps=2), tmp_path / "run")
+    (tmp_path / "here").rename(tmp_path / "there")
+    pretrain(tiny(data=str(tmp_path / "there"), steps=3), tmp_path / "run", resume=True)
+    (tmp_path / "there" / "00.png").rename(tmp_path / "there" / "other.png")  # as many images as before
+    with pytest.raises(UserError, match="--data .*there holds other images"):
+        pretrain(tiny(data=str(tmp_path / "there"), steps=4), tmp_path / "run", resume=True)
+
+
+def test_a_disk_that_is_too_small_is_noticed_at_the_start(tiny, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    with pytest.raises(UserError, match="1 MiB are free on this disk, but a run of this model needs [1-9]"):
+        pretrain(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_the_space_that_a_run_asks_for_is_what_it_takes(tiny, tmp_path: Path, monkeypatch) -> None:
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match="needs") as error:
+        pretrain(tiny(optimizer="adamw"), tmp_path / "run")
+    asked = float(str(error.value).split("needs ")[1].split(" MiB")[0]) * 2**20
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    pretrain(tiny(optimizer="adamw"), tmp_path / "run")
+    taken = sum((tmp_path / "run" / name).stat().st_size for name in ("checkpoints/last.ckpt", "backbone.safetensors"))
+    assert asked == pytest.approx(2 * taken, rel=0.3)
+
+
+def test_modules_that_cannot_be_trained(tiny, tmp_path: Path) -> None:
+    recipe = tiny(backbone="module:Conv2d", output_stride=None)
+    for module, message in (
+        (nn.Conv2d(3, 8, 3, stride=8).requires_grad_(False), "no parameters to train"),
+        (nn.Conv2d(3, 8, 3, stride=8).double(), r"parameters in float64. Give it in float32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrain(recipe, tmp_path / "run", backbone=module)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.second.weight = self.first.weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(self.second(self.first(pixels)), 8)
+
+
+def test_tied_weights_are_saved(tiny, tmp_path: Path) -> None:
+    result = pretrain(tiny(backbone="module:Tied", output_stride=None), tmp_path / "run", backbone=(module := Tied()))
+    backbone, _ = load_backbone(tmp_path / "run", Tied())
+    assert torch.equal(backbone.model.state_dict()["second.weight"], module.first.weight)
+    with pytest.raises(UserError, match="weights of a Tied, which timm does not know. Give an instance as module="):
+        load_backbone(result.backbone)
+
+
 def test_a_run_that_never_reached_a_checkpoint_is_begun_anew(tiny, tmp_path: Path) -> None:
     for number in range(24):
         (tmp_path / f"{number}.png").write_bytes(b"not an image")
-    with pytest.raises(UserError, match="images in a row cannot be used"):
+    with pytest.raises(UserError, match="replacements cannot be used"):
         pretrain(tiny(data=str(tmp_path)), tmp_path / "run")
     assert (tmp_path / "run" / "quarantine.csv").exists()
     pretrain(tiny(), tmp_path / "run")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -25,14 +26,13 @@ def test_the_rate_is_torchs_cosine(steps: int, peak: float) -> None:
         reference.step()
 
 
-@given(st.integers(1, 20), st.integers(1, 30))
-def test_per_epoch_the_rate_keeps_the_value_of_the_epochs_start(epochs: int, steps_per_epoch: int) -> None:
-    schedules = Schedules(learning_rate=0.3, steps_per_epoch=steps_per_epoch, **PLAIN)
-    total = epochs * steps_per_epoch
-    for step in range(total):
-        expected = 0.15 * (
-            1 + math.cos(math.pi * (step // steps_per_epoch) / epochs)
-        )  # mmcv's CosineAnnealing by epoch
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(1, 30))
+def test_per_epoch_the_rate_keeps_the_value_of_the_epochs_start(epochs: int, images: int, batch_size: int) -> None:
+    schedules = Schedules(learning_rate=0.3, steps_per_epoch=Fraction(images, batch_size), **PLAIN)
+    total = epochs * images / batch_size
+    for step in range(math.ceil(total)):
+        epoch = step * batch_size // images
+        expected = 0.15 * (1 + math.cos(math.pi * epoch / epochs))  # mmcv's CosineAnnealing by epoch
         assert schedules.at(step, step / total).learning_rate == pytest.approx(expected)
 
 

@@ -10,6 +10,7 @@ import csv
 import io
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,8 +119,9 @@ def _generator(seed: int, *place: int) -> np.random.Generator:
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """The batches of the steps from `start_step` on, each a list of (epoch, index).
 
-    An epoch is a random order of all images, fixed by (seed, epoch), cut into batches of `batch_size`;
-    what does not fill the last batch is left out. Of each batch, rank r of n takes the rth nth part.
+    An epoch is a random order of all images, fixed by (seed, epoch), and epochs follow each other without a gap: a
+    batch that the rest of one does not fill begins the next, so that every image is used once an epoch. (At such
+    a seam an image may stand in a batch twice.) Of each batch, rank r of n takes the rth nth part.
 
     Args:
         size: number of images.
@@ -158,7 +160,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self.stop_step = stop_step
         self.rank = rank
         self.world_size = world_size
-        self.steps_per_epoch = size // batch_size
+        self.steps_per_epoch = Fraction(size, batch_size)
 
     def __len__(self) -> int:
         if self.stop_step is None:
@@ -167,16 +169,19 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         share = self.batch_size // self.world_size
+        orders: dict[int, np.ndarray] = {}
         step = self.start_step
         while self.stop_step is None or step < self.stop_step:
-            epoch, first = divmod(step, self.steps_per_epoch)
-            order = _generator(self.seed, epoch).permutation(self.size)
-            for place in range(first, self.steps_per_epoch):
-                if step == self.stop_step:
-                    return
-                start = place * self.batch_size + self.rank * share
-                yield [(epoch, index) for index in order[start : start + share].tolist()]
-                step += 1
+            first = step * self.batch_size + self.rank * share  # place in the row of all epochs
+            batch = []
+            for epoch in range(first // self.size, (first + share - 1) // self.size + 1):
+                if epoch not in orders:
+                    orders = {epoch: _generator(self.seed, epoch).permutation(self.size)}
+                start = epoch * self.size
+                order = orders[epoch][max(0, first - start) : first + share - start]
+                batch += [(epoch, index) for index in order.tolist()]
+            yield batch
+            step += 1
 
 
 def make_loader(
@@ -281,7 +286,7 @@ class Quarantine:
         if hopeless or len(self._met) > MAX_BAD_SHARE * self.size:
             name, reason = next(iter(self._met.items()))
             many = (
-                f"{ATTEMPTS + 1} images in a row cannot be used ({len(self._met)} so far, of {self.size})"
+                f"an image and its {ATTEMPTS} replacements cannot be used ({len(self._met)} of {self.size} so far)"
                 if hopeless
                 else f"{len(self._met)} of {self.size} images cannot be used ({MAX_BAD_SHARE:.0%} is the limit)"
             )

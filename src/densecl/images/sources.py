@@ -70,6 +70,13 @@ class ImageSource(ABC):
     def name(self, index: int) -> str:
         """What the user knows the image by: unique, and the same in every run."""
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """The same for the same images in the same order, wherever their folder lies; other images have another.
+
+        Names are compared, not contents.
+        """
+
 
 def open_source(data: str | Path | Dataset, *, channels: int = 3, tile: int | None = None) -> ImageSource:
     """The images of `data`.
@@ -114,6 +121,9 @@ class FileSource(ImageSource):
 
     def name(self, index: int) -> str:
         return self.paths[index]
+
+    def fingerprint(self) -> str:
+        return self.paths.fingerprint()
 
 
 class TileSource(ImageSource):
@@ -163,6 +173,11 @@ class TileSource(ImageSource):
         top, left, bottom, right = region
         return f"{self.files.name(file)}#xywh={left},{top},{right - left},{bottom - top}"
 
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.files.fingerprint().encode())
+        digest.update(np.ascontiguousarray(self.sizes).data)
+        return digest.hexdigest()
+
 
 class DatasetSource(ImageSource):
     """An item of a map-style data set, an image."""
@@ -191,6 +206,9 @@ class DatasetSource(ImageSource):
 
     def name(self, index: int) -> str:
         return f"item {index}"
+
+    def fingerprint(self) -> str:
+        return f"{type(self.dataset).__qualname__} of {len(self)}"  # its items have no names
 
 
 def _from_item(item: Any, channels: int) -> Shaped[Tensor, "channels height width"]:
@@ -249,6 +267,13 @@ class PathIndex:
             raise IndexError(f"image {index} of {len(self)}")
         folder = self.folders.get(int(np.searchsorted(self._ends, index, side="right")))
         return os.fsdecode(os.path.join(folder, self.names.get(index)))
+
+    def fingerprint(self) -> str:
+        """Of the names and how they are shared out among the folders, whose own names do not count."""
+        digest = hashlib.sha256()
+        for part in (self.counts, self.names.ends, self.names.text):
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
 
     @classmethod
     def of(cls, folder: Path, names: Iterable[bytes]) -> PathIndex:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -183,7 +185,11 @@ def save_backbone(backbone: Backbone, path: Path | str, normalisation: Normalisa
         "mean": json.dumps(list(normalisation.mean)),
         "std": json.dumps(list(normalisation.std)),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.model.state_dict().items()}
+    # Clones, because safetensors refuses tensors that share their memory, as tied weights do.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in backbone.model.state_dict().items()
+    }
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
     try:
@@ -218,6 +224,8 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
         in_channels, output_stride = json.loads(metadata["in_channels"]), json.loads(metadata["output_stride"])
     except (KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} does not say what it holds; a backbone.safetensors of a densecl run does.") from error
+    if module is None and not timm.is_model(name.split(".")[0]):
+        raise UserError(f"{path} holds the weights of a {name}, which timm does not know. Give an instance as module=.")
     if module is None:
         backbone = create_backbone(name, channels=in_channels, output_stride=output_stride)
     else:
@@ -288,8 +296,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (
         Exception
     ) as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... by the kind of damage
-        hint = "" if path.suffix == ".safetensors" else " Only plain tensors are read, never pickled objects."
-        raise UserError(f"{path} cannot be read as weights: {_one_line(error)}{hint}") from error
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+            raise UserError(
+                f"{path} holds pickled objects, which could run any code and are never read. Save its state dict alone:"
+                " torch.save(model.state_dict(), FILE)."
+            ) from error
+        raise UserError(f"{path} cannot be read as weights: {_one_line(error)}.") from error
     while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
         inner = [value for key, value in content.items() if key in ("state_dict", "model", "model_state", "teacher")]
         if not inner:
@@ -308,5 +320,6 @@ def _best_prefix(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _one_line(error: BaseException, limit: int = 160) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch colours some of its messages
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -9,48 +9,58 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from densecl.model.matching import feature_similarity, match_by_features, match_mutually
+from densecl.model.matching import feature_similarity, match_mutually
 from densecl.views import Views, cell_distances
 
 
-class MatchAccuracy(NamedTuple):
-    """How often a query cell's most similar key cell is a right one, and how often a guess would be."""
-
-    accuracy: Float[Tensor, ""]
-    chance: Float[Tensor, ""]
-
-
 class Correspondence(NamedTuple):
-    """Match accuracy with what tells whether it is to be believed."""
+    """The matches of two views, and which of them are right."""
 
-    accuracy: Float[Tensor, ""]  # share of the counted query cells whose match is right
-    chance: Float[Tensor, ""]  # what a uniformly random key cell would score
-    mutual_rate: Float[Tensor, ""]  # share of all query cells that are their match's match
-    entropy: Float[Tensor, ""]  # of an image's matches over its key cells: 1 = evenly used, 0 = all on one (collapse)
-    counted: Int[Tensor, ""]  # query cells that have a right key cell
+    match: Int[Tensor, "batch cells"]  # for each query cell the most similar key cell
+    mutual: Bool[Tensor, "batch cells"]  # whether the query cell is also the most similar to that key cell
+    right: Bool[Tensor, "batch cells cells"]  # key cells that show the same place as a query cell
 
+    @property
+    def judged(self) -> Bool[Tensor, "batch cells"]:
+        """Query cells that have a right key cell. The others cannot be judged."""
+        return self.right.any(dim=2)
 
-def match_accuracy(
-    query_features: Float[Tensor, "batch channels rows cols"],
-    key_features: Float[Tensor, "batch channels rows cols"],
-    query: Views,
-    key: Views,
-    radius: float = 0.7,
-) -> MatchAccuracy:
-    """Share of matches by features (cosine, argmax) that are right; nan when the views share nothing.
+    @property
+    def hits(self) -> Bool[Tensor, "batch cells"]:
+        """Query cells whose match is right."""
+        return self.right.gather(2, self.match[:, :, None])[:, :, 0]
 
-    A key cell is right when its centre lies within `radius` of the query cell's, in the source image
-    and in diagonals of the larger cell [PixPro's 0.7]. Query cells without a right key cell do not count.
-    """
-    rows, cols = query_features.shape[2:]
-    right = cell_distances(query, key, rows, cols) <= radius  # batch cells cells
-    match = match_by_features(feature_similarity(query_features, key_features)).index
-    counted = right.any(dim=2).sum()
-    hits = right.gather(2, match[:, :, None]).sum()  # a query cell without a right key cell cannot hit
-    return MatchAccuracy(hits / counted, right.float().mean(dim=2).sum() / counted)
+    @property
+    def accuracy(self) -> Float[Tensor, ""]:
+        """Share of the judged cells whose match is right; nan when the views share nothing."""
+        return self.hits.sum() / self.judged.sum()
+
+    @property
+    def chance(self) -> Float[Tensor, ""]:
+        """The accuracy of a uniformly random match."""
+        return self.right.float().mean(dim=2).sum() / self.judged.sum()
+
+    @property
+    def mutual_rate(self) -> Float[Tensor, ""]:
+        """Share of all query cells that are their match's match."""
+        return self.mutual.float().mean()
+
+    @property
+    def distinct(self) -> Float[Tensor, ""]:
+        """Share of the key cells that are some query cell's match; near 0: all cells match the same one."""
+        chosen = torch.zeros_like(self.match).scatter_(1, self.match, 1)
+        return chosen.float().mean()
+
+    @property
+    def entropy(self) -> Float[Tensor, ""]:
+        """Of an image's matches over its key cells: 1 = evenly used, 0 = all on one, a sign of collapse."""
+        cells = self.match.shape[1]
+        used = torch.zeros(self.match.shape, device=self.match.device)
+        used.scatter_add_(1, self.match, torch.ones_like(used))
+        return torch.special.entr(used / cells).sum(dim=1).mean() / math.log(cells)
 
 
 def correspondence(
@@ -60,13 +70,10 @@ def correspondence(
     key: Views,
     radius: float = 0.7,
 ) -> Correspondence:
-    """`match_accuracy`, the share of mutual matches, and how evenly the matches use the key cells."""
-    accuracy, chance = match_accuracy(query_features, key_features, query, key, radius)
-    rows, cols = query_features.shape[2:]
-    match, mutual = match_mutually(feature_similarity(query_features, key_features))
-    used = torch.zeros_like(match, dtype=query_features.dtype).scatter_add_(
-        1, match, torch.ones_like(match, dtype=query_features.dtype)
-    )
-    entropy = torch.special.entr(used / (rows * cols)).sum(dim=1).mean() / math.log(rows * cols)
-    counted = (cell_distances(query, key, rows, cols) <= radius).any(dim=2).sum()
-    return Correspondence(accuracy, chance, mutual.float().mean(), entropy, counted)
+    """Matches cells by their features (cosine, argmax) and judges them by where the views really lie.
+
+    A key cell is right when its centre lies within `radius` of the query cell's, in the source image
+    and in diagonals of the larger cell [PixPro's 0.7].
+    """
+    right = cell_distances(query, key, *query_features.shape[2:]) <= radius
+    return Correspondence(*match_mutually(feature_similarity(query_features, key_features)), right)

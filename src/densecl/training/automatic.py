@@ -50,11 +50,11 @@ def key_momentum(steps: int | None) -> float:
 
 
 def queue_length(images: int, batch_size: int, momentum: float) -> int:
-    """By the number of images, but no longer than the keys in it stay comparable.
+    """By the number of images and never above it, but no longer than the keys in it stay comparable.
 
     A key is as old as the queue is long. On short runs, where the key encoder moves fast, old keys are
     recognised by their age instead of their content, and the loss climbs to that of guessing: a quarter
     of the key encoder's memory, and no less than four batches.
     """
     memory = 1 / (1 - momentum) if momentum < 1 else math.inf
-    return min(resolve_queue_length(images), batch_size * max(4, round(min(memory / 4, 1e6))))
+    return min(images, resolve_queue_length(images), batch_size * max(4, round(min(memory / 4, 1e6))))

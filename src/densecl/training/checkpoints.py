@@ -30,6 +30,7 @@ class Checkpoint(TypedDict):
     step: int  # steps done
     seconds: float  # spent training, for --time-limit
     images: int  # in the data, which must not change
+    fingerprint: str  # ... of `ImageSource`
     model: dict[str, Any]  # state dict of `DenseCL`: both encoders, both queues, their position
     optimizer: dict[str, Any]
 
@@ -91,5 +92,5 @@ def writing(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 reason += f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free, too few)"
         raise UserError(
-            f"Cannot write {path}: {reason}. What stood there before is whole. Put that right and go on with --resume."
+            f"Cannot write {path}: {reason}. Put that right and go on with --resume; nothing saved is lost."
         ) from error

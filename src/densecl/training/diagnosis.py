@@ -15,9 +15,8 @@ from densecl.augment import augment
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, collate
 from densecl.model import Backbone, DenseCL, Normalisation, Output
-from densecl.model.correspondence import correspondence, match_accuracy
+from densecl.model.correspondence import correspondence
 from densecl.model.distributed import world_size
-from densecl.model.matching import feature_similarity, match_by_features
 from densecl.views import Views, cell_distances
 
 #: What `diagnose` measures, in this order.
@@ -63,9 +62,7 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
     """
     rows, cols = output.query.features.shape[2:]
     query_features, key_features = output.query.features.float(), output.key.features.float()
-    accuracy, chance = match_accuracy(query_features, key_features, first, second)
-    match = match_by_features(feature_similarity(query_features, key_features)).index
-    chosen = torch.zeros_like(match).scatter_(1, match, 1)
+    found = correspondence(query_features, key_features, first, second)
 
     device = output.loss.device
     nan = torch.full((), math.nan, device=device)
@@ -82,7 +79,7 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
         else:
             near = cell_distances(first, second, rows, cols) <= model.match_radius
             near = near.scatter(2, output.match[:, :, None], False).sum(dim=2)  # excluded: near, but not the positive
-            candidates = world_size() * rows * cols * len(match) - near
+            candidates = world_size() * rows * cols * len(output.match) - near
             dense_chance = (candidates.log() * output.weight).sum() / counted
     measured = {
         "loss": output.loss,
@@ -94,11 +91,11 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
         "global_negative": similarity_to_others(output.query.vector[:, None], output.key.vector[:, None]),
         "dense_positive": dense_positive,
         "dense_negative": dense_negative,
-        "match_accuracy": accuracy,
-        "match_chance": chance,
-        "distinct_matches": chosen.float().mean(),
+        "match_accuracy": found.accuracy,
+        "match_chance": found.chance,
+        "distinct_matches": found.distinct,
         "cell_spread": spread(cells).mean(),
-        "image_spread": spread(output.query.vector) if len(match) > 1 else nan,
+        "image_spread": spread(output.query.vector) if len(output.match) > 1 else nan,
     }
     return torch.stack([torch.as_tensor(measured[name], device=device).float() for name in MEASURES])
 
@@ -153,7 +150,7 @@ class CollapseAlarm:
 def not_finite(step: int) -> UserError:
     """What to tell the user whose loss or weights became NaN or infinite at this step."""
     return UserError(
-        f"Step {step}: the loss or a weight is no longer a finite number. The last checkpoint is from before."
+        f"Step {step}: the loss or a weight is no longer a finite number. What was last saved is from before."
         " Try a lower --base-learning-rate, --warmup-epochs 1, --clip-gradient 1 or --precision 32."
     )
 
@@ -191,7 +188,8 @@ class FixedPairs:
             first, second = (augment(crop, *self.normalisation) for crop in crops)
             query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
             found = correspondence(query_features, key_features, first, second)
-            measured.append(torch.stack([found.accuracy * found.counted, found.chance * found.counted, found.counted]))
+            guessed = found.right.float().mean(dim=2)  # how likely a random match of each cell is right
+            measured.append(torch.stack([found.hits.sum(), guessed.sum(), found.judged.sum()]))
         backbone.train(training)
-        hits, guessed, counted = torch.stack(measured).nansum(dim=0).tolist()  # nan: views that share nothing
-        return (hits / counted, guessed / counted) if counted else (math.nan, math.nan)
+        hits, guesses, judged = torch.stack(measured).sum(dim=0).tolist()
+        return (hits / judged, guesses / judged) if judged else (math.nan, math.nan)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -57,14 +59,15 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
     }
     pipes = [context.Pipe(duplex=False) for _ in range(devices)]
     processes = [context.Process(target=_process, args=(sender, function, arguments)) for _, sender in pipes]
-    with _forwarding(processes):
+    resource_tracker.ensure_running()  # which otherwise, starting with the first process, lets signals through again
+    with _forwarding(processes) as interrupts:
         try:
             for rank, process in enumerate(processes):
-                with _in_environment(environment | {"LOCAL_RANK": str(rank)}):
-                    process.start()
+                with _in_environment(environment | {"LOCAL_RANK": str(rank)}), _signals_held():
+                    _start(process, devices)
             for _, sender in pipes:
                 sender.close()
-            outcome = _first_outcome(processes, [receiver for receiver, _ in pipes])
+            outcome = _first_outcome(processes, [receiver for receiver, _ in pipes], interrupts)
             for process in processes:
                 process.join(GRACE)
         finally:
@@ -80,12 +83,27 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
     return content
 
 
-def _first_outcome(processes: list[Any], receivers: list[Connection]) -> tuple[str, Any]:
+def _start(process: Any, devices: int) -> None:
+    try:
+        process.start()
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"--devices {devices} gives every process a copy of the data set and the module, but one of them cannot be"
+            f" pickled ({error}). Define its class at the top of a module, or start the script with torchrun."
+        ) from error
+
+
+def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts: Interrupts) -> tuple[str, Any]:
     """Waits until all have ended in good order and tells how the first did, or raises the first failure."""
     outcomes: dict[int, tuple[str, Any]] = {}
+    stops: dict[int, tuple[str, Any]] = {}
     waiting = {receiver: rank for rank, receiver in enumerate(receivers)}
     while waiting:
-        for receiver in wait(list(waiting)):
+        # One that a signal reached before the processes met is gone; the others would wait for it for ever.
+        ready = wait(list(waiting), timeout=GRACE if stops else None)
+        if not ready:
+            break
+        for receiver in ready:
             assert isinstance(receiver, Connection)
             rank = waiting.pop(receiver)
             try:
@@ -96,18 +114,24 @@ def _first_outcome(processes: list[Any], receivers: list[Connection]) -> tuple[s
                     f"Process {rank} of {len(processes)} died (exit code {processes[rank].exitcode}), perhaps for"
                     " want of memory. Go on with --resume; a smaller --batch-size or fewer --workers need less."
                 ) from None
+            if kind == "failed" and interrupts.received is not None:  # for want of one that was stopped
+                kind, content = outcomes[rank] = "exit", 128 + interrupts.received
             if kind == "user error":
                 raise UserError(content)
             if kind == "failed":
                 raise RuntimeError(f"process {rank} of {len(processes)} failed:\n{content}")
-    return outcomes[0]
+            if kind in ("exit", "interrupt"):
+                stops[rank] = kind, content
+    return stops[min(stops)] if stops else outcomes[0]
 
 
 def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    for number in Interrupts.SIGNALS:  # until training listens to them, the parent process decides
-        signal.signal(number, signal.SIG_IGN)
     try:
+        # Until training listens to them, signals end the process: there is nothing to save yet.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _terminate)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, Interrupts.SIGNALS)
         outcome = "returned", function(*arguments)
     except UserError as error:
         outcome = "user error", str(error)
@@ -117,8 +141,24 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
         outcome = "interrupt", str(error)
     except BaseException:
         outcome = "failed", traceback.format_exc()
+    for number in Interrupts.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     sender.send(outcome)
     sender.close()
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that come here are delivered at the end; a process that is started here holds them until it is ready."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, Interrupts.SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _leave_with_parent() -> None:
@@ -141,18 +181,19 @@ def _in_environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _forwarding(processes: list[Any]) -> Iterator[None]:
-    """Signals to this process go to the first of `processes`, which ends the run in good order."""
+def _forwarding(processes: list[Any]) -> Iterator[Interrupts]:
+    """Signals to this process are noted and go to the first of `processes`, which ends the run in good order."""
 
     class Forward(Interrupts):
         def _note(self, number: int, frame: Any) -> None:
             if processes[0].is_alive():
                 os.kill(processes[0].pid, number)
+            super()._note(number, frame)
 
     forward = Forward()
     forward.listen()
     try:
-        yield
+        yield forward
     finally:
         forward.ignore()
 

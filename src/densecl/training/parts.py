@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +43,14 @@ class Parts:
     optimizer_state: dict[str, Any] | None = None
 
     @property
-    def steps_per_epoch(self) -> int:
-        return len(self.source) // self.recipe.batch_size
+    def steps_per_epoch(self) -> Fraction:
+        return Fraction(len(self.source), self.recipe.batch_size)
 
     @property
     def total_steps(self) -> int | None:
         """None with a time limit."""
         if self.recipe.epochs is not None:
-            return self.recipe.epochs * self.steps_per_epoch
+            return math.ceil(self.recipe.epochs * self.steps_per_epoch)
         return self.recipe.steps
 
     @property
@@ -90,15 +92,16 @@ def build(
         backbone = module
     else:
         backbone = Backbone(module, in_channels=recipe.channels)
+    _check_trainable(backbone)
 
     reasons = []
     checkpoint = None
     if resume_from is not None and (resume_from / "checkpoints" / "last.ckpt").is_file():
         checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
-        if checkpoint["images"] != images:
+        if checkpoint["fingerprint"] != source.fingerprint():
             raise UserError(
-                f"{recipe.data} now has {images} images, the run in {resume_from} began with {checkpoint['images']}."
-                " Exact resumption needs the same data: start a new run, with --init for its weights."
+                f"--data {recipe.data} holds other images ({images}) than the run in {resume_from} began with"
+                f" ({checkpoint['images']}). Give the same, or start a new run with --init {resume_from}."
             )
     elif recipe.init is not None:
         reasons.append(f"start: {initialise_from(backbone, recipe.init)}")
@@ -125,8 +128,11 @@ def build(
         seed=recipe.seed,
     )
     if recipe.key_norm == "auto" and model.key_norm is not None:
-        resolved = dataclasses.replace(resolved, key_norm=model.key_norm)
-        reasons.append(f"--key-norm {model.key_norm}")
+        resolved = dataclasses.replace(
+            resolved, key_norm=model.key_norm, settled=tuple(sorted({*resolved.settled, "key_norm"}))
+        )
+        alone = ", which on one device has nothing to mix" if recipe.devices * recipe.nodes == 1 else ""
+        reasons.append(f"--key-norm {model.key_norm}{alone if model.key_norm == 'shuffle' else ''}")
     if checkpoint is not None:
         try:
             model.load_state_dict(checkpoint["model"])
@@ -145,6 +151,22 @@ def build(
     return parts, reasons
 
 
+def _check_trainable(backbone: Backbone) -> None:
+    """
+    Raises:
+        UserError: if there is nothing to train, or not in float32, in which images come.
+    """
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UserError(f"{backbone.name} has no parameters to train: all have requires_grad=False.")
+    others = {str(parameter.dtype).removeprefix("torch.") for parameter in trained} - {"float32"}
+    if others:
+        raise UserError(
+            f"{backbone.name} has parameters in {', '.join(sorted(others))}. Give it in float32: module.float();"
+            " --precision bf16 computes in half precision."
+        )
+
+
 def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: list[str]) -> Recipe:
     """Settles every "auto" but that of the key norm, and says why in `reasons`."""
     chosen: dict[str, Any] = {}
@@ -155,8 +177,8 @@ def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: l
             mean, std = measure_mean_std(source, recipe.seed)
             reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} (measured)")
         chosen |= {"mean": mean, "std": std}
-    steps_per_epoch = len(source) // recipe.batch_size
-    steps = recipe.epochs * steps_per_epoch if recipe.epochs is not None else recipe.steps
+    steps_per_epoch = Fraction(len(source), recipe.batch_size)
+    steps = math.ceil(recipe.epochs * steps_per_epoch) if recipe.epochs is not None else recipe.steps
     momentum = recipe.key_momentum
     if momentum == "auto":
         chosen["key_momentum"] = momentum = automatic.key_momentum(steps)
@@ -165,10 +187,10 @@ def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: l
     if recipe.queue_length == "auto":
         chosen["queue_length"] = automatic.queue_length(len(source), recipe.batch_size, momentum)
         reasons.append(f"--queue-length {chosen['queue_length']} (for {len(source)} images and this key momentum)")
-    elif recipe.queue_length > len(source):
+    elif recipe.queue_length > len(source) and "queue_length" not in recipe.settled:
         reasons.append(
             f"warning: --queue-length {recipe.queue_length} is longer than the data set of {len(source)} images, which"
-            f" then are their own negatives; {resolve_queue_length(len(source))} would fit"
+            f" then are their own negatives; {min(len(source), resolve_queue_length(len(source)))} would fit"
         )
     base = recipe.base_learning_rate
     if base == "auto":
@@ -184,7 +206,7 @@ def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: l
     if recipe.weight_decay == "auto":
         chosen["weight_decay"] = automatic.weight_decay(recipe.optimizer)
     if recipe.warmup_epochs == "auto":
-        chosen["warmup_epochs"] = automatic.warmup_epochs(None if steps is None else steps / steps_per_epoch)
+        chosen["warmup_epochs"] = automatic.warmup_epochs(None if steps is None else float(steps / steps_per_epoch))
         reasons.append(f"--warmup-epochs {chosen['warmup_epochs']:.4g}")
     if recipe.precision == "auto":
         fast, why = _fast_bf16()
@@ -195,7 +217,7 @@ def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: l
         # A GPU leaves the cores to the workers; on a CPU the training itself wants them.
         chosen["workers"] = min(16, max(1, cores // recipe.devices)) if torch.cuda.is_available() else min(2, cores)
         reasons.append(f"--workers {chosen['workers']} ({cores} cores)")
-    return dataclasses.replace(recipe, **chosen)
+    return dataclasses.replace(recipe, **chosen, settled=tuple(sorted({*recipe.settled, *chosen})))
 
 
 def _check_grid(recipe: Recipe, backbone: Backbone) -> tuple[tuple[int, int], list[str]]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 from densecl.images.loader import Batch, Quarantine
+from densecl.images.sources import ImageSource
 from densecl.model import save_backbone
 from densecl.model.distributed import mean_over_processes, world_size
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
@@ -69,7 +70,7 @@ class Recorder(pl.Callback):
 
     Args:
         out: the run's folder.
-        images: number of images in the data.
+        source: the images.
         batch_size: images per step, over all processes.
         total_steps: of the run; None: until the time limit.
         time_limit: seconds; None: until the last step.
@@ -92,7 +93,7 @@ class Recorder(pl.Callback):
         self,
         out: Path,
         *,
-        images: int,
+        source: ImageSource,
         batch_size: int,
         total_steps: int | None,
         time_limit: float | None,
@@ -106,9 +107,8 @@ class Recorder(pl.Callback):
         console: Console | None,
     ) -> None:
         self.out = out
-        self.images = images
+        self.source = source
         self.batch_size = batch_size
-        self.steps_per_epoch = images // batch_size
         self.total_steps = total_steps
         self.time_limit = time_limit
         self.clock = clock
@@ -207,7 +207,7 @@ class Recorder(pl.Callback):
         }
         timings = {"images_per_second": rate, "data_wait": waiting, "seconds": self.clock.seconds}
         measured = dict(zip(MEASURES, measures, strict=True))
-        self.row = {"step": done, "epoch": done / self.steps_per_epoch, **measured, **settings, **timings}
+        self.row = {"step": done, "epoch": done * self.batch_size / len(self.source), **measured, **settings, **timings}
         if trainer.is_global_zero:
             self.metrics.append(self.row)
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
@@ -231,18 +231,20 @@ class Recorder(pl.Callback):
         self._check_finite(module)
         if not torch.nn.utils.get_total_norm(module.model.parameters()).isfinite():
             raise not_finite(self.done)
+        # The result first: a run whose checkpoint says that it is complete then has one.
+        result = self.out / "backbone.safetensors"
+        with writing(result):
+            save_backbone(module.model.backbone, result, module.normalisation)
         checkpoint = Checkpoint(
             format=FORMAT,
             step=self.done,
             seconds=self.clock.seconds,
-            images=self.images,
+            images=len(self.source),
+            fingerprint=self.source.fingerprint(),
             model=module.model.state_dict(),
             optimizer=module.trainer.optimizers[0].state_dict(),
         )
         save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
-        result = self.out / "backbone.safetensors"
-        with writing(result):
-            save_backbone(module.model.backbone, result, module.normalisation)
         self._saved_at = time.monotonic()
 
     def _seconds_left(self, done: int) -> float | None:

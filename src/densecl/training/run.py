@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
@@ -24,7 +25,8 @@ from torch.utils.data import Dataset
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, StepSampler, make_loader
-from densecl.recipe import LENGTHS, Recipe, flag, read_recipe, write_recipe
+from densecl.model import save_backbone
+from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
 from densecl.training.checkpoints import writing
 from densecl.training.diagnosis import FixedPairs
 from densecl.training.environment import cluster_environment, global_rank, launched_elsewhere
@@ -41,7 +43,8 @@ from densecl.training.schedules import Schedules
 FREE = frozenset(
     (
         *LENGTHS,
-        "recipe",
+        "settled",
+        "data",  # its images are compared, see `build`
         "devices",
         "nodes",
         "workers",
@@ -52,25 +55,14 @@ FREE = frozenset(
     )
 )
 
-#: Settings that a run may settle by itself, once for all its resumptions.
-SETTLED = (
-    "mean",
-    "std",
-    "queue_length",
-    "key_momentum",
-    "base_learning_rate",
-    "learning_rate",
-    "weight_decay",
-    "warmup_epochs",
-    "precision",
-    "key_norm",
-    "workers",
-)
-
 #: Files that a run has before its first checkpoint. A folder with nothing else can be begun anew.
 EARLY = frozenset(
-    ("recipe.yaml", "metrics.csv", "match_accuracy.csv", "quarantine.csv", "tensorboard", "wandb", "mlruns")
+    ("recipe.yaml", "metrics.csv", "match_accuracy.csv", "quarantine.csv", "tensorboard", "wandb", "mlruns", ".lock")
 )
+
+
+#: Seconds to wait for a run's folder: those that read images for a killed run take this long to notice and leave.
+LEAVING = 10.0
 
 
 class RunResult(NamedTuple):
@@ -111,22 +103,30 @@ def pretrain(
     first = global_rank(recipe.devices) == 0
     console = Console(quiet=not first)
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    with _quiet(), _memory_explained(recipe), torch.random.fork_rng():  # the caller's random numbers stay as they were
+    # The caller's random numbers stay as they were.
+    with _quiet(), _memory_explained(recipe), torch.random.fork_rng(), contextlib.ExitStack() as held:
         _check_machine(recipe)
         if first:
             recipe = _agree_with_past(recipe, out, resume)
         parts, reasons = build(recipe, out if resume else None, dataset, backbone)
         recipe = parts.recipe
-        with writing(out / "recipe.yaml"):
-            if first and not resume:
-                _clear(out)
-            out.mkdir(parents=True, exist_ok=True)
-            if first:
+        _check_length(parts, out)
+        if first:
+            held.enter_context(_claimed(out))
+            with writing(out / "recipe.yaml"):
+                if not resume:
+                    _check_free(out)  # once more, now that nobody else writes here
+                    _clear(out)
+                _check_space(parts, out)
                 write_recipe(recipe, out / "recipe.yaml")
         _introduce(parts, reasons, out, say)
         if parts.complete:
             say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
-            return RunResult(out, out / "backbone.safetensors", parts.start_step, {})
+            result = RunResult(out, out / "backbone.safetensors", parts.start_step, {})
+            if first and not result.backbone.is_file():
+                with writing(result.backbone):
+                    save_backbone(parts.model.backbone, result.backbone, parts.normalisation)
+            return result
         if recipe.devices == 1 or launched_elsewhere():
             result = train(parts, out, console if first else None)
         else:
@@ -166,16 +166,15 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file, not a folder.")
     if not resume:
-        taken = [path.name for path in out.iterdir() if not _early(path)] if out.is_dir() else []
-        if taken:
-            hint = "Go on with --resume, or" if (out / "recipe.yaml").is_file() else "It holds other files:"
-            raise UserError(f"--out {out} exists already. {hint} choose another folder.")
+        _check_free(out)
         return recipe
     if not (out / "recipe.yaml").is_file():
         return recipe
     past = read_recipe(out / "recipe.yaml")
-    inherited = {name: getattr(past, name) for name in SETTLED if getattr(recipe, name) in ("auto", None)}
+    inherited = {name: getattr(past, name) for name in RESTS_ON if getattr(recipe, name) in ("auto", None)}
     recipe = dataclasses.replace(recipe, **inherited)
+    same = tuple(name for name in past.settled if getattr(recipe, name) == getattr(past, name))
+    recipe = dataclasses.replace(recipe, settled=same)
     differences = [
         f"{flag(field.name)} {_shown(getattr(past, field.name))} -> {_shown(getattr(recipe, field.name))}"
         for field in dataclasses.fields(Recipe)
@@ -189,6 +188,13 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
     return recipe
 
 
+def _check_free(out: Path) -> None:
+    taken = [path.name for path in out.iterdir() if not _early(path)] if out.is_dir() else []
+    if taken:
+        hint = "Go on with --resume, or" if (out / "recipe.yaml").is_file() else "It holds other files:"
+        raise UserError(f"--out {out} exists already. {hint} choose another folder.")
+
+
 def _early(path: Path) -> bool:
     """Whether this is something that a run leaves before its first checkpoint."""
     if path.name == "checkpoints":
@@ -196,11 +202,61 @@ def _early(path: Path) -> bool:
     return path.name in EARLY or path.name.startswith(".quarantine.csv") or path.suffix == ".part"
 
 
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Makes the run's folder, and keeps other runs from writing there at the same time.
+
+    Raises:
+        UserError: if one already does, or the folder cannot be made.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=LEAVING):
+            yield
+    except Timeout as error:
+        raise UserError(f"--out {out}: another process is at work on this run. Wait for it, or stop it.") from error
+
+
 def _clear(out: Path) -> None:
     """Removes what a run that never reached a checkpoint has left."""
     if (out / "recipe.yaml").is_file():
         for path in out.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _check_length(parts: Parts, out: Path) -> None:
+    """
+    Raises:
+        UserError: if a resumed run would have to go back.
+    """
+    total = parts.total_steps
+    if total is not None and parts.start_step > total:
+        raise UserError(
+            f"The run in {out} has done {parts.start_step} steps, more than the {total} that it shall have."
+            " It can be made longer, not shorter."
+        )
+
+
+def _check_space(parts: Parts, out: Path) -> None:
+    """
+    Raises:
+        UserError: if the disk has no room for a checkpoint, which nobody should learn after an hour of training.
+    """
+    state = sum(tensor.nbytes for tensor in parts.model.state_dict().values() if isinstance(tensor, torch.Tensor))
+    trained = sum(parameter.nbytes for parameter in parts.model.parameters() if parameter.requires_grad)
+    backbone = sum(tensor.nbytes for tensor in parts.model.backbone.state_dict().values())
+    moments = 2 if parts.recipe.optimizer == "adamw" else 1
+    # Each is written beside the one before.
+    needed = state + moments * trained + backbone
+    standing = sum(file.stat().st_size for file in out.glob("checkpoints/last.ckpt"))
+    free = shutil.disk_usage(out).free
+    if free < 2 * needed - standing:
+        raise UserError(
+            f"--out {out}: {free / 2**20:.0f} MiB are free on this disk, but a run of this model needs"
+            f" {2 * needed / 2**20:.0f} MiB for its checkpoints. Free some, or choose another disk."
+        )
 
 
 # --- the training itself ------------------------------------------------------------------------------
@@ -257,7 +313,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         parts.normalisation,
         Schedules(
             learning_rate=recipe.learning_rate,
-            warmup_steps=recipe.warmup_epochs * parts.steps_per_epoch,
+            warmup_steps=recipe.warmup_epochs * float(parts.steps_per_epoch),
             steps_per_epoch=parts.steps_per_epoch if recipe.schedule_per == "epoch" else None,
             dense_weight=recipe.dense_weight,
             dense_warmup_steps=recipe.dense_warmup_steps,
@@ -280,7 +336,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
     quarantine = Quarantine(out / "quarantine.csv", len(parts.source))
     recorder = Recorder(
         out,
-        images=len(parts.source),
+        source=parts.source,
         batch_size=recipe.batch_size,
         total_steps=parts.total_steps,
         time_limit=parts.time_limit,
@@ -351,7 +407,7 @@ def _introduce(parts: Parts, reasons: list[str], out: Path, say: Callable[[str],
     data = f"{recipe.data}: {len(parts.source)} images"
     length = f"{parts.total_steps} steps" if parts.time_limit is None else duration(parts.time_limit)
     rows, cols = parts.grid
-    say(f"{data}, {parts.steps_per_epoch} steps an epoch at batch size {recipe.batch_size}")
+    say(f"{data}, {float(parts.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
     say(f"{parts.model.backbone.name} at {recipe.image_size} px: a feature map of {rows}x{cols} cells")
     for reason in reasons:
         say(f"  {reason}")
@@ -391,8 +447,8 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if re.search(r"worker .* killed by signal: (Killed|Bus error)", str(error)):
             raise UserError(
-                "A process that reads images was killed, probably for want of (shared) memory. Try fewer --workers than"
-                f" {recipe.workers}, or 0."
+                "A process that reads images was killed, probably for want of shared memory. In a container give more"
+                f" (docker's --shm-size 8g), or try fewer --workers than {recipe.workers}, such as 0."
             ) from error
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not re.search(
             r"out of memory|can't allocate memory|not enough memory", str(error)

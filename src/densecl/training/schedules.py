@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 
@@ -46,7 +47,8 @@ class Schedules:
     Args:
         learning_rate: its peak. It follows a cosine over the whole run down to 0, multiplied by the warm-up.
         warmup_steps: steps over which the warm-up rises linearly from 0 to 1; 0: no warm-up.
-        steps_per_epoch: given, the cosine of the learning rate moves at the start of an epoch only [paper].
+        steps_per_epoch: given, the cosine of the learning rate moves with the first step that begins in a new epoch
+            only [paper].
         dense_weight: share of the dense loss, once it has joined.
         dense_warmup_steps: steps at dense weight 0 before that.
         key_momentum: at the start, and always if there is no `key_momentum_end`.
@@ -58,7 +60,7 @@ class Schedules:
 
     learning_rate: float
     warmup_steps: float = 0.0
-    steps_per_epoch: int | None = None
+    steps_per_epoch: Fraction | int | None = None
     dense_weight: float
     dense_warmup_steps: int = 0
     key_momentum: float
@@ -71,7 +73,7 @@ class Schedules:
         """The settings of the step with this number (from 0), before which `progress` (0-1) of the run has passed."""
         learning_progress = progress
         if self.steps_per_epoch is not None and step > 0:
-            learning_progress *= (step // self.steps_per_epoch) * self.steps_per_epoch / step
+            learning_progress *= float((step // self.steps_per_epoch) * self.steps_per_epoch / step)
         momentum = self.key_momentum
         if self.key_momentum_end is not None:
             momentum = cosine(momentum, self.key_momentum_end, progress)
