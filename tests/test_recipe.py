@@ -379,3 +379,9 @@ def test_queue_length_follows_the_rule_of_thumb() -> None:
     table = {1: 256, 1_000: 256, 1_001: 2048, 10_000: 2048, 10_001: 8192, 40_000: 8192, 40_001: 32768}
     table |= {200_000: 32768, 200_001: 65536, 10**7: 65536}
     assert {images: resolve_queue_length(images) for images in table} == table
+
+
+def test_no_loggers() -> None:
+    assert (
+        make_recipe(data="images", loggers="none").loggers == make_recipe(data="images", loggers=["none"]).loggers == ()
+    )

@@ -70,9 +70,9 @@ def train(options: argparse.Namespace) -> list[float]:
     weights = {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": 0.02}
     biases_and_norms = {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0}
     optimizer = torch.optim.AdamW([weights, biases_and_norms], lr=1.0)  # times the schedule
-    warmup = automatic.warmup_epochs(options.steps / sampler.steps_per_epoch) * sampler.steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine(options.learning_rate, 0.0, step / options.steps) * ramp(step, warmup)
+        optimizer,
+        lambda step: cosine(options.learning_rate, 0.0, step / options.steps) * ramp(step, options.steps / 10),
     )
 
     losses = []

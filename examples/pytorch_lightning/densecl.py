@@ -36,12 +36,11 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 class Pretraining(pl.LightningModule):
     """The training step around `DenseCL`."""
 
-    def __init__(self, model: DenseCL, quarantine: Quarantine, learning_rate: float, warmup: float, steps: int) -> None:
+    def __init__(self, model: DenseCL, quarantine: Quarantine, learning_rate: float, steps: int) -> None:
         super().__init__()
         self.model = model
         self.quarantine = quarantine
         self.learning_rate = learning_rate
-        self.warmup = warmup
         self.steps = steps
         self.losses: list[torch.Tensor] = []
 
@@ -63,7 +62,7 @@ class Pretraining(pl.LightningModule):
         biases_and_norms = {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0}
         optimizer = torch.optim.AdamW([weights, biases_and_norms], lr=1.0)  # times the schedule
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine(self.learning_rate, 0.0, step / self.steps) * ramp(step, self.warmup)
+            optimizer, lambda step: cosine(self.learning_rate, 0.0, step / self.steps) * ramp(step, self.steps / 10)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -102,8 +101,7 @@ def train(options: argparse.Namespace) -> list[float]:
         seed=options.seed,
     )
 
-    warmup = automatic.warmup_epochs(options.steps / sampler.steps_per_epoch) * sampler.steps_per_epoch
-    module = Pretraining(model, quarantine, options.learning_rate, warmup, options.steps)
+    module = Pretraining(model, quarantine, options.learning_rate, options.steps)
     trainer = pl.Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,

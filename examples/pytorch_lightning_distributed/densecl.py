@@ -78,10 +78,8 @@ class Pretraining(pl.LightningModule):
         biases_and_norms = {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0}
         optimizer = torch.optim.AdamW([weights, biases_and_norms], lr=1.0)  # times the schedule
         peak, steps = self.options.learning_rate, self.options.steps
-        steps_per_epoch = len(self.pairs) // self.options.batch_size
-        warmup = automatic.warmup_epochs(steps / steps_per_epoch) * steps_per_epoch
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine(peak, 0.0, step / steps) * ramp(step, warmup)
+            optimizer, lambda step: cosine(peak, 0.0, step / steps) * ramp(step, steps / 10)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 

@@ -101,7 +101,11 @@ def demo(
     for name, dense_weight in (("global", 0.0), ("densecl", 0.5)):
         console.rule(f"{name}: --dense-weight {dense_weight:g}")
         # From the last checkpoint, if there is one: a finished run is not run again.
-        pretrain(folder, out / name, resume=True, **{**recipe, "dense_weight": dense_weight})
+        try:
+            pretrain(folder, out / name, resume=True, **{**recipe, "dense_weight": dense_weight})
+        except KeyboardInterrupt:
+            console.print("The same command goes on with the demo from there.")
+            raise
 
     console.rule("what was learned")
     (plain, normalisation), (dense, _) = (load_backbone(out / name) for name in ("global", "densecl"))

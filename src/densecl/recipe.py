@@ -168,7 +168,7 @@ class Recipe:
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints, whichever comes first."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """Loggers beside metrics.csv."""
+    """Loggers beside metrics.csv; 'none' for none."""
 
     # --- the defaults ---------------------------------------------------------------------------
     recipe: Literal["auto", "paper"] = "auto"
@@ -443,6 +443,8 @@ def _as(kind: Any, value: Any) -> Any:
                 pass
         raise ValueError
     if origin is tuple:
+        if get_origin(arguments[0]) is Literal and value in ("none", ["none"]):
+            return ()
         if arguments[-1] is ... and isinstance(value, (str, numbers.Real)):
             value = (value,)
         if not isinstance(value, (list, tuple)):

@@ -324,7 +324,14 @@ def test_bytes_after_the_end_are_nobodys_business(write):
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "empty file"), (b"not an image at all\n", "not a JPEG, PNG"), (b"\xff\xd8\xff", "."), (b"II*\0", ".")],
+    [
+        (b"", "empty file"),
+        (b"not an image at all\n", "not a JPEG, PNG"),
+        (b"\xff\xd8\xff", "."),
+        (b"II*\0", "."),
+        (b"GIF89a", "a GIF, what"),
+        (b"<!DOCTYPE html>", "failed download"),
+    ],
 )
 def test_what_never_was_an_image(write, data, reason):
     with pytest.raises(BadImage, match=reason):

@@ -224,10 +224,25 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+#: What else is met under an image's name: where its mark stands, and the mark in lower case.
+OTHER_KINDS = {
+    "a GIF": (0, b"gif8"),
+    "a HEIC or AVIF image": (4, b"ftyp"),
+    "a PDF": (0, b"%pdf"),
+    "a web page (a failed download?)": (0, b"<!doctype"),
+    "an HTML file (a failed download?)": (0, b"<html"),
+    "an XML or SVG file": (0, b"<?xml"),
+    "an SVG file": (0, b"<svg"),
+}
+
+
 def _reader(file: BinaryIO) -> Reader:
-    magic = file.read(6)
+    magic = file.read(12)
     file.seek(0)
-    if magic == b"\x93NUMPY":
+    for kind, (place, mark) in OTHER_KINDS.items():
+        if magic[place : place + len(mark)].lower() == mark:
+            raise BadImage(f"{kind}, whatever its name says")
+    if magic[:6] == b"\x93NUMPY":
         return _read_npy
     if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _read_tiff
