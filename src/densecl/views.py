@@ -34,7 +34,7 @@ class Crop(NamedTuple):
     """One view of one image (or of a batch of them), as the workers make it: raw pixels and their origin."""
 
     pixels: Shaped[Tensor, "*batch channels height width"]  # uint8 or uint16, already flipped
-    box: Float[Tensor, "*batch 4"]  # x0 y0 x1 y1 in pixels of the source image
+    box: Float[Tensor, "*batch 4"]  # x0 y0 x1 y1 in pixels of the source image, as decoded for both views
     flipped: Bool[Tensor, "*batch"]  # mirrored left to right after the crop
     photometrics: Photometrics
 

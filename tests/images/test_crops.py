@@ -1,5 +1,7 @@
 """Crops against torchvision's."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from densecl.images.crops import draw_crop, take_crop
+from densecl.images.crops import draw_crop, least_side, take_crop
 
 
 @given(
@@ -66,3 +68,17 @@ def test_pixels_are_torchvisions(channels, deep, flipped, size, edges, last):
     expected = reference.resized_crop(floats, top, left, bottom - top, right - left, [size, size], antialias=True)
     expected = expected.flip(-1) if flipped else expected
     assert (found.to(torch.float32) - expected).abs().max() <= (0.51 if deep else 1.5)  # eight bits are rounded twice
+
+
+@given(
+    size=st.integers(16, 300),
+    scale=st.floats(0.05, 1),
+    longer=st.floats(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_no_crop_of_an_image_of_the_least_side_is_enlarged(size, scale, longer, seed):
+    side = least_side(size, (scale, 1.0))
+    box = draw_crop(np.random.default_rng(seed), side, math.ceil(side * longer), (scale, scale))
+    x0, y0, x1, y1 = box.tolist()
+    assert min(x1 - x0, y1 - y0) >= size - 1  # boxes are rounded to whole pixels
+    assert least_side(size, (scale, 1.0)) <= 1 + size / math.sqrt(0.75 * scale)

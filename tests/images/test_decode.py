@@ -438,3 +438,23 @@ def test_nothing_is_printed(write, capfd):
             with contextlib.suppress(BadImage):
                 decode(write(part), 3)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("least_side", "shrink"), [(None, 1), (400, 1), (201, 1), (200, 2), (101, 2), (100, 4), (50, 8), (1, 8)]
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_smaller(tmp_path, least_side, shrink, orientation):
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8))
+    whole = coarse.resize((640, 400), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[274] = orientation
+    whole.save(tmp_path / "large.jpg", quality=95, exif=exif)
+    pixels = decode(tmp_path / "large.jpg", 3, least_side=least_side)
+    expected = np.asarray(whole.reduce(shrink) if shrink > 1 else whole).transpose(2, 0, 1)
+    if orientation == 6:
+        expected = expected.transpose(0, 2, 1)[:, :, ::-1]
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels.numpy().astype(int) - expected).mean() < 2
+    region = decode(tmp_path / "large.jpg", 3, region=Region(0, 0, 320, 320), least_side=least_side)
+    assert region.shape == (3, 320, 320)  # a tile is never shrunk

@@ -10,13 +10,24 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+#: Least and largest ratio of a crop's width to its height [Szegedy et al. 2015].
+RATIO = (3 / 4, 4 / 3)
+
+
+def least_side(size: int, scale: tuple[float, float]) -> int:
+    """The shorter side of an image of which even the smallest crop need not be enlarged to `size`.
+
+    Such a crop has at least scale[0] x side^2 pixels, and its shorter side is the root of 3/4 of that.
+    """
+    return math.ceil(size / math.sqrt(scale[0] * RATIO[0]))
+
 
 def draw_crop(
     rng: np.random.Generator,
     height: int,
     width: int,
     scale: tuple[float, float],
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ratio: tuple[float, float] = RATIO,
 ) -> Float[Tensor, "4"]:
     """A box x0 y0 x1 y1, in whole pixels, drawn as torchvision's RandomResizedCrop draws it (Szegedy et al. 2015).
 

@@ -75,19 +75,26 @@ class Region(NamedTuple):
 
 
 def decode(
-    path: Path | str, channels: int, max_pixels: int = MAX_PIXELS, region: Region | None = None
+    path: Path | str,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    region: Region | None = None,
+    least_side: int | None = None,
 ) -> Shaped[Tensor, "channels height width"]:
     """The pixels of an image file, upright, uint8 or uint16.
 
     With a `region` only that part is returned, and of tiled TIFF and of .npy only that part is read, so
     that `max_pixels` then limits the part. The tensor's memory may be laid out channels last.
 
+    With `least_side` a whole JPEG may come at a half, a quarter or an eighth of its size, as long as its shorter
+    side keeps that many pixels: libjpeg then leaves out the fine frequencies instead of computing them.
+
     Raises:
         BadImage: the file cannot be read, is not an image, is damaged, is larger than `max_pixels`, or
             its channels cannot be made `channels`.
     """
     with _complaints_as_bad_image(), _open(path) as file:
-        return _reader(file)(file, channels, max_pixels, region)
+        return _reader(file)(file, channels, max_pixels, region, least_side)
 
 
 def measure(path: Path | str, channels: int) -> tuple[int, int]:
@@ -179,7 +186,7 @@ def from_pillow(image: Image.Image, channels: int) -> Shaped[Tensor, "channels h
 
 # --- opening ------------------------------------------------------------------------------------------------------
 
-Reader = Callable[[BinaryIO, int, int, Region | None], Tensor]
+Reader = Callable[[BinaryIO, int, int, Region | None, int | None], Tensor]
 
 
 @contextmanager
@@ -259,7 +266,9 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
 # --- JPEG, PNG, WebP, BMP -----------------------------------------------------------------------------------------
 
 
-def _read_with_pillow(file: BinaryIO, channels: int, max_pixels: int, region: Region | None) -> Tensor:
+def _read_with_pillow(
+    file: BinaryIO, channels: int, max_pixels: int, region: Region | None, least_side: int | None
+) -> Tensor:
     if os.fstat(file.fileno()).st_size > 8 * max_pixels:
         raise BadImage("the file is larger than any image that would be accepted")
     data = file.read()
@@ -267,6 +276,9 @@ def _read_with_pillow(file: BinaryIO, channels: int, max_pixels: int, region: Re
         _check_size(image.height, image.width, max_pixels)
         if image.format in ("JPEG", "MPO") and not _has_end(data):
             raise BadImage("truncated: the end of the JPEG is missing")
+        if image.format == "JPEG" and region is None and least_side is not None:
+            shrink = max(scale for scale in (1, 2, 4, 8) if scale == 1 or min(image.size) // scale >= least_side)
+            image.draft(None, (image.width // shrink, image.height // shrink))
         if image.format == "WEBP" and data.count(0, -(len(data) // 8 + 64)) == len(data) // 8 + 64:
             raise BadImage("truncated: the last part of the WebP is zeros")  # one plain colour ends in 6 % zeros
         if image.format == "PNG" and data[24] == 16 and data[25] > 0:
@@ -359,7 +371,7 @@ def _layout(shape: tuple[int, ...], channels: int, *, channels_first: bool = Fal
     raise BadImage(f"an array of shape {'x'.join(map(str, shape))}, where {channels} channels are expected")
 
 
-def _read_npy(file: BinaryIO, channels: int, max_pixels: int, region: Region | None) -> Tensor:
+def _read_npy(file: BinaryIO, channels: int, max_pixels: int, region: Region | None, least_side: int | None) -> Tensor:
     shape, fortran, dtype = _npy_header(file)
     height, width, axis = _layout(shape, channels)
     region = _within(region, height, width, max_pixels)
@@ -377,7 +389,7 @@ WITH_IMAGECODECS = {*ALONE, 5, 7, 33003, 33005, 34712, 34925, 50000}
 IMAGECODECS = importlib.util.find_spec("imagecodecs") is not None
 
 
-def _read_tiff(file: BinaryIO, channels: int, max_pixels: int, region: Region | None) -> Tensor:
+def _read_tiff(file: BinaryIO, channels: int, max_pixels: int, region: Region | None, least_side: int | None) -> Tensor:
     """tifffile reads colours, grays and any number of channels; Pillow palettes, CMYK, bilevel and odd compressions."""
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
@@ -410,7 +422,7 @@ def _read_tiff(file: BinaryIO, channels: int, max_pixels: int, region: Region | 
             compression = getattr(page.compression, "name", page.compression)
             raise BadImage(f"a TIFF that cannot be read: {page.bitspersample} bits, compression {compression}{need}")
     file.seek(0)
-    return _read_with_pillow(file, channels, max_pixels, region)
+    return _read_with_pillow(file, channels, max_pixels, region, least_side)
 
 
 def _tiff_orientation(page: tifffile.TiffPage) -> int:

@@ -78,7 +78,9 @@ class ImageSource(ABC):
         """
 
 
-def open_source(data: str | Path | Dataset, *, channels: int = 3, tile: int | None = None) -> ImageSource:
+def open_source(
+    data: str | Path | Dataset, *, channels: int = 3, tile: int | None = None, least_side: int | None = None
+) -> ImageSource:
     """The images of `data`.
 
     Args:
@@ -91,6 +93,7 @@ def open_source(data: str | Path | Dataset, *, channels: int = 3, tile: int | No
         tile: read square tiles of this many pixels instead of whole images. The tiles cover the image;
             the last of a row or column is moved inwards so that all have full size, and an image that is
             smaller along an axis has one tile there, as long as the image. Listing then reads every header.
+        least_side: a large JPEG may be read smaller, as long as its shorter side keeps this many pixels (`decode`).
 
     Raises:
         UserError: there is nothing there, or nothing that could be an image.
@@ -99,7 +102,7 @@ def open_source(data: str | Path | Dataset, *, channels: int = 3, tile: int | No
         if tile is not None:
             raise UserError("--tile needs image files; it cannot be used with a data set in Python")
         return DatasetSource(data, channels)
-    files = FileSource(_find(Path(data).expanduser()), channels)
+    files = FileSource(_find(Path(data).expanduser()), channels, least_side)
     return files if tile is None else TileSource(files, tile)
 
 
@@ -109,15 +112,16 @@ def open_source(data: str | Path | Dataset, *, channels: int = 3, tile: int | No
 class FileSource(ImageSource):
     """A file, an image."""
 
-    def __init__(self, paths: PathIndex, channels: int) -> None:
+    def __init__(self, paths: PathIndex, channels: int, least_side: int | None = None) -> None:
         self.paths = paths
         self.channels = channels
+        self.least_side = least_side
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
-        return decode(self.paths[index], self.channels)
+        return decode(self.paths[index], self.channels, least_side=self.least_side)
 
     def name(self, index: int) -> str:
         return self.paths[index]

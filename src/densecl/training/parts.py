@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError
+from densecl.images.crops import least_side
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
@@ -79,7 +80,12 @@ def build(
         UserError: for wrong data, an unknown backbone, settings that do not go together, a damaged checkpoint.
     """
     torch.manual_seed(recipe.seed)
-    source = open_source(recipe.data if dataset is None else dataset, channels=recipe.channels, tile=recipe.tile)
+    source = open_source(
+        recipe.data if dataset is None else dataset,
+        channels=recipe.channels,
+        tile=recipe.tile,
+        least_side=least_side(recipe.image_size, recipe.crop_scale),
+    )
     images = len(source)
     if recipe.batch_size > images:
         raise UserError(
