@@ -1,0 +1,105 @@
+"""The programs that benchmarks/throughput.py races, each in a process of its own, so that each has its own memory.
+
+python benchmarks/contenders.py densecl|auto|bare --data FOLDER --backbone resnet18 ... prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+
+import torch
+
+from densecl import create_backbone, pretrain
+
+
+def end_to_end(options: argparse.Namespace, **settings: Any) -> dict[str, float]:
+    """A run as a user starts it, from files to weights; timed between two rows of its own metrics."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        pretrain(
+            options.data,
+            Path(folder) / "run",
+            backbone=options.backbone,
+            image_size=options.image_size,
+            batch_size=options.batch_size,
+            steps=options.warm_up + options.steps,
+            log_every=options.warm_up,
+            loggers=(),
+            **settings,
+        )
+        with (Path(folder) / "run" / "metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) >= options.warm_up]
+    seconds = float(rows[-1]["seconds"]) - float(rows[0]["seconds"])
+    steps = int(rows[-1]["step"]) - int(rows[0]["step"])
+    waiting = sum(float(row["data_wait"]) for row in rows[1:]) / len(rows[1:])
+    return {"images_per_second": steps * options.batch_size / seconds, "waiting": waiting}
+
+
+def bare(options: argparse.Namespace) -> dict[str, float]:
+    """The encoders alone, on pixels that are there already: query forward and backward, key forward."""
+    bf16 = options.precision == "bf16"
+    memory_format = torch.channels_last if bf16 or torch.cuda.is_available() else torch.contiguous_format
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    query, key = (create_backbone(options.backbone).to(device) for _ in range(2))
+    for network in (query, key):
+        network.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    pixels = torch.randn(options.batch_size, 3, options.image_size, options.image_size, device=device)
+    pixels = pixels.contiguous(memory_format=memory_format)
+    start = 0.0
+    for step in range(options.warm_up + options.steps):
+        if step == options.warm_up:
+            start = _now()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            features = query(pixels)
+            with torch.no_grad():
+                key(pixels)
+        features.float().square().mean().backward()
+        query.zero_grad()
+    return {"images_per_second": options.steps * options.batch_size / (_now() - start)}
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("contender", choices=["densecl", "auto", "bare"])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--image-size", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--queue-length", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--warm-up", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--precision", required=True, choices=["32", "bf16"])
+    options = parser.parse_args()
+    if options.contender == "bare":
+        measured = bare(options)
+    elif options.contender == "auto":
+        measured = end_to_end(options, workers=options.workers, precision=options.precision)
+    else:  # the peer's work: feature matching, and a queue of pooled vectors
+        paper = {"matching": "features", "dense_negatives": "pooled", "optimizer": "sgd", "learning_rate": 0.06}
+        measured = end_to_end(
+            options, workers=options.workers, precision=options.precision, queue_length=options.queue_length, **paper
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**measured, "peak_mib": peak}))
+
+
+if __name__ == "__main__":
+    main()

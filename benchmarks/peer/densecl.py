@@ -1,0 +1,97 @@
+"""LightlySSL's DenseCL, put together from its own public parts as its documentation does, timed end to end.
+
+Runs in an environment of its own (requirements.txt) and prints one line of JSON. Its queries come from the query
+network and its keys from it too, as in its example; that is what its users run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import time
+
+import torch
+import torchvision
+from lightly.data import LightlyDataset
+from lightly.loss import NTXentLoss
+from lightly.models import utils
+from lightly.models.modules import DenseCLProjectionHead
+from lightly.transforms import DenseCLTransform
+from torch import Tensor, nn
+
+
+class DenseCL(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        network = getattr(torchvision.models, name)()
+        width = network.fc.in_features
+        self.backbone = nn.Sequential(*list(network.children())[:-2])
+        self.global_head = DenseCLProjectionHead(width, width, 128)
+        self.local_head = DenseCLProjectionHead(width, width, 128)
+        self.momentum = nn.ModuleList(
+            copy.deepcopy(part) for part in (self.backbone, self.global_head, self.local_head)
+        )
+        for part in self.momentum:
+            utils.deactivate_requires_grad(part)
+
+    def parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.backbone, self.global_head, self.local_head
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.backbone(pixels)
+        cells = features.flatten(start_dim=2).permute(0, 2, 1)
+        return cells, self.global_head(features.mean(dim=(2, 3))), self.local_head(cells)
+
+    @torch.no_grad()
+    def forward_momentum(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self(pixels)  # the example's own: the momentum network is updated and never asked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--image-size", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--queue-length", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--warm-up", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    options = parser.parse_args()
+
+    dataset = LightlyDataset(options.data, transform=DenseCLTransform(input_size=options.image_size))
+    loader = torch.utils.data.DataLoader(
+        dataset, options.batch_size, shuffle=True, drop_last=True, num_workers=options.workers
+    )
+    model = DenseCL(options.backbone)
+    losses = [NTXentLoss(memory_bank_size=(options.queue_length, 128)) for _ in range(2)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, weight_decay=1e-4)
+
+    done, start = 0, 0.0
+    while done < options.warm_up + options.steps:
+        for (query_view, key_view), *_ in loader:
+            if done == options.warm_up:
+                start = time.perf_counter()
+            for part, average in zip(
+                (model.backbone, model.global_head, model.local_head), model.momentum, strict=True
+            ):
+                utils.update_momentum(part, average, 0.999)
+            query_cells, query_global, query_local = model(query_view)
+            key_cells, key_global, key_local = model.forward_momentum(key_view)
+            matched = utils.select_most_similar(query_cells, key_cells, key_local).flatten(end_dim=1)
+            loss = 0.5 * losses[0](query_global, key_global) + 0.5 * losses[1](query_local.flatten(end_dim=1), matched)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            done += 1
+            if done == options.warm_up + options.steps:
+                break
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"images_per_second": options.steps * options.batch_size / seconds, "peak_mib": peak}))
+
+
+if __name__ == "__main__":
+    main()
