@@ -65,7 +65,8 @@ def _kernel_for(query: Tensor, key: Tensor, value: Tensor) -> Kernel:
     if query.device.type == "cpu" and hasattr(aten, "_scaled_dot_product_flash_attention_for_cpu"):
         return _flash_on_cpu
     if query.is_cuda and torch.version.hip is None:
-        params = SDPAParams(*map(_padded_heads, (query, key, value)), None, 0.0, False, False)
+        heads = _padded_heads(query), _padded_heads(key), _padded_heads(value)
+        params = SDPAParams(heads[0], heads[1], heads[2], None, 0.0, False, False)
         if hasattr(aten, "_scaled_dot_product_flash_attention") and can_use_flash_attention(params):
             return _flash_on_cuda  # half precision only
         if hasattr(aten, "_scaled_dot_product_efficient_attention") and can_use_efficient_attention(params):

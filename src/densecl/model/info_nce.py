@@ -4,7 +4,8 @@ Of all negatives, only the log-sum-exp of their logits counts, s- = log sum_j ex
 
     loss = -log( exp(s+) / (exp(s+) + exp(s-)) ) = -log sigmoid(s+ - s-)
 
-`log_sum_exp` computes s- without the logits. Losses are in float32 at least.
+`log_sum_exp` computes s- without the logits. The dtype of the query decides the precision, under autocast too; losses
+are in float32 at least.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def info_nce(
         negatives: unit vectors. If they need no gradient, they may change before the backward pass.
         temperature: above 0.
     """
-    return _loss(query, positive, log_sum_exp(query, negatives, temperature), temperature)
+    with torch.autocast(query.device.type, enabled=False):
+        return _loss(query, positive, log_sum_exp(query, negatives, temperature), temperature)
 
 
 def info_nce_over_cells(
@@ -55,13 +57,14 @@ def info_nce_over_cells(
         temperature: above 0.
         first_image: where in `key` the image of the first query stands.
     """
-    own = key[first_image : first_image + len(query)]
-    negative_logit = torch.logaddexp(
-        log_sum_exp_of_other_images(query, key, temperature, first_image),
-        log_sum_exp_of_own_image(query, own, excluded.scatter(2, positive[:, :, None], True), temperature),
-    )
-    matched = own.gather(1, positive[:, :, None].expand_as(query))
-    return _loss(query, matched, negative_logit, temperature)
+    with torch.autocast(query.device.type, enabled=False):
+        own = key[first_image : first_image + len(query)]
+        negative_logit = torch.logaddexp(
+            log_sum_exp_of_other_images(query, key, temperature, first_image),
+            log_sum_exp_of_own_image(query, own, excluded.scatter(2, positive[:, :, None], True), temperature),
+        )
+        matched = own.gather(1, positive[:, :, None].expand_as(query))
+        return _loss(query, matched, negative_logit, temperature)
 
 
 def _loss(query: Tensor, positive: Tensor, negative_logit: Tensor, temperature: float) -> Tensor:

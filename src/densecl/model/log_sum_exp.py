@@ -65,9 +65,8 @@ def log_sum_exp_of_own_image(
     """
 
     def of_some(query: Tensor, key: Tensor, excluded: Tensor) -> Tensor:
-        with torch.autocast(query.device.type, enabled=False):
-            scores = accumulator(query) @ accumulator(key).mT / temperature
-            return scores.masked_fill(excluded, torch.finfo(scores.dtype).min).logsumexp(dim=2)
+        scores = accumulator(query) @ accumulator(key).mT / temperature
+        return scores.masked_fill(excluded, torch.finfo(scores.dtype).min).logsumexp(dim=2)
 
     images = max(1, CHUNK_BYTES // max(1, 4 * query.shape[1] ** 2))
     parts = zip(query.split(images), key.split(images), excluded.split(images), strict=True)
