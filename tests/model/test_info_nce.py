@@ -181,13 +181,19 @@ def test_excluded_cells_that_are_equal_to_the_query(dtype: torch.dtype, others: 
     )  # fmt: skip
 
 
-def test_the_own_image_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_sum_exp_module, "CHUNK_BYTES", 4 * 81 * 2)
-    query, key, *which = some_cells(7, 5, 9, 8, torch.float64)
+def test_in_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images, or two keys, at a time."""
+    query, key, positive, excluded = some_cells(7, 5, 9, 8, torch.float64)
+    monkeypatch.setattr(log_sum_exp_module, "PART_BYTES", 4 * 9 * 9 * 2)
     compare(
         info_nce_over_cells, plain.info_nce_over_cells, query.requires_grad_(), key.requires_grad_(),
-        rest=(*which, 0.2, 1),
+        rest=(positive, excluded, 0.2, 1),
     )  # fmt: skip
+    single, negatives = units(20, 8, seed=3), units(30, 8, seed=4)
+    monkeypatch.setattr(log_sum_exp_module, "PART_BYTES", 4 * 16 * 2)
+    compare(
+        info_nce, plain.info_nce, single.requires_grad_(), single.roll(1, 0), negatives.requires_grad_(), rest=(0.2,)
+    )
 
 
 # --- both -----------------------------------------------------------------------------------------------------------

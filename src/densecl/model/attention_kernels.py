@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
 
 #: Bytes of scores that `attend_in_chunks` holds at a time.
-CHUNK_BYTES = 2**24
+CHUNK_BYTES = 2**23
 #: CUDA kernels want rows that are multiples of 16 bytes.
 DIM_MULTIPLE = 8
 
@@ -55,8 +55,10 @@ def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
         for start in range(0, query.shape[1], rows):
             here = group, slice(start, start + rows)
             scores = accumulator(query[here]).mul(scale) @ group_key.T
-            lse[here] = scores.logsumexp(dim=1)
-            mean[here] = scores.sub_(lse[here][:, None]).exp_() @ group_value
+            largest = scores.amax(dim=1, keepdim=True)
+            total = scores.sub_(largest).exp_().sum(dim=1, keepdim=True)
+            lse[here] = (largest + total.log()).squeeze(1)
+            mean[here] = scores @ group_value / total
     return mean, lse
 
 

@@ -12,7 +12,7 @@ needs. The gradient of the keys is an attention call once more, in which keys as
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from densecl.model.attention_kernels import CHUNK_BYTES, DIM_MULTIPLE, accumulator, attend
+from densecl.model.attention_kernels import DIM_MULTIPLE, accumulator, attend
+
+#: Bytes of similarities within images, or of keys in the backward pass, that are worked on at a time.
+PART_BYTES = 2**22
 
 
 def log_sum_exp(
@@ -68,7 +71,7 @@ def log_sum_exp_of_own_image(
         scores = accumulator(query) @ accumulator(key).mT / temperature
         return scores.masked_fill(excluded, torch.finfo(scores.dtype).min).logsumexp(dim=2)
 
-    images = max(1, CHUNK_BYTES // max(1, 4 * query.shape[1] ** 2))
+    images = _parts(query.shape[1] ** 2)
     parts = zip(query.split(images), key.split(images), excluded.split(images), strict=True)
     return torch.cat([checkpoint(of_some, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
@@ -85,17 +88,18 @@ class _LogSumExp(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mean, *kept = ctx.saved_tensors
-        query_grad, key_grad = _query_gradient(mean, grad, ctx.scale), None
+        key_grad = None
         if kept:
             query, key, lse = kept
-            key_grad = _KeyGradient.of(query[None], lse[None], grad[None], ctx.scale).at(key[None])[0]
-        return query_grad, key_grad, None
+            key_grad = torch.empty_like(key)
+            _KeyGradient(query[None], lse[None], grad[None], ctx.scale).of_all_queries(key, key_grad)
+        return _query_gradient(mean, grad, ctx.scale), key_grad, None
 
 
 class _LogSumExpOfOtherImages(Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, scale: float, first_image: int) -> Tensor:
-        others = other_images(key)[first_image:][: len(query)]
+        others = other_images(key.expand(2, *key.shape).contiguous())[first_image:][: len(query)]
         mean, lse = attend(query, others, others, scale)
         ctx.scale, ctx.first_image = scale, first_image
         ctx.save_for_backward(mean, *((query, key, lse) if ctx.needs_input_grad[1] else ()))
@@ -105,60 +109,73 @@ class _LogSumExpOfOtherImages(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mean, *kept = ctx.saved_tensors
-        query_grad, key_grad = _query_gradient(mean, grad, ctx.scale), None
+        key_grad = None
         if kept:
             query, key, lse = kept
-            own = slice(ctx.first_image, ctx.first_image + len(query))
-            gradient = _KeyGradient.of(query, lse, grad, ctx.scale)
             key_grad = torch.empty_like(key)
+            gradient = _KeyGradient(query, lse, grad, ctx.scale, copies=2)
+            first, last = ctx.first_image, ctx.first_image + len(query)
             # Keys of these images met the queries of the other ones here, keys of another process's met all of them.
-            key_grad[own] = gradient.from_other_images().at(key[own])
-            for elsewhere in (slice(0, own.start), slice(own.stop, len(key))):
-                keys = key[elsewhere]
-                key_grad[elsewhere] = gradient.from_all().at(keys.flatten(0, 1)[None]).view_as(keys)
-        return query_grad, key_grad, None, None
+            gradient.of_other_images(key[first:last], key_grad[first:last])
+            gradient.of_all_queries(key[:first].flatten(0, 1), key_grad[:first].flatten(0, 1))
+            gradient.of_all_queries(key[last:].flatten(0, 1), key_grad[last:].flatten(0, 1))
+        return _query_gradient(mean, grad, ctx.scale), key_grad, None, None
 
 
-def other_images(values: Float[Tensor, "images cells dim"]) -> Float[Tensor, "images other_cells dim"]:
-    """For each image the cells of all others: windows on two copies in a row, of the size of two copies."""
-    twice = torch.cat([values, values])
-    windows = twice.unfold(0, len(values) - 1, 1)  # images + 2, cells, dim, images - 1
-    return windows.movedim(3, 1).flatten(1, 2)[1:][: len(values)]
+def other_images(twice: Float[Tensor, "two images cells dim"]) -> Float[Tensor, "images other_cells dim"]:
+    """For each image the cells of all others: windows on two copies in a row, which take no memory of their own."""
+    images = twice.shape[1]
+    windows = twice.flatten(0, 1).unfold(0, images - 1, 1)  # images + 2, cells, dim, images - 1
+    return windows.movedim(3, 1).flatten(1, 2)[1:][:images]
 
 
 def _query_gradient(mean: Tensor, grad: Tensor, scale: float) -> Tensor:
     return (mean * (grad[..., None] * scale)).to(mean.dtype)
 
 
-class _KeyGradient(NamedTuple):
+def _parts(numbers: int) -> int:
+    """How many items of so many numbers are worked on at a time."""
+    return max(1, PART_BYTES // max(1, 4 * numbers))
+
+
+class _KeyGradient:
     """The gradient of keys, sum_i grad_i / t * exp(s_ij - lse_i) q_i, as attention of the keys to the queries.
 
     The scores s_ij - lse_i are products too if each query gets -lse_i * t, and each key 1, as another coordinate.
     """
 
-    query: Tensor  # groups queries dim + DIM_MULTIPLE
-    value: Tensor  # the same shape, filled up with zeros
-    scale: float
-    factor: Tensor
+    def __init__(self, query: Tensor, lse: Tensor, grad: Tensor, scale: float, copies: int = 1) -> None:
+        images, cells, dim = query.shape
+        self.query = query.new_zeros(copies, images, cells, dim + DIM_MULTIPLE)
+        self.value = torch.zeros_like(self.query)
+        self.scale = scale
 
-    @classmethod
-    def of(cls, query: Tensor, lse: Tensor, grad: Tensor, scale: float) -> _KeyGradient:
-        coordinates, rest = [], -lse / scale
-        for _ in range(3):  # half precision needs three numbers for what float32 says in one
-            coordinates.append(rest.to(query.dtype))
-            rest = rest - coordinates[-1]
-        extra = F.pad(torch.stack(coordinates, dim=-1), (0, DIM_MULTIPLE - 3))
+        rest = -lse / scale
+        for number in range(dim, dim + 3):  # half precision needs three numbers for what float32 says in one
+            self.query[0, ..., number] = rest
+            rest = rest - self.query[0, ..., number]
+        self.query[0, ..., :dim] = query
         largest = grad.abs().amax().clamp(min=torch.finfo(grad.dtype).tiny)  # float16 has few small numbers
-        value = (query * (grad / largest)[..., None]).to(query.dtype)
-        return cls(torch.cat([query, extra], dim=-1), F.pad(value, (0, DIM_MULTIPLE)), scale, largest * scale)
+        torch.mul(query, (grad / largest)[..., None], out=self.value[0, ..., :dim])
+        self.factor = largest * scale
+        for each in (self.query, self.value):
+            each[1:] = each[0]
 
-    def from_other_images(self) -> _KeyGradient:
-        return self._replace(query=other_images(self.query), value=other_images(self.value))
+    def of_other_images(self, key: Tensor, out: Tensor) -> None:
+        """Writes to `out` the gradient that the keys of each image, "images cells dim", get from all other images."""
+        at_a_time = _parts(self.query[0, 0].numel())
+        together = (key, out, other_images(self.query), other_images(self.value))
+        for part in zip(*(each.split(at_a_time) for each in together), strict=True):
+            self._write(*part)
 
-    def from_all(self) -> _KeyGradient:
-        return self._replace(query=self.query.flatten(0, 1)[None], value=self.value.flatten(0, 1)[None])
+    def of_all_queries(self, key: Tensor, out: Tensor) -> None:
+        """Writes to `out` the gradient that keys, "keys dim", get from all queries."""
+        query, value = (each[0].flatten(0, 1)[None] for each in (self.query, self.value))
+        at_a_time = _parts(self.query.shape[-1])
+        for key_part, out_part in zip(key.split(at_a_time), out.split(at_a_time), strict=True):
+            self._write(key_part[None], out_part[None], query, value)
 
-    def at(self, key: Float[Tensor, "groups keys dim"]) -> Float[Tensor, "groups keys dim"]:
-        ones = F.pad(key, (0, 3), value=1.0)
-        mean, lse = attend(F.pad(ones, (0, DIM_MULTIPLE - 3)), self.query, self.value, self.scale)
-        return (mean[..., : key.shape[-1]] * (lse.exp() * self.factor)[..., None]).to(key.dtype)
+    def _write(self, key: Tensor, out: Tensor, query: Tensor, value: Tensor) -> None:
+        # The rest of the added coordinates is 0 in the queries.
+        mean, lse = attend(F.pad(key, (0, DIM_MULTIPLE), value=1.0), query, value, self.scale)
+        torch.mul(mean[..., : key.shape[-1]], (lse.exp() * self.factor)[..., None], out=out)
