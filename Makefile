@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-torch211 lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/densecl demo
@@ -10,13 +10,17 @@ demo: .venv/demo.stamp
 test: .venv/test.stamp lint
 	$(BIN)/python -m pytest -n 2
 
+# The oldest torch that is supported: its private attention operators are not quite the newest's.
+test-torch211: .venv-torch211/test.stamp
+	.venv-torch211/bin/python -m pytest -n 2
+
 lint: .venv/test.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-torch211
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -30,4 +34,10 @@ clean:
 
 .venv/test.stamp: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,notebooks]'
+	@touch $@
+
+.venv-torch211/test.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-torch211
+	.venv-torch211/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[test,notebooks]' 'torch==2.11.*' 'torchvision==0.26.*'
 	@touch $@

@@ -184,9 +184,7 @@ class DenseCL(nn.Module):
         self, query: Embeddings, key: Embeddings, views: tuple[Views, Views]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Match]:
         """Global loss, dense loss and the matches of one direction."""
-        # The queue is changed in place before the backward pass, which needs the keys as they are now.
-        negatives = self.global_queue.keys.clone()
-        global_loss = info_nce(query.vector, key.vector, negatives, self.temperature).mean()
+        global_loss = info_nce(query.vector, key.vector, self.global_queue.keys, self.temperature).mean()
 
         with torch.no_grad():
             distances = cell_distances(*views, *query.features.shape[2:])
@@ -200,7 +198,7 @@ class DenseCL(nn.Module):
             cell_losses = info_nce_over_cells(query.cells, all_keys, match.index, near, self.temperature, first_image)
         else:
             positive = key.cells.gather(1, match.index[:, :, None].expand_as(query.cells))
-            cell_losses = info_nce(query.cells, positive, self.dense_queue.keys.clone(), self.temperature)
+            cell_losses = info_nce(query.cells, positive, self.dense_queue.keys, self.temperature)
         # The divisor counts over all processes, whose gradients are then averaged.
         counted = mean_over_processes(match.valid.sum().to(cell_losses.dtype)).clamp(min=1 / world_size())
         return global_loss, (cell_losses * match.valid).sum() / counted, match

@@ -1,10 +1,21 @@
-"""InfoNCE, the objective of contrastive learning: pick the positive out of the negatives [van den Oord et al. 2018]."""
+"""InfoNCE, the objective of contrastive learning: pick the positive out of the negatives [van den Oord et al. 2018].
+
+Of all negatives, only the log-sum-exp of their logits counts, s- = log sum_j exp(q.k_j / t): with s+ = q.k+ / t
+
+    loss = -log( exp(s+) / (exp(s+) + exp(s-)) ) = -log sigmoid(s+ - s-)
+
+`log_sum_exp` computes s- without the logits. The dtype of the query decides the precision, under autocast too; losses
+are in float32 at least.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from densecl.model.log_sum_exp import log_sum_exp, log_sum_exp_of_other_images, log_sum_exp_of_own_image
 
 
 def info_nce(
@@ -20,12 +31,11 @@ def info_nce(
     Args:
         query: unit vectors.
         positive: unit vectors, one for each query.
-        negatives: unit vectors.
+        negatives: unit vectors. If they need no gradient, they may change before the backward pass.
         temperature: above 0.
     """
-    positive_logit = (query * positive).sum(dim=-1) / temperature
-    negative_logits = query @ negatives.T / temperature
-    return torch.logaddexp(negative_logits.logsumexp(dim=-1), positive_logit) - positive_logit
+    with torch.autocast(query.device.type, enabled=False):
+        return _loss(query, positive, log_sum_exp(query, negatives, temperature), temperature)
 
 
 def info_nce_over_cells(
@@ -47,15 +57,16 @@ def info_nce_over_cells(
         temperature: above 0.
         first_image: where in `key` the image of the first query stands.
     """
-    batch, cells, dim = query.shape
-    images = torch.arange(batch, device=query.device)
-    logits = (query.reshape(-1, dim) @ key.reshape(-1, dim).T / temperature).unflatten(0, (batch, cells))
-    own = torch.arange(cells, device=query.device) + (first_image + images[:, None]) * cells  # batch cells
-    own = own[:, None, :].expand(-1, cells, -1)  # the columns of a query cell's own image
+    with torch.autocast(query.device.type, enabled=False):
+        own = key[first_image : first_image + len(query)]
+        negative_logit = torch.logaddexp(
+            log_sum_exp_of_other_images(query, key, temperature, first_image),
+            log_sum_exp_of_own_image(query, own, excluded.scatter(2, positive[:, :, None], True), temperature),
+        )
+        matched = own.gather(1, positive[:, :, None].expand_as(query))
+        return _loss(query, matched, negative_logit, temperature)
 
-    # Leaving the positive among the candidates keeps the softmax finite when all others are excluded.
-    excluded = excluded.scatter(2, positive[:, :, None], False)
-    own_logits = logits.gather(2, own)
-    positive_logit = own_logits.gather(2, positive[:, :, None]).squeeze(2)
-    candidates = logits.scatter(2, own, own_logits.masked_fill(excluded, -torch.inf))
-    return candidates.logsumexp(dim=2) - positive_logit
+
+def _loss(query: Tensor, positive: Tensor, negative_logit: Tensor, temperature: float) -> Tensor:
+    positive_logit = (query.to(negative_logit.dtype) * positive).sum(dim=-1) / temperature
+    return -F.logsigmoid(positive_logit - negative_logit)
