@@ -30,9 +30,9 @@ def info_nce(
 
 def info_nce_over_cells(
     query: Float[Tensor, "batch cells dim"],
-    key: Float[Tensor, "all_images cells dim"],
+    key: Float[Tensor, "all_images key_cells dim"],
     positive: Int[Tensor, "batch cells"],
-    excluded: Bool[Tensor, "batch cells cells"],
+    excluded: Bool[Tensor, "batch cells key_cells"],
     temperature: float,
     first_image: int = 0,
 ) -> Float[Tensor, "batch cells"]:
@@ -40,7 +40,8 @@ def info_nce_over_cells(
 
     Args:
         query: unit vectors of the cells of one view.
-        key: unit vectors of the cells of the other view, of all images (of all devices).
+        key: unit vectors of the cells of the other view, of all images (of all devices). There may be more or fewer
+            to an image than in the query view.
         positive: for each query cell its positive, a cell of the same image.
         excluded: key cells of the same image that are neither positive nor negative, because they
             show nearly the same place. The positive itself always counts.
@@ -48,10 +49,11 @@ def info_nce_over_cells(
         first_image: where in `key` the image of the first query stands.
     """
     batch, cells, dim = query.shape
+    key_cells = key.shape[1]
     images = torch.arange(batch, device=query.device)
     logits = (query.reshape(-1, dim) @ key.reshape(-1, dim).T / temperature).unflatten(0, (batch, cells))
-    own = torch.arange(cells, device=query.device) + (first_image + images[:, None]) * cells  # batch cells
-    own = own[:, None, :].expand(-1, cells, -1)  # the columns of a query cell's own image
+    own = torch.arange(key_cells, device=query.device) + (first_image + images[:, None]) * key_cells
+    own = own[:, None, :].expand(-1, cells, -1)  # batch cells key_cells: the columns of a query cell's own image
 
     # Leaving the positive among the candidates keeps the softmax finite when all others are excluded.
     excluded = excluded.scatter(2, positive[:, :, None], False)
