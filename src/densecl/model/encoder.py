@@ -54,9 +54,8 @@ class Encoder(nn.Module):
         features = self.backbone(pixels)
         finish = unit if self.unit else at_least_float32
         vector = finish(self.global_head(features))
-        if self.grid is not None:  # small views have a smaller map
-            rows, cols = features.shape[2:]
-            features = F.adaptive_avg_pool2d(features, (min(self.grid, rows), min(self.grid, cols)))
+        if self.grid is not None:
+            features = F.adaptive_avg_pool2d(features, self.grid)
         if self.dense_head is None:
             return Embeddings(vector, None, None, features)
         cells = self.dense_head(features).flatten(2)  # batch dim cells
