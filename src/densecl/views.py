@@ -7,6 +7,7 @@ key view has others), ``dim`` (embedding), ``queue`` (stored keys).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,11 +41,12 @@ class Crop(NamedTuple):
 
 
 class CropPair(NamedTuple):
-    """Two views of the same image, or of each image of a batch."""
+    """Two views of the same image, or of each image of a batch; with multi-crop, further small ones."""
 
     first: Crop
     second: Crop
     index: Int[Tensor, "*batch"]  # of the image that was used, in its source
+    small: Sequence[Crop] = ()
 
 
 class Views(NamedTuple):

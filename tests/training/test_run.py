@@ -139,8 +139,8 @@ def test_a_run_that_never_reached_a_checkpoint_is_begun_anew(tiny, tmp_path: Pat
 def test_nan_stops_the_run_at_its_step_and_is_never_saved(tiny, tmp_path: Path, monkeypatch) -> None:
     forward = DenseCL.forward
 
-    def spoiled(self, first, second):
-        output = forward(self, first, second)
+    def spoiled(self, *views):
+        output = forward(self, *views)
         return output._replace(loss=output.loss * float("nan")) if self.steps == 5 else output
 
     monkeypatch.setattr(DenseCL, "forward", spoiled)
@@ -168,7 +168,7 @@ def test_collapse_stops_the_run(tiny, tmp_path: Path) -> None:
 
 
 def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> None:
-    def hungry(self, first, second):
+    def hungry(self, *views):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     monkeypatch.setattr(DenseCL, "forward", hungry)

@@ -145,7 +145,8 @@ class DenseCL(nn.Module):
         self.teacher_temperature = self._or_own("teacher_temperature", teacher_temperature, first_teacher)
         self.key_momentum = self._or_own("key_momentum", key_momentum, method.key_momentum)
         self.dense_negatives = self._or_own("dense_negatives", dense_negatives, usual_negatives)
-        statistics = self._or_own("dense_statistics", dense_statistics, "cells" if method.statistics else None)
+        usual_statistics: Statistics | None = "cells" if method.statistics else None
+        statistics = self._or_own("dense_statistics", dense_statistics, usual_statistics)
         length = self._or_own("queue_length", queue_length, QUEUE_LENGTH if method.queue else None)
         self.dense_weight = dense_weight
         self.key_norm = key_norm or ("shuffle" if has_batch_norm and method.queue else None)
@@ -232,14 +233,15 @@ class DenseCL(nn.Module):
         global_loss = self.global_objective(images, temperature)
 
         with torch.no_grad():
-            grids = query.features.shape[2:], tuple(key.features.shape[2:])
-            distances = cell_distances(*views, *grids[0], grids[1])
+            rows, cols = query.features.shape[2:]
+            key_rows, key_cols = key.features.shape[2:]
+            distances = cell_distances(*views, rows, cols, (key_rows, key_cols))
             matches = self.match(query, key, distances)
         if self.dense_objective is None or query.cells is None or key.cells is None:
             return global_loss, torch.zeros_like(global_loss), matches[0]
 
         near = distances <= self.match_radius
-        near_query = cell_distances(views[0], views[0], *grids[0]) <= self.match_radius
+        near_query = cell_distances(views[0], views[0], rows, cols) <= self.match_radius
         negatives = self.dense_queue.keys.clone() if self.dense_queue is not None else None
         pooled = None
         if self.dense_queue is None and self.dense_negatives == "pooled":
