@@ -250,10 +250,16 @@ def test_values_come_to_the_type_of_the_field(name: str, typed: object, value: o
     [
         ({"dense_weight": 1.5}, "--dense-weight must lie in 0..1, not 1.5."),
         ({"dense_weight": "nan"}, "--dense-weight must lie in 0..1, not nan."),
-        ({"method": "mocco"}, "--method takes moco or densecl, not 'mocco'. Did you mean 'moco'?"),
-        ({"queue_length": "autoo"}, "--queue-length takes a whole number or auto, not 'autoo'. Did you mean 'auto'?"),
+        (
+            {"method": "mocco"},
+            "--method takes moco, densecl, simclr, byol, simsiam, barlow, vicreg or dino, not 'mocco'. Did you",
+        ),
+        (
+            {"queue_length": "autoo"},
+            "--queue-length takes a whole number or auto or none, not 'autoo'. Did you mean 'auto'?",
+        ),
         ({"queue_length": 0}, "--queue-length must be at least 1, not 0."),
-        ({"queue_length": 2.5}, "--queue-length takes a whole number or auto, not '2.5'."),
+        ({"queue_length": 2.5}, "--queue-length takes a whole number or auto or none, not '2.5'."),
         ({"image_size": True}, "--image-size takes a whole number, not 'True'."),
         ({"symmetric": "yes"}, "--symmetric takes true or false or auto, not 'yes'."),
         ({"jitter": (0.4, 0.4)}, "--jitter takes 4 numbers, not '0.4 0.4'."),

@@ -145,8 +145,8 @@ class DenseCL(nn.Module):
         self.teacher_temperature = self._or_own("teacher_temperature", teacher_temperature, first_teacher)
         self.key_momentum = self._or_own("key_momentum", key_momentum, method.key_momentum)
         self.dense_negatives = self._or_own("dense_negatives", dense_negatives, usual_negatives)
-        usual_statistics: Statistics | None = "cells" if method.statistics else None
-        statistics = self._or_own("dense_statistics", dense_statistics, usual_statistics)
+        own_statistics: Statistics | None = "cells" if method.statistics else None
+        statistics: Statistics | None = self._or_own("dense_statistics", dense_statistics, own_statistics)
         length = self._or_own("queue_length", queue_length, QUEUE_LENGTH if method.queue else None)
         self.dense_weight = dense_weight
         self.key_norm = key_norm or ("shuffle" if has_batch_norm and method.queue else None)

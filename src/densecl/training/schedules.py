@@ -27,7 +27,7 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def ramp(step: float, steps: float) -> float:
+def ramp(step: int | float, steps: float) -> float:
     """Rises linearly from 0 at step 0 to 1 at step `steps`, and stays there. (Or in shares of the run.)"""
     return min(1.0, step / steps) if steps > 0 else 1.0
 
