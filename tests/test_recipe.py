@@ -304,12 +304,18 @@ def test_values_come_to_the_type_of_the_field(name: str, typed: object, value: o
     [
         ({"dense_weight": 1.5}, "--dense-weight must lie in 0..1, not 1.5."),
         ({"dense_weight": "nan"}, "--dense-weight must lie in 0..1, not nan."),
-        ({"method": "mocco"}, "--method takes moco or densecl, not 'mocco'. Did you mean 'moco'?"),
-        ({"queue_length": "autoo"}, "--queue-length takes a whole number or auto, not 'autoo'. Did you mean 'auto'?"),
+        (
+            {"method": "mocco"},
+            "--method takes moco, densecl, simclr, byol, simsiam, barlow, vicreg or dino, not 'mocco'. Did you",
+        ),
+        (
+            {"queue_length": "autoo"},
+            "--queue-length takes a whole number or auto or none, not 'autoo'. Did you mean 'auto'?",
+        ),
         ({"queue_length": 0}, "--queue-length must be at least 1, not 0."),
-        ({"queue_length": 2.5}, "--queue-length takes a whole number or auto, not '2.5'."),
+        ({"queue_length": 2.5}, "--queue-length takes a whole number or auto or none, not '2.5'."),
         ({"image_size": True}, "--image-size takes a whole number, not 'True'."),
-        ({"symmetric": "yes"}, "--symmetric takes true or false, not 'yes'."),
+        ({"symmetric": "yes"}, "--symmetric takes true or false or auto, not 'yes'."),
         ({"jitter": (0.4, 0.4)}, "--jitter takes 4 numbers, not '0.4 0.4'."),
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "--jitter takes brightness, contrast and saturation"),
         ({"crop_scale": (0.5, 0.2)}, "--crop-scale takes a smallest and a largest share"),
@@ -318,7 +324,10 @@ def test_values_come_to_the_type_of_the_field(name: str, typed: object, value: o
         ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "--std must be greater than 0 in every channel, not 1.0 0.0 1.0."),
         ({"grid": 1}, "--grid must be at least 2"),
         ({"output_stride": 4}, "--output-stride must be 8, 16 or 32, not 4."),
-        ({"temperature_max": 0.1}, "--temperature-max must be at least --temperature 0.2, not 0.1."),
+        (
+            {"temperature": 0.2, "temperature_max": 0.1},
+            "--temperature-max must be at least --temperature 0.2, not 0.1.",
+        ),
         ({"epochs": 3, "steps": 4}, "Give only one of --epochs and --steps"),
         ({"time_limit": "8"}, "--time-limit takes a number and a unit"),
         ({"time_limit": "0m"}, "--time-limit must be longer than nothing"),
@@ -361,7 +370,7 @@ def test_every_setting_is_described_once_and_in_order() -> None:
     described = [name for settings in documentation().values() for name in settings]
     assert described == list(field_names())
     assert all(text.strip().endswith(".") for settings in documentation().values() for text in settings.values())
-    assert documentation()["the method"]["temperature"] == "Temperature of InfoNCE [paper]."
+    assert documentation()["the method"]["grid"].startswith("Pool the feature map")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("8m", 480), ("1.5h", 5400), ("2d", 172800), (" 3s ", 3)])

@@ -155,9 +155,9 @@ def _add_pretrain(commands: Any) -> None:
 def _how_to_read(name: str) -> dict[str, Any]:
     """What argparse has to know about a setting; `make_recipe` turns the strings into values."""
     kind = setting_types()[name]
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction}
     members = [member for member in _members(kind) if member is not NoneType]
+    if bool in members:  # "auto" beside it is what it is when not given
+        return {"action": argparse.BooleanOptionalAction}
     tuples = [member for member in members if get_origin(member) is tuple]
     if tuples:
         words = get_args(tuples[0])

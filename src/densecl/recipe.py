@@ -29,9 +29,10 @@ import yaml
 from densecl.errors import UserError, nearest
 
 Auto = Literal["auto"]
-Method = Literal["moco", "densecl"]
-Matching = Literal["features", "mutual", "geometry"]
+Method = Literal["moco", "densecl", "simclr", "byol", "simsiam", "barlow", "vicreg", "dino"]
+Matching = Literal["features", "mutual", "geometry", "both"]
 DenseNegatives = Literal["pooled", "cells", "batch"]
+DenseStatistics = Literal["cells", "position"]
 KeyNorm = Literal["auto", "shuffle", "split", "ema"]
 
 
@@ -40,7 +41,7 @@ class Recipe:
     """The settings of a run, checked when it is made.
 
     `make_recipe` composes one from a named recipe, files and settings. Where a setting says "auto",
-    the run finds the value and writes it to its ``recipe.yaml``.
+    the run finds the value and writes it to its ``recipe.yaml``; "none" stands there for what the method does not have.
 
     Raises:
         UserError: a value out of its range, or settings that contradict each other.
@@ -73,6 +74,12 @@ class Recipe:
     """Range of the blur's standard deviation in pixels at 224 px; scaled with --image-size [paper]."""
     flip_probability: float = 0.5
     """Share of views mirrored left to right [paper]."""
+    local_crops: int = 0
+    """Multi-crop: further small views of an image, which are queries only [DINO: 6 to 10]."""
+    local_crop_size: int | Auto | None = "auto"
+    """Side of a small view in pixels. auto: 3/7 of --image-size [DINO: 96 of 224], and 4x4 cells at least."""
+    local_crop_scale: tuple[float, float] = (0.05, 0.4)
+    """Share of the image's area that a small view covers, smallest and largest [DINO]."""
 
     # --- the backbone ---------------------------------------------------------------------------
     backbone: str = "resnet50"
@@ -89,36 +96,44 @@ class Recipe:
     """Share of the dense loss, 0 to 1; 0 is the plain global method [paper: 0.5]."""
     dense_warmup_steps: int = 0
     """Steps at dense weight 0 before the dense loss joins [authors: 10000 helps at full scale]."""
-    dim: int = 128
-    """Length of an embedding vector [paper]."""
+    dim: int | Auto = "auto"
+    """Length of an embedding vector; dino: number of prototypes. auto: the method's, 128 for moco [paper]."""
     hidden_dim: int | None = None
-    """Width of the heads' hidden layer. Not given: the backbone's own width [paper]."""
+    """Width of the heads' hidden layers. Not given: the method's, for moco the backbone's own width [paper]."""
     grid: int | None = None
     """Pool the feature map to this many cells a side before matching and before the dense head."""
-    temperature: float = 0.2
-    """Temperature of InfoNCE [paper]."""
+    temperature: float | Auto | None = "auto"
+    """Temperature of the softmax over similarities. auto: the method's, 0.2 for moco [paper]."""
     temperature_max: float | None = None
     """Given: the temperature swings between --temperature and this as a cosine [Kukleva et al. 2023]."""
     temperature_period: float = 1.0
     """Length of one such swing as a share of the run."""
-    queue_length: int | Auto = "auto"
-    """Keys kept as negatives [paper: 65536]. auto: by the number of images and the key momentum; longer ones fail."""
-    key_momentum: float | Auto = "auto"
+    teacher_temperature: tuple[float, float] | Auto | None = "auto"
+    """dino: temperature of the teacher at the start and after its warm-up. auto: 0.04 0.07 [DINO]."""
+    teacher_warmup: float = 0.1
+    """Length of that warm-up as a share of the run [DINO: 30 of 300 epochs]."""
+    queue_length: int | Auto | None = "auto"
+    """moco: keys kept as negatives [paper: 65536]. auto: by number of images and key momentum; longer ones fail."""
+    key_momentum: float | Auto | None = "auto"
     """Share of its old weights the key encoder keeps each step [paper: 0.999]. auto: by the length of the run."""
-    key_momentum_end: float | None = None
-    """Given: the key momentum follows a cosine from --key-momentum to this [Grill et al. 2020: 1.0]."""
+    key_momentum_end: float | Auto | None = "auto"
+    """The key momentum follows a cosine from --key-momentum to this. auto: the method's, 1 for byol and dino."""
     key_norm: KeyNorm = "auto"
     """How the key encoder's batch norm is kept from leaking: shuffle (across devices), split, or ema."""
     key_split: int = 32
     """Images per sub-batch with --key-norm split [paper: 32 per device]."""
     matching: Matching = "geometry"
-    """Which key cell is a query cell's positive: geometry (the crops are known), features [paper], or mutual."""
+    """A query cell's positive: by geometry (the crops are known), features [paper], mutual, or half the loss each."""
     match_radius: float = 0.7
     """With geometry: how far apart two cells may lie, in diagonals of the larger cell [PixPro]."""
-    dense_negatives: DenseNegatives = "batch"
-    """A cell's negatives: the batch's cells, a queue of single cells, or a queue of pooled vectors [paper]."""
-    symmetric: bool = False
-    """Also use the second view as query: twice the gradient for twice the work [paper: no]."""
+    match_top_k: float = 1.0
+    """Share of an image's cells to keep, those with the best matches [VICRegL: 0.4]."""
+    dense_negatives: DenseNegatives | Auto | None = "auto"
+    """moco, simclr: the batch's cells (auto), pooled vectors (in a queue: the paper), or a queue of single cells."""
+    dense_statistics: DenseStatistics | Auto | None = "auto"
+    """barlow, vicreg: statistics over all matched cells (auto), or over the batch at each position [VICRegL]."""
+    symmetric: bool | Auto = "auto"
+    """Also use the second view as query. auto: as the method's paper, for moco no."""
 
     # --- optimisation ---------------------------------------------------------------------------
     batch_size: int = 256
@@ -126,7 +141,8 @@ class Recipe:
     optimizer: Literal["sgd", "lars", "adamw"] = "adamw"
     """The optimiser [paper: sgd]. adamw learns in the first hundred steps."""
     base_learning_rate: float | Auto = "auto"
-    """Learning rate at batch size 256. auto: sgd 0.03, lars 0.3, adamw 0.003 (0.0005 without batch norm)."""
+    """Learning rate at batch size 256. auto: sgd 0.03, lars 0.3 or as the method's paper has it, adamw 0.003
+    (0.0005 without batch norm)."""
     learning_rate: float | Auto = "auto"
     """The peak itself. auto: --base-learning-rate x batch size / 256; for adamw x the square root of that."""
     momentum: float = 0.9
@@ -228,12 +244,19 @@ LENGTHS = ("epochs", "steps", "time_limit")
 RESTS_ON = {
     "mean": ("data", "channels"),
     "std": ("data", "channels"),
-    "queue_length": ("data", "batch_size", "key_momentum", *LENGTHS),
-    "key_momentum": ("data", "batch_size", *LENGTHS),
-    "key_norm": ("backbone",),
-    "base_learning_rate": ("optimizer", "backbone"),
-    "learning_rate": ("base_learning_rate", "batch_size", "optimizer", "backbone"),
-    "weight_decay": ("optimizer",),
+    "local_crop_size": ("image_size", "backbone"),
+    "temperature": ("method",),
+    "teacher_temperature": ("method",),
+    "key_momentum": ("data", "batch_size", "method", *LENGTHS),
+    "key_momentum_end": ("method",),
+    "queue_length": ("data", "batch_size", "method", "key_momentum", *LENGTHS),
+    "key_norm": ("backbone", "method"),
+    "dense_negatives": ("method",),
+    "dense_statistics": ("method",),
+    "symmetric": ("method",),
+    "base_learning_rate": ("optimizer", "backbone", "method"),
+    "learning_rate": ("base_learning_rate", "batch_size", "optimizer", "backbone", "method"),
+    "weight_decay": ("optimizer", "method"),
     "warmup_epochs": ("data", "batch_size", *LENGTHS),
     "precision": (),
     "workers": (),
@@ -531,6 +554,9 @@ _RULES: dict[str, _Rule] = {
     "blur_probability": _SHARE,
     "blur_sigma": (lambda sigma: 0 < sigma[0] <= sigma[1] < math.inf, "takes a smallest and a largest sigma above 0"),
     "flip_probability": _SHARE,
+    "local_crops": _NOT_NEGATIVE,
+    "local_crop_size": (lambda size: size >= 16, "must be at least 16 pixels"),
+    "local_crop_scale": (lambda scale: 0 < scale[0] <= scale[1] <= 1, "takes a smallest and a largest share in 0..1"),
     "output_stride": (lambda stride: stride in (8, 16, 32), "must be 8, 16 or 32"),
     "dense_weight": _SHARE,
     "dense_warmup_steps": _NOT_NEGATIVE,
@@ -540,11 +566,17 @@ _RULES: dict[str, _Rule] = {
     "temperature": _POSITIVE,
     "temperature_max": _POSITIVE,
     "temperature_period": (lambda period: 0 < period <= 1, "must lie above 0 and up to 1"),
+    "teacher_temperature": (
+        lambda ends: all(0 < value < math.inf for value in ends),
+        "takes one at the start and one after the warm-up, both above 0",
+    ),
+    "teacher_warmup": _SHARE,
     "queue_length": _COUNT,
     "key_momentum": _SHARE,
     "key_momentum_end": _SHARE,
     "key_split": (lambda images: images >= 2, "must be at least 2: one image has no batch statistics"),
     "match_radius": _POSITIVE,
+    "match_top_k": (lambda share: 0 < share <= 1, "must lie above 0 and up to 1"),
     "batch_size": _COUNT,
     "base_learning_rate": _POSITIVE,
     "learning_rate": _POSITIVE,
@@ -582,7 +614,13 @@ def _check(recipe: Recipe) -> None:
     for name, values in (("mean", recipe.mean), ("std", recipe.std)):
         if values is not None and len(values) != recipe.channels:
             raise UserError(f"{flag(name)} takes one number a channel: {recipe.channels}, not {len(values)}.")
-    if recipe.temperature_max is not None and recipe.temperature_max < recipe.temperature:
+    if recipe.recipe == "paper" and recipe.method != "moco":
+        raise UserError(f"--recipe paper is that of moco, not of {recipe.method}. Leave it out.")
+    if (
+        recipe.temperature_max is not None
+        and isinstance(recipe.temperature, float)
+        and recipe.temperature_max < recipe.temperature
+    ):
         raise UserError(
             f"--temperature-max must be at least --temperature {recipe.temperature}, not {recipe.temperature_max}."
         )

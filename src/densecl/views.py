@@ -1,12 +1,13 @@
 """The plain types that travel from the images to the loss, and the geometry of a view.
 
 Legend of axis names, used in every signature: ``batch``, ``channels``, ``height width`` (pixels),
-``rows cols`` (cells of a feature map), ``cells`` (= rows x cols, row by row), ``dim`` (embedding),
-``queue`` (stored keys).
+``rows cols`` (cells of a feature map), ``cells`` (= rows x cols, row by row; ``key_cells`` where the
+key view has others), ``dim`` (embedding), ``queue`` (stored keys).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,11 +41,12 @@ class Crop(NamedTuple):
 
 
 class CropPair(NamedTuple):
-    """Two views of the same image, or of each image of a batch."""
+    """Two views of the same image, or of each image of a batch; with multi-crop, further small ones."""
 
     first: Crop
     second: Crop
     index: Int[Tensor, "*batch"]  # of the image that was used, in its source
+    small: Sequence[Crop] = ()
 
 
 class Views(NamedTuple):
@@ -79,12 +81,16 @@ def cell_diagonals(box: Float[Tensor, "batch 4"], rows: int, cols: int) -> Float
     return torch.hypot((x1 - x0) / cols, (y1 - y0) / rows)
 
 
-def cell_distances(query: Views, key: Views, rows: int, cols: int) -> Float[Tensor, "batch cells cells"]:
+def cell_distances(
+    query: Views, key: Views, rows: int, cols: int, key_grid: tuple[int, int] | None = None
+) -> Float[Tensor, "batch cells key_cells"]:
     """Distance from every query cell to every key cell of the same image, in units of the larger cell diagonal.
 
     The unit makes one radius (0.7 in PixPro and DenseCL's geometric ablation) fit crops of every size.
+    `key_grid` is the key view's rows and columns, where they are not the query's.
     """
+    key_rows, key_cols = key_grid or (rows, cols)
     query_centres = cell_centres(query.box, query.flipped, rows, cols)
-    key_centres = cell_centres(key.box, key.flipped, rows, cols)
-    unit = torch.maximum(cell_diagonals(query.box, rows, cols), cell_diagonals(key.box, rows, cols))
+    key_centres = cell_centres(key.box, key.flipped, key_rows, key_cols)
+    unit = torch.maximum(cell_diagonals(query.box, rows, cols), cell_diagonals(key.box, key_rows, key_cols))
     return torch.cdist(query_centres, key_centres, compute_mode="donot_use_mm_for_euclid_dist") / unit[:, None, None]

@@ -54,6 +54,15 @@ class Batch(NamedTuple):
     bad: tuple[BadRecord, ...]
 
 
+class LocalCrops(NamedTuple):
+    """The small views of multi-crop: how many, how large, of how much of the image, in what colours."""
+
+    count: int
+    image_size: int
+    crop_scale: tuple[float, float]
+    draw_photometrics: Callable[[np.random.Generator], Photometrics]
+
+
 class CropPairDataset(Dataset[Sample]):
     """Two random crops of an image, decoded once. Items are asked for by (epoch, index).
 
@@ -65,6 +74,7 @@ class CropPairDataset(Dataset[Sample]):
         draw_photometrics: draws what later happens to the colours of a view. With workers that are
             spawned rather than forked it must be picklable: `functools.partial`, not a lambda.
         seed: with epoch and index, fixes the sample.
+        local_crops: further small views of each image. They are drawn last, so that the pair stays what it is.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class CropPairDataset(Dataset[Sample]):
         flip_probability: float,
         draw_photometrics: Callable[[np.random.Generator], Photometrics],
         seed: int,
+        local_crops: LocalCrops | None = None,
     ) -> None:
         self.source = source
         self.image_size = image_size
@@ -83,6 +94,7 @@ class CropPairDataset(Dataset[Sample]):
         self.flip_probability = flip_probability
         self.draw_photometrics = draw_photometrics
         self.seed = seed
+        self.local_crops = local_crops
 
     def __len__(self) -> int:
         return len(self.source)
@@ -100,15 +112,27 @@ class CropPairDataset(Dataset[Sample]):
                 bad.append(BadRecord(self.source.name(used), str(error), attempt))
                 continue
             rng = _generator(self.seed, epoch, index)
-            pair = CropPair(self._view(image, rng), self._view(image, rng), torch.tensor(used))
-            return Sample(pair, tuple(bad))
+            large = self.image_size, self.crop_scale, self.draw_photometrics
+            first, second = (self._view(image, rng, *large) for _ in range(2))
+            small = ()
+            if self.local_crops is not None:
+                count, size, scale, draw = self.local_crops
+                small = tuple(self._view(image, rng, size, scale, draw) for _ in range(count))
+            return Sample(CropPair(first, second, torch.tensor(used), small), tuple(bad))
         return Sample(None, tuple(bad))
 
-    def _view(self, image: torch.Tensor, rng: np.random.Generator) -> Crop:
-        box = draw_crop(rng, image.shape[1], image.shape[2], self.crop_scale)
+    def _view(
+        self,
+        image: torch.Tensor,
+        rng: np.random.Generator,
+        size: int,
+        scale: tuple[float, float],
+        draw_photometrics: Callable[[np.random.Generator], Photometrics],
+    ) -> Crop:
+        box = draw_crop(rng, image.shape[1], image.shape[2], scale)
         flipped = bool(rng.random() < self.flip_probability)
-        pixels = take_crop(image, box, flipped, self.image_size)
-        return Crop(pixels, box, torch.tensor(flipped), self.draw_photometrics(rng))
+        pixels = take_crop(image, box, flipped, size)
+        return Crop(pixels, box, torch.tensor(flipped), draw_photometrics(rng))
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:
@@ -217,7 +241,14 @@ def collate(samples: list[Sample]) -> Batch:
     if not pairs:
         return Batch(_NO_PAIRS, bad)
     if any(pair.first.pixels.dtype == torch.uint16 for pair in pairs):
-        pairs = [pair._replace(first=_to_16_bit(pair.first), second=_to_16_bit(pair.second)) for pair in pairs]
+        pairs = [
+            pair._replace(
+                first=_to_16_bit(pair.first),
+                second=_to_16_bit(pair.second),
+                small=tuple(map(_to_16_bit, pair.small)),
+            )
+            for pair in pairs
+        ]
     return Batch(default_collate(pairs), bad)
 
 

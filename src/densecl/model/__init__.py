@@ -1,12 +1,16 @@
 """The method in pure torch: nothing here knows about files of images, Lightning or the command line."""
 
 from densecl.model.backbone import Backbone, Normalisation, create_backbone, load_backbone, save_backbone
-from densecl.model.densecl import DenseCL, Embeddings, Output
+from densecl.model.densecl import DenseCL, Output
+from densecl.model.encoder import Embeddings
+from densecl.model.methods import METHODS, Method
 
 __all__ = [
+    "METHODS",
     "Backbone",
     "DenseCL",
     "Embeddings",
+    "Method",
     "Normalisation",
     "Output",
     "create_backbone",

@@ -75,5 +75,6 @@ def correspondence(
     A key cell is right when its centre lies within `radius` of the query cell's, in the source image
     and in diagonals of the larger cell [PixPro's 0.7].
     """
-    right = cell_distances(query, key, *query_features.shape[2:]) <= radius
+    rows, cols = query_features.shape[2:]
+    right = cell_distances(query, key, rows, cols) <= radius
     return Correspondence(*match_mutually(feature_similarity(query_features, key_features)), right)

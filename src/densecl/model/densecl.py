@@ -4,47 +4,51 @@ MoCo pulls the vector of an image towards that of another view of it and away fr
 images'. DenseCL does the same once more for every cell of the feature map, after matching the cells
 of the two views:
 
-    loss = (1 - dense_weight) * InfoNCE(image vectors) + dense_weight * InfoNCE(matched cell vectors)
+    loss = (1 - dense_weight) * objective(image vectors) + dense_weight * objective(matched cell vectors)
+
+The objective is MoCo's InfoNCE, or that of any other method in `methods`.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone
-from densecl.model.distributed import gather, mean_over_processes, own_part, rank, world_size
-from densecl.model.heads import DenseHead, GlobalHead
-from densecl.model.info_nce import info_nce, info_nce_over_cells
-from densecl.model.matching import Match, feature_similarity, match_by_features, match_by_geometry, match_mutually
+from densecl.model.distributed import gather, own_part, world_size
+from densecl.model.encoder import Embeddings, Encoder, Predictor, at_least_float32, fieldwise
+from densecl.model.matching import (
+    Match,
+    feature_similarity,
+    keep_best,
+    match_by_features,
+    match_by_geometry,
+    match_mutually,
+)
+from densecl.model.methods import DenseNegatives, Method, find_method
+from densecl.model.objectives import Pairs, Statistics, Temperature, image_pairs
 from densecl.model.queue import Queue
 from densecl.views import Views, cell_distances
 
 KeyNorm = Literal["shuffle", "split", "ema"]
-Matching = Literal["features", "mutual", "geometry"]
-DenseNegatives = Literal["pooled", "cells", "batch"]
+Matching = Literal["features", "mutual", "geometry", "both"]
 
+#: Length of a queue when none is given [paper].
+QUEUE_LENGTH = 65536
 
-class Embeddings(NamedTuple):
-    """What an encoder makes of one view. Vectors have unit length; without a dense head the middle two are None."""
-
-    vector: Float[Tensor, "batch dim"]
-    cells: Float[Tensor, "batch cells dim"] | None
-    pooled: Float[Tensor, "batch dim"] | None  # the dense head's output averaged over the cells, then normalised
-    features: Float[Tensor, "batch channels rows cols"]  # the backbone's map, pooled to the grid
+Value = TypeVar("Value")
 
 
 class Output(NamedTuple):
-    """The loss of one step and what it was made from (of the first direction, if the loss is symmetric)."""
+    """The loss of one step and what it was made from (of the first pair of views, if there are several)."""
 
     loss: Float[Tensor, ""]
     global_loss: Float[Tensor, ""]
@@ -55,80 +59,73 @@ class Output(NamedTuple):
     weight: Bool[Tensor, "batch cells"]  # whether that pair counts in the dense loss
 
 
-class Encoder(nn.Module):
-    """A backbone with its two projection heads (without `dense`, only the global one)."""
-
-    def __init__(self, backbone: Backbone, hidden_dim: int, dim: int, grid: int | None, dense: bool) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.grid = grid
-        self.global_head = GlobalHead(backbone.channels, hidden_dim, dim)
-        self.dense_head = DenseHead(backbone.channels, hidden_dim, dim) if dense else None
-
-    def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Embeddings:
-        features = self.backbone(pixels)
-        vector = unit(self.global_head(features))
-        if self.grid is not None:
-            features = F.adaptive_avg_pool2d(features, self.grid)
-        if self.dense_head is None:
-            return Embeddings(vector, None, None, features)
-        cells = self.dense_head(features).flatten(2)  # batch dim cells
-        return Embeddings(vector, unit(cells.transpose(1, 2)), unit(cells.mean(dim=2)), features)
-
-
 class DenseCL(nn.Module):
-    """Two encoders, two queues and the weighted loss. A call is a training step up to the loss.
+    """The encoders, what the method keeps, and the weighted loss. A call is a training step up to the loss.
+
+    Settings that are not given are the method's own; a setting of something that the method does not have is refused.
 
     Args:
         backbone: gives a feature map "batch channels rows cols"; any module is wrapped in a `Backbone`.
-        dim: length of the embeddings.
-        hidden_dim: width of the heads' hidden layer; None: the backbone's.
+        method: a name in `methods.METHODS`, or a method of one's own.
+        dim: length of the embeddings; for dino the number of prototypes.
+        hidden_dim: width of the heads' hidden layers.
         grid: pool backbone map and dense head alike to this many cells a side; None: leave them.
-        queue_length: keys in each queue.
-        temperature: of InfoNCE. A schedule may set the attribute before each step.
+        queue_length: keys in each queue. None: the paper's 65536.
+        temperature: of a softmax over similarities. A schedule may set the attribute before each step.
+        teacher_temperature: of dino's teacher; may be scheduled.
         key_momentum: share of its old weights that the key encoder keeps each step; may be scheduled.
         dense_weight: share of the dense loss; may be scheduled. Built with 0 there is no dense head.
         key_norm: how batch norm in the key encoder is kept from telling query and key apart from the
             rest by their common statistics: "shuffle" mixes the images of all devices (on one device
             it does nothing), "split" takes statistics over random sub-batches of at most `key_split` images,
             "ema" uses the moving average of the query encoder's [Cai et al. 2021]. None: "shuffle" where
-            there is batch norm.
-        matching: "features", "mutual" or "geometry", see `matching`.
-        match_radius: for "geometry" and for what "batch" excludes, in diagonals of the larger cell.
-        dense_negatives: "pooled", a queue of pooled dense keys; "cells", a queue of one random cell an
-            image; "batch", all key cells of the batch but those that show the same place.
+            there is batch norm and the method has a queue.
+        matching: "features", "mutual" or "geometry", see `matching`; "both": half the loss by features, half by
+            geometry.
+        match_radius: for "geometry" and for what is no negative, in diagonals of the larger cell.
+        match_top_k: keep only this share (0-1) of an image's query cells, those whose pairs are most alike.
+        dense_negatives: "pooled", pooled dense vectors of other images (moco: a queue of them); "cells", a queue of
+            one random cell an image; "batch", all cells of the batch but those that show the same place.
+        dense_statistics: barlow and vicreg: over all matched "cells" of the batch, or of each "position" in the map.
         symmetric: average the loss with that of the exchanged views.
         seed: fixes the queues' first keys and what is drawn during a step (by seed and step alone, so
             that a resumed run draws the same).
 
     Raises:
-        UserError: for an unknown choice, or if `key_norm` is given and the backbone has no batch norm.
+        UserError: for an unknown choice, a setting that the method does not have, or if `key_norm` is given and the
+            backbone has no batch norm.
     """
 
     def __init__(
         self,
         backbone: Backbone | nn.Module,
         *,
-        dim: int = 128,
+        method: str | Method = "moco",
+        dim: int | None = None,
         hidden_dim: int | None = None,
         grid: int | None = None,
-        queue_length: int = 65536,
-        temperature: float = 0.2,
-        key_momentum: float = 0.999,
+        queue_length: int | None = None,
+        temperature: float | None = None,
+        teacher_temperature: float | None = None,
+        key_momentum: float | None = None,
         dense_weight: float = 0.5,
         key_norm: KeyNorm | None = None,
         key_split: int = 32,
         matching: Matching = "features",
         match_radius: float = 0.7,
-        dense_negatives: DenseNegatives = "pooled",
-        symmetric: bool = False,
+        match_top_k: float = 1.0,
+        dense_negatives: DenseNegatives | None = None,
+        dense_statistics: Statistics | None = None,
+        symmetric: bool | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.method = method = find_method(method) if isinstance(method, str) else method
         for name, value, kind in (
             ("key_norm", key_norm or "shuffle", KeyNorm),
             ("matching", matching, Matching),
-            ("dense_negatives", dense_negatives, DenseNegatives),
+            ("dense_negatives", dense_negatives or "pooled", DenseNegatives),
+            ("dense_statistics", dense_statistics or "cells", Statistics),
         ):
             if value not in get_args(kind):
                 raise UserError(f"{name} is one of {', '.join(get_args(kind))}, not '{value}'.")
@@ -137,82 +134,167 @@ class DenseCL(nn.Module):
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
         if key_norm is not None and not has_batch_norm:
             raise UserError(f"--key-norm {key_norm}: {backbone.name} has no batch norm. Take --key-norm auto.")
-        self.temperature = temperature
-        self.key_momentum = key_momentum
+        if key_norm is not None and method.keys != "average":
+            raise UserError(f"--key-norm {key_norm}: {method.name} has no key encoder. Take --key-norm auto.")
+        if dense_negatives is not None and dense_negatives not in (method.dense_negatives or (dense_negatives,)):
+            known = " or ".join(method.dense_negatives)
+            raise UserError(f"--dense-negatives {dense_negatives}: {method.name} has {known}.")
+        first_teacher = method.teacher_temperature[0] if method.teacher_temperature else None
+        usual_negatives = method.dense_negatives[0] if method.dense_negatives else None
+        self.temperature = self._or_own("temperature", temperature, method.temperature)
+        self.teacher_temperature = self._or_own("teacher_temperature", teacher_temperature, first_teacher)
+        self.key_momentum = self._or_own("key_momentum", key_momentum, method.key_momentum)
+        self.dense_negatives = self._or_own("dense_negatives", dense_negatives, usual_negatives)
+        own_statistics: Statistics | None = "cells" if method.statistics else None
+        statistics: Statistics | None = self._or_own("dense_statistics", dense_statistics, own_statistics)
+        length = self._or_own("queue_length", queue_length, QUEUE_LENGTH if method.queue else None)
         self.dense_weight = dense_weight
-        self.key_norm = (key_norm or "shuffle") if has_batch_norm else None
+        self.key_norm = key_norm or ("shuffle" if has_batch_norm and method.queue else None)
         self.key_split = key_split
         self.matching = matching
         self.match_radius = match_radius
-        self.dense_negatives = dense_negatives
-        self.symmetric = symmetric
+        self.match_top_k = match_top_k
+        self.symmetric = method.symmetric if symmetric is None else symmetric
         self.seed = seed
         self.steps = 0
 
-        self.query_encoder = Encoder(backbone, hidden_dim or backbone.channels, dim, grid, dense=dense_weight > 0)
-        self.key_encoder = copy.deepcopy(self.query_encoder).requires_grad_(False)
-        self.global_queue = Queue(queue_length, dim, self._generator())
-        self.dense_queue = None
-        if dense_weight > 0 and dense_negatives != "batch":
-            self.dense_queue = Queue(queue_length, dim, self._generator(1))
+        dense = dense_weight > 0
+        self.query_encoder = Encoder(backbone, method, hidden_dim=hidden_dim, dim=dim, grid=grid, dense=dense)
+        self.key_encoder = None
+        if method.keys == "average":
+            self.key_encoder = copy.deepcopy(self.query_encoder).requires_grad_(False)
+        self.predictor = Predictor(self.query_encoder, method, hidden_dim) if method.predictor is not None else None
+        self.global_objective = method.objective(self.query_encoder.dim)
+        self.dense_objective = None
+        if dense:
+            self.dense_objective = method.objective(self.query_encoder.dense_dim, statistics or "cells")
+        self.global_queue = self.dense_queue = None
+        if length is not None:
+            self.global_queue = Queue(length, self.query_encoder.dim, self._generator())
+            if dense and self.dense_negatives != "batch":
+                self.dense_queue = Queue(length, self.query_encoder.dense_dim, self._generator(1))
+
+    def _or_own(self, name: str, given: Value | None, own: Value | None) -> Value | None:
+        """The value that was given, or the method's own, which is None for what it does not have."""
+        if own is None and given is not None:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} {given}: {self.method.name} has no {name.replace('_', ' ')}. Leave it out.")
+        return own if given is None else given
 
     @property
     def backbone(self) -> Backbone:
         """The trained backbone: the result."""
         return self.query_encoder.backbone
 
-    def forward(self, first: Views, second: Views) -> Output:
-        """The loss between two views of the same images. Moves the key encoder and renews the queues on the way."""
+    def forward(self, first: Views, second: Views, small: Sequence[Views] = ()) -> Output:
+        """The loss between two views of the same images. Moves the key encoder and renews the queues on the way.
+
+        `small` are further views, usually of fewer pixels, that are queries only: each is compared with the keys of
+        the large ones [multi-crop, Caron et al. 2020]. The loss is the mean over all pairs of a query and a key view.
+
+        Raises:
+            UserError: for a batch of one image, if the method cannot learn from it.
+        """
+        if len(first.pixels) < self.method.least_batch:
+            raise UserError(
+                f"--method {self.method.name} takes statistics over the batch: it needs at least"
+                f" {self.method.least_batch} images per device, not {len(first.pixels)}."
+            )
         directions = [(first, second), (second, first)] if self.symmetric else [(first, second)]
-        queries = [self.query_encoder(query_views.pixels) for query_views, _ in directions]
+        projected = [self.query_encoder(query_views.pixels) for query_views, _ in directions]
+        projected += [self.query_encoder(views.pixels) for views in small]
         self.move_key_encoder()
-        keys = [self.encode_keys(key_views.pixels) for _, key_views in directions]
+        keys = self.keys(projected, directions)
+        queries = [self.predictor(one) for one in projected] if self.predictor is not None else projected
+        compared = [*zip(queries, keys, directions, strict=False)]
+        for query, query_views in zip(queries[len(directions) :], small, strict=True):
+            compared += [(query, key, (query_views, views)) for key, (_, views) in zip(keys, directions, strict=True)]
 
         # The loss is worth full precision: similarities divided by a small temperature.
         with torch.autocast(first.pixels.device.type, enabled=False):
-            losses = [self.losses(*step) for step in zip(queries, keys, directions, strict=True)]
+            losses = [self.losses(*one) for one in compared]
         global_losses, dense_losses, matches = zip(*losses, strict=True)
         global_loss, dense_loss = torch.stack(global_losses).mean(), torch.stack(dense_losses).mean()
         loss = (1 - self.dense_weight) * global_loss + self.dense_weight * dense_loss
 
-        for key in keys:
-            self.enqueue(key)
+        self.remember(keys)
         self.steps += 1
         return Output(loss, global_loss, dense_loss, queries[0], keys[0], *matches[0])
 
     def losses(
         self, query: Embeddings, key: Embeddings, views: tuple[Views, Views]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Match]:
-        """Global loss, dense loss and the matches of one direction."""
-        global_loss = info_nce(query.vector, key.vector, self.global_queue.keys, self.temperature).mean()
+        """Global loss, dense loss and the matches of one pair of views."""
+        temperature = Temperature(self.temperature or 1.0, self.teacher_temperature or 1.0)
+        images = image_pairs(query.vector, key.vector)
+        if self.global_queue is not None:
+            images = images._replace(negatives=self.global_queue.keys)
+        global_loss = self.global_objective(images, temperature)
 
         with torch.no_grad():
-            distances = cell_distances(*views, *query.features.shape[2:])
-            match = self.match(query, key, distances)
-        if query.cells is None or key.cells is None:
-            return global_loss, torch.zeros_like(global_loss), match
+            rows, cols = query.features.shape[2:]
+            key_rows, key_cols = key.features.shape[2:]
+            distances = cell_distances(*views, rows, cols, (key_rows, key_cols))
+            matches = self.match(query, key, distances)
+        if self.dense_objective is None or query.cells is None or key.cells is None:
+            return global_loss, torch.zeros_like(global_loss), matches[0]
 
-        if self.dense_queue is None:
-            all_keys, first_image = gather(key.cells), rank() * len(key.cells)
-            near = distances <= self.match_radius
-            cell_losses = info_nce_over_cells(query.cells, all_keys, match.index, near, self.temperature, first_image)
+        near = distances <= self.match_radius
+        near_query = cell_distances(views[0], views[0], rows, cols) <= self.match_radius
+        negatives = self.dense_queue.keys if self.dense_queue is not None else None
+        pooled = None
+        if self.dense_queue is None and self.dense_negatives == "pooled":
+            assert query.pooled is not None and key.pooled is not None
+            pooled = torch.stack([key.pooled, query.pooled], dim=1)
+        dense_losses = [
+            self.dense_objective(
+                Pairs(query.cells, key.cells, *match, near, near_query, negatives, pooled), temperature
+            )
+            for match in matches
+        ]
+        return global_loss, torch.stack(dense_losses).mean(), matches[0]
+
+    def match(
+        self, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells key_cells"]
+    ) -> list[Match]:
+        """Matches on the backbone's features or on the geometry of the crops; of "both", those by features first."""
+        found = []
+        if self.matching != "geometry":
+            similarity = feature_similarity(at_least_float32(query.features), at_least_float32(key.features))
+            match = match_mutually(similarity) if self.matching == "mutual" else match_by_features(similarity)
+            found.append(keep_best(match, similarity, self.match_top_k))
+        if self.matching in ("geometry", "both"):
+            found.append(keep_best(match_by_geometry(distances, self.match_radius), -distances, self.match_top_k))
+        return found
+
+    # --- keys -----------------------------------------------------------------------------------------
+
+    def keys(self, projected: list[Embeddings], directions: list[tuple[Views, Views]]) -> list[Embeddings]:
+        """The keys of each direction, from where the method has them."""
+        if self.key_encoder is not None:
+            return [self.encode_keys(key_views.pixels) for _, key_views in directions]
+        shared = self.method.keys == "shared"
+        if self.symmetric:
+            keys = [projected[1], projected[0]]
         else:
-            positive = key.cells.gather(1, match.index[:, :, None].expand_as(query.cells))
-            cell_losses = info_nce(query.cells, positive, self.dense_queue.keys, self.temperature)
-        # The divisor counts over all processes, whose gradients are then averaged.
-        counted = mean_over_processes(match.valid.sum().to(cell_losses.dtype)).clamp(min=1 / world_size())
-        return global_loss, (cell_losses * match.valid).sum() / counted, match
+            with torch.set_grad_enabled(shared and torch.is_grad_enabled()):
+                keys = [self.query_encoder(directions[0][1].pixels)]
+        return keys if shared else [fieldwise(Tensor.detach, key) for key in keys]
 
-    def match(self, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells cells"]) -> Match:
-        """Matches on the backbone's features or on the geometry of the crops."""
-        if self.matching == "geometry":
-            return match_by_geometry(distances, self.match_radius)
-        similarity = feature_similarity(at_least_float32(query.features), at_least_float32(key.features))
-        return match_mutually(similarity) if self.matching == "mutual" else match_by_features(similarity)
+    @torch.no_grad()
+    def remember(self, keys: list[Embeddings]) -> None:
+        """Shows the keys to the objectives and puts those of all processes into the queues, after the loss."""
+        self.global_objective.observe(torch.cat([key.vector for key in keys]))
+        if self.dense_objective is not None:
+            self.dense_objective.observe(torch.cat([key.cells.flatten(0, 1) for key in keys if key.cells is not None]))
+        if self.global_queue is not None:
+            for key in keys:
+                self.enqueue(key)
 
     @torch.no_grad()
     def enqueue(self, key: Embeddings) -> None:
-        """Puts the keys of all processes into the queues, after the loss."""
+        """Puts the keys of all processes into the queues."""
+        assert self.global_queue is not None
         self.global_queue.enqueue(gather(key.vector))
         if self.dense_queue is None or key.cells is None or key.pooled is None:
             return
@@ -227,6 +309,8 @@ class DenseCL(nn.Module):
     @torch.no_grad()
     def move_key_encoder(self) -> None:
         """key = momentum * key + (1 - momentum) * query; for "ema" the batch-norm statistics too [Cai et al. 2021]."""
+        if self.key_encoder is None or self.key_momentum is None:
+            return
         step = 1 - self.key_momentum
         for key, query in zip(self.key_encoder.parameters(), self.query_encoder.parameters(), strict=True):
             key.lerp_(query, step)
@@ -241,17 +325,20 @@ class DenseCL(nn.Module):
     @torch.no_grad()
     def encode_keys(self, pixels: Float[Tensor, "batch channels height width"]) -> Embeddings:
         """The key encoder's embeddings of a view, under the chosen batch-norm regime."""
+        assert self.key_encoder is not None
         self.key_encoder.train(self.training and self.key_norm != "ema")
         if self.key_norm == "shuffle" and world_size() > 1:
             order = torch.randperm(len(pixels) * world_size(), generator=self._generator()).to(pixels.device)
             mixed = self.key_encoder(own_part(gather(pixels)[order]))
-            return _fieldwise(lambda field: own_part(gather(field)[order.argsort()]), mixed)
+            return fieldwise(lambda field: own_part(gather(field)[order.argsort()]), mixed)
         if self.key_norm == "split" and len(pixels) > self.key_split:
             order = torch.randperm(len(pixels), generator=self._generator()).to(pixels.device)
             parts = pixels[order].tensor_split(math.ceil(len(pixels) / self.key_split))
             encoded = [self.key_encoder(part) for part in parts]
-            return _fieldwise(lambda *fields: torch.cat(fields)[order.argsort()], *encoded)
+            return fieldwise(lambda *fields: torch.cat(fields)[order.argsort()], *encoded)
         return self.key_encoder(pixels)
+
+    # --- state ----------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> int:
         """The number of steps taken, as a plain number: asking a GPU for it each step would stall it."""
@@ -263,19 +350,3 @@ class DenseCL(nn.Module):
     def _generator(self, stream: int = 0) -> torch.Generator:
         """Chance that depends on seed and step alone, the same on every process."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.steps) * 2 + stream)
-
-
-def _fieldwise(function: Callable[..., Tensor], *embeddings: Embeddings) -> Embeddings:
-    """Applies a function to the vectors of all embeddings, to their cells, and so on."""
-    fields: Any = (None if field[0] is None else function(*field) for field in zip(*embeddings, strict=True))
-    return Embeddings(*fields)
-
-
-def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Half precision made float32; float64 stays."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def unit(vectors: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
-    """Vectors of length 1 along the last axis, in float32 at least."""
-    return F.normalize(at_least_float32(vectors), dim=-1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -26,6 +28,25 @@ def gather(local: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "all_images *
     parts = [torch.empty_like(local) for _ in range(world_size())]
     dist.all_gather(parts, local.contiguous())
     return torch.cat(parts)
+
+
+def gather_with_gradient(local: Float[Tensor, "batch *rest"]) -> Float[Tensor, "all_images *rest"]:
+    """The parts of all processes, joined. Each part gets the gradient of what every process has made of it, summed."""
+    return local if world_size() == 1 else _Gather.apply(local)  # pyright: ignore[reportReturnType]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        return gather(local)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # gloo has no reduce-scatter, and both sides of it are small beside the encoders.
+        (joined,) = gradients
+        joined = joined.contiguous().clone()
+        dist.all_reduce(joined)
+        return own_part(joined)
 
 
 def own_part(joined: Shaped[Tensor, "all_images *rest"]) -> Shaped[Tensor, "batch *rest"]:

@@ -1,17 +1,52 @@
-"""The projection heads: from a backbone's feature map to one vector an image, and to one vector a cell."""
+"""The heads: from a backbone's feature map to one vector an image and to one vector a cell, and from there to a
+prediction of the other view's.
+
+A head is the same at both levels: a 1x1 convolution is a linear layer, cell by cell.
+"""
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+#: Length of the unit vectors that DINO compares with its prototypes [Caron et al. 2021].
+BOTTLENECK = 256
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What a projector or predictor is made of: linear layers, with norm and activation after all but the last.
+
+    Widths are numbers, or as a float multiples of the backbone's width, so that a head fits its backbone: what the
+    papers have at ResNet-50's 2048.
+    """
+
+    layers: int = 2
+    hidden: int | float = 1.0
+    dim: int | float = 128
+    norm: bool = False  # batch norm after each hidden layer
+    last_norm: bool = False  # and after the last, without a learned scale
+    activation: type[nn.Module] = nn.ReLU
+    prototypes: bool = False  # the vectors are similarities to this many prototypes
+
+    def widths(self, channels: int, hidden: int | None = None, dim: int | None = None) -> tuple[int, int]:
+        """Of the hidden layers and of the vectors, on a backbone of this width. Numbers that are given stand."""
+        wanted = (hidden or self.hidden), (dim or self.dim)
+        hidden, dim = (round(width * channels) if isinstance(width, float) else width for width in wanted)
+        return hidden, dim
+
 
 class GlobalHead(nn.Module):
-    """Average pool, Linear, ReLU, Linear. No norm layer. Not normalised to unit length [DenseCL, MoCo v2]."""
+    """Average pool, then linear layers [MoCo v2: Linear, ReLU, Linear]. The vectors are not of unit length."""
 
-    def __init__(self, channels: int, hidden_dim: int, dim: int) -> None:
+    def __init__(self, channels: int, hidden_dim: int, dim: int, shape: HeadShape | None = None) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(channels, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim))
+        self.layers = head_layers(channels, hidden_dim, dim, shape or HeadShape(), cells=False)
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -22,14 +57,51 @@ class GlobalHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """1x1 convolution, ReLU, 1x1 convolution: the global head's shape, cell by cell [DenseCL].
+    """1x1 convolutions: the global head's layers, cell by cell [DenseCL: two of them with a ReLU between].
 
     The convolutions keep torch's default initialisation, as the authors' do.
     """
 
-    def __init__(self, channels: int, hidden_dim: int, dim: int) -> None:
+    def __init__(self, channels: int, hidden_dim: int, dim: int, shape: HeadShape | None = None) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(channels, hidden_dim, 1), nn.ReLU(), nn.Conv2d(hidden_dim, dim, 1))
+        self.layers = head_layers(channels, hidden_dim, dim, shape or HeadShape(), cells=True)
 
     def forward(self, features: Float[Tensor, "batch channels rows cols"]) -> Float[Tensor, "batch dim rows cols"]:
         return self.layers(features)
+
+
+def head_layers(channels: int, hidden_dim: int, dim: int, shape: HeadShape, *, cells: bool) -> nn.Sequential:
+    """The layers of a head, for "batch channels rows cols" if `cells`, else for "batch channels"."""
+    norm = nn.BatchNorm2d if cells else nn.BatchNorm1d
+    end = BOTTLENECK if shape.prototypes else dim
+    widths = [channels, *[hidden_dim] * (shape.layers - 1), end]
+    layers: list[nn.Module] = []
+    for number, (before, after) in enumerate(itertools.pairwise(widths), start=1):
+        layers.append(nn.Conv2d(before, after, 1) if cells else nn.Linear(before, after))
+        if number < shape.layers:
+            layers += [norm(after)] if shape.norm else []
+            layers.append(shape.activation())
+    layers += [norm(end, affine=False)] if shape.last_norm else []
+    layers += [Prototypes(end, dim)] if shape.prototypes else []
+    return nn.Sequential(*layers)
+
+
+class Prototypes(nn.Module):
+    """Cosine similarity to each prototype: a linear layer without bias, weight-normalised at length 1 [DINO].
+
+    In full precision: it is yet to be divided by a temperature of a few hundredths.
+    """
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, dim))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def extra_repr(self) -> str:
+        return "count={}, dim={}".format(*self.weight.shape)
+
+    def forward(self, vectors: Float[Tensor, "batch dim *cells"]) -> Float[Tensor, "batch count *cells"]:
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+            unit = F.normalize(vectors, dim=1).movedim(1, -1)
+            return F.linear(unit, F.normalize(self.weight, dim=1)).movedim(-1, 1)

@@ -40,9 +40,9 @@ def info_nce(
 
 def info_nce_over_cells(
     query: Float[Tensor, "batch cells dim"],
-    key: Float[Tensor, "all_images cells dim"],
+    key: Float[Tensor, "all_images key_cells dim"],
     positive: Int[Tensor, "batch cells"],
-    excluded: Bool[Tensor, "batch cells cells"],
+    excluded: Bool[Tensor, "batch cells key_cells"],
     temperature: float,
     first_image: int = 0,
 ) -> Float[Tensor, "batch cells"]:
@@ -50,7 +50,8 @@ def info_nce_over_cells(
 
     Args:
         query: unit vectors of the cells of one view.
-        key: unit vectors of the cells of the other view, of all images (of all devices).
+        key: unit vectors of the cells of the other view, of all images (of all devices). There may be more or fewer
+            to an image than in the query view.
         positive: for each query cell its positive, a cell of the same image.
         excluded: key cells of the same image that are neither positive nor negative, because they
             show nearly the same place. The positive itself always counts.

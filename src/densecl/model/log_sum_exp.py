@@ -43,7 +43,7 @@ def log_sum_exp(
 
 def log_sum_exp_of_other_images(
     query: Float[Tensor, "batch cells dim"],
-    key: Float[Tensor, "all_images cells dim"],
+    key: Float[Tensor, "all_images key_cells dim"],
     temperature: float,
     first_image: int = 0,
 ) -> Float[Tensor, "batch cells"]:
@@ -58,8 +58,8 @@ def log_sum_exp_of_other_images(
 
 def log_sum_exp_of_own_image(
     query: Float[Tensor, "batch cells dim"],
-    key: Float[Tensor, "batch cells dim"],
-    excluded: Bool[Tensor, "batch cells cells"],
+    key: Float[Tensor, "batch key_cells dim"],
+    excluded: Bool[Tensor, "batch cells key_cells"],
     temperature: float,
 ) -> Float[Tensor, "batch cells"]:
     """The same over the key cells of the own image that are not excluded; of none, the least finite number.
@@ -71,7 +71,7 @@ def log_sum_exp_of_own_image(
         scores = accumulator(query) @ accumulator(key).mT / temperature
         return scores.masked_fill(excluded, torch.finfo(scores.dtype).min).logsumexp(dim=2)
 
-    images = _parts(query.shape[1] ** 2)
+    images = _parts(query.shape[1] * key.shape[1])
     parts = zip(query.split(images), key.split(images), excluded.split(images), strict=True)
     return torch.cat([checkpoint(of_some, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 

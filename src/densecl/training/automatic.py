@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 
+from densecl.model.methods import METHODS, Method
 from densecl.recipe import resolve_queue_length
 
 #: The batch size that `Recipe.base_learning_rate` is meant for.
 REFERENCE_BATCH = 256
 
+#: Cells a side below which the dense loss means little.
+SMALL_GRID = 4
+
 #: Key momentum when nobody knows how many steps a time limit will hold.
 TIMED_MOMENTUM = 0.99
 
 
-def base_learning_rate(optimizer: str, batch_norm: bool) -> float:
-    """At batch size 256. SGD: the authors' for ImageNet; LARS: BYOL's order; AdamW: measured on the drawn scenes.
+def base_learning_rate(optimizer: str, batch_norm: bool, method: Method = METHODS["moco"]) -> float:
+    """At batch size 256. SGD: MoCo's for ImageNet; LARS: SimCLR's; or of the method whose paper takes that optimiser.
 
-    Without batch norm (ConvNeXt, ViT) AdamW takes less, as those networks' own recipes do.
+    AdamW: measured on the drawn scenes. Without batch norm (ConvNeXt, ViT) it takes less, as those networks' own
+    recipes do, and DINO's.
     """
     if optimizer == "adamw":
         return 3e-3 if batch_norm else 5e-4
+    if optimizer == method.optimizer:
+        return method.learning_rate
     return {"sgd": 0.03, "lars": 0.3}[optimizer]
 
 
@@ -29,8 +36,13 @@ def scaled_learning_rate(base: float, batch_size: int, optimizer: str) -> float:
     return base * (math.sqrt(share) if optimizer == "adamw" else share)
 
 
-def weight_decay(optimizer: str) -> float:
-    """SGD: the paper's; LARS: BYOL's; AdamW: measured on the drawn scenes. The latter two spare biases and norms."""
+def weight_decay(optimizer: str, method: Method = METHODS["moco"]) -> float:
+    """SGD: the paper's; LARS: BYOL's; or of the method whose paper takes that optimiser. AdamW: measured on the scenes.
+
+    LARS and AdamW spare biases and norms.
+    """
+    if optimizer == method.optimizer != "adamw":
+        return method.weight_decay
     return {"sgd": 1e-4, "lars": 1.5e-6, "adamw": 0.02}[optimizer]
 
 
@@ -39,14 +51,20 @@ def warmup_epochs(epochs: float | None) -> float:
     return 1.0 if epochs is None else min(10.0, epochs / 10)
 
 
-def key_momentum(steps: int | None) -> float:
-    """Such that the key encoder's memory of 1 / (1 - momentum) steps is a tenth of the run, within 0.9 to 0.999.
+def key_momentum(steps: int | None, highest: float = 0.999) -> float:
+    """Such that the key encoder's memory of 1 / (1 - momentum) steps is a tenth of the run, within 0.9 to `highest`.
 
-    With the paper's 0.999 the key encoder has hardly left its random start after a few hundred steps.
+    `highest` is the method's own. With MoCo's 0.999 the key encoder has hardly left its random start after a few
+    hundred steps.
     """
     if steps is None:
         return TIMED_MOMENTUM
-    return min(0.999, max(0.9, 1 - 10 / steps))
+    return min(highest, max(0.9, 1 - 10 / steps))
+
+
+def local_crop_size(image_size: int, stride: int) -> int:
+    """3/7 of a large view, as DINO's 96 of 224, in whole cells of the feature map, at least `SMALL_GRID` a side."""
+    return stride * max(SMALL_GRID, round(image_size * 3 / 7 / stride))
 
 
 def queue_length(images: int, batch_size: int, momentum: float) -> int:

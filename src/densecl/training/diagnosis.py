@@ -23,7 +23,7 @@ from densecl.views import Views, cell_distances
 MEASURES = (
     "loss",  # the weighted sum
     "global_loss",
-    "global_chance_loss",  # what guessing would cost: ln of the number of candidates
+    "global_chance_loss",  # what guessing would cost: ln of the number of candidates, for methods that have some
     "dense_loss",
     "dense_chance_loss",
     "global_positive",  # similarity of an image's vector to that of its other view
@@ -60,44 +60,69 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
         first: the query views.
         second: the key views.
     """
-    rows, cols = output.query.features.shape[2:]
     query_features, key_features = output.query.features.float(), output.key.features.float()
     found = correspondence(query_features, key_features, first, second)
 
     device = output.loss.device
     nan = torch.full((), math.nan, device=device)
-    dense_positive = dense_negative = dense_chance = nan
+    global_chance, dense_chance = chance_losses(model, output, first, second)
+    dense_positive = dense_negative = nan
+    query_vector, key_vector = (F.normalize(side.vector.float(), dim=1) for side in (output.query, output.key))
     cells = F.normalize(query_features.flatten(2).transpose(1, 2), dim=2)  # stands in when there is no dense head
     if output.query.cells is not None and output.key.cells is not None:
-        cells = output.query.cells
-        counted = output.weight.sum()
-        positive = output.key.cells.gather(1, output.match[:, :, None].expand_as(cells))
-        dense_positive = ((cells * positive).sum(dim=2) * output.weight).sum() / counted
-        dense_negative = similarity_to_others(cells, output.key.cells)
-        if model.dense_queue is not None:
-            dense_chance = torch.full_like(nan, math.log(len(model.dense_queue.keys) + 1))
-        else:
-            near = cell_distances(first, second, rows, cols) <= model.match_radius
-            near = near.scatter(2, output.match[:, :, None], False).sum(dim=2)  # excluded: near, but not the positive
-            candidates = world_size() * rows * cols * len(output.match) - near
-            dense_chance = (candidates.log() * output.weight).sum() / counted
+        cells, key_cells = (F.normalize(side.float(), dim=2) for side in (output.query.cells, output.key.cells))
+        positive = key_cells.gather(1, output.match[:, :, None].expand_as(cells))
+        dense_positive = ((cells * positive).sum(dim=2) * output.weight).sum() / output.weight.sum()
+        dense_negative = similarity_to_others(cells, key_cells)
     measured = {
         "loss": output.loss,
         "global_loss": output.global_loss,
-        "global_chance_loss": math.log(len(model.global_queue.keys) + 1),
+        "global_chance_loss": global_chance,
         "dense_loss": output.dense_loss if output.query.cells is not None else nan,
         "dense_chance_loss": dense_chance,
-        "global_positive": (output.query.vector * output.key.vector).sum(dim=1).mean(),
-        "global_negative": similarity_to_others(output.query.vector[:, None], output.key.vector[:, None]),
+        "global_positive": (query_vector * key_vector).sum(dim=1).mean(),
+        "global_negative": similarity_to_others(query_vector[:, None], key_vector[:, None]),
         "dense_positive": dense_positive,
         "dense_negative": dense_negative,
         "match_accuracy": found.accuracy,
         "match_chance": found.chance,
         "distinct_matches": found.distinct,
         "cell_spread": spread(cells).mean(),
-        "image_spread": spread(output.query.vector) if len(output.match) > 1 else nan,
+        "image_spread": spread(query_vector) if len(output.match) > 1 else nan,
     }
     return torch.stack([torch.as_tensor(measured[name], device=device).float() for name in MEASURES])
+
+
+def chance_losses(
+    model: DenseCL, output: Output, first: Views, second: Views
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """What guessing costs at both levels: the log of the number of candidates; nan for a loss without candidates."""
+    nan = torch.full((), math.nan, device=output.loss.device)
+    rows, cols = output.query.features.shape[2:]
+    batch = world_size() * len(output.match)
+    dense = output.query.cells is not None
+    if model.method.teacher_temperature is not None:  # each prototype alike
+        chance = [math.log(objective.dim) for objective in (model.global_objective, model.dense_objective) if objective]
+        return nan.new_tensor(chance[0]), nan.new_tensor(chance[1]) if dense else nan
+    if not model.method.dense_negatives:
+        return nan, nan
+    views = 1 if model.method.queue else 2  # in which a method without a queue finds negatives
+    if model.global_queue is not None:
+        global_chance = nan.new_tensor(math.log(len(model.global_queue.keys) + 1))
+    else:
+        global_chance = nan.new_tensor(math.log(views * batch - 1))
+    if not dense:
+        return global_chance, nan
+    if model.dense_queue is not None:
+        return global_chance, nan.new_tensor(math.log(len(model.dense_queue.keys) + 1))
+    if model.dense_negatives == "pooled":
+        return global_chance, nan.new_tensor(math.log(views * (batch - 1) + 1))
+    near = cell_distances(first, second, rows, cols) <= model.match_radius
+    near = near.scatter(2, output.match[:, :, None], False).sum(dim=2)  # excluded: near, but not the positive
+    if views == 2:
+        near = near + (cell_distances(first, first, rows, cols) <= model.match_radius).sum(dim=2)
+    candidates = views * rows * cols * batch - near
+    return global_chance, (candidates.log() * output.weight).sum() / output.weight.sum()
 
 
 def spread(vectors: Float[Tensor, "*batch vectors dim"]) -> Float[Tensor, "*batch"]:
@@ -140,10 +165,11 @@ class CollapseAlarm:
             matters = name == "image_spread" or row["dense_weight"] > 0
             self._rows[name] = self._rows[name] + 1 if matters and row[name] < COLLAPSED else 0
             if self._rows[name] >= PATIENCE:
+                hint = "; or --matching geometry" if name == "cell_spread" else ""
                 raise UserError(
                     f"Step {step}: collapsed, all {what} had the same vector for {PATIENCE} rows of metrics.csv"
-                    f" ({name} {row[name]:.1g}). Try a lower --base-learning-rate, --warmup-epochs 1, or a longer"
-                    f" --queue-length{'; or --matching geometry' if name == 'cell_spread' else ''}."
+                    f" ({name} {row[name]:.1g}). Try a lower --base-learning-rate, --warmup-epochs 1, or with"
+                    f" --method moco a longer --queue-length{hint}."
                 )
 
 

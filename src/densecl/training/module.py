@@ -75,8 +75,11 @@ class DenseCLModule(pl.LightningModule):
         self.last: tuple[Output, Views, Views] | None = None
         self.register_buffer("first_bad_step", torch.tensor(torch.iinfo(torch.int64).max), persistent=False)
         # DDP sends the buffers of the first process to all others before each step. Batch-norm statistics need
-        # that; the queues are the same everywhere anyway, and large.
-        own = [name for name, _ in self.named_buffers() if "queue" in name or name == "first_bad_step"]
+        # that; queues and centres are the same everywhere anyway, and queues are large.
+        same = ("queue", "centre")
+        own = [
+            name for name, _ in self.named_buffers() if any(word in name for word in same) or name == "first_bad_step"
+        ]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, own)
 
     @property
@@ -97,13 +100,15 @@ class DenseCLModule(pl.LightningModule):
         self.model.dense_weight = settings.dense_weight
         self.model.key_momentum = settings.key_momentum
         self.model.temperature = settings.temperature
+        self.model.teacher_temperature = settings.teacher_temperature
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         torch.manual_seed(step_seed(self.seed, self.step, self.global_rank))
         with torch.autocast(self.device.type, enabled=False):
-            first, second = (augment(crop, *self.normalisation) for crop in (batch.pairs.first, batch.pairs.second))
-        first, second = (view._replace(pixels=self._laid_out(view.pixels)) for view in (first, second))
-        output: Output = self.model(first, second)
+            crops = (batch.pairs.first, batch.pairs.second, *batch.pairs.small)
+            views = [augment(crop, *self.normalisation) for crop in crops]
+        first, second, *small = (view._replace(pixels=self._laid_out(view.pixels)) for view in views)
+        output: Output = self.model(first, second, small)
         # Remembered on the device: asking for the value each step would stall a GPU.
         bad_step = self.first_bad_step.clamp(max=self.step)
         self.first_bad_step = torch.where(output.loss.detach().isfinite(), self.first_bad_step, bad_step)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -19,15 +19,16 @@ from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
 from densecl.model.backbone import initialise_from
-from densecl.recipe import Recipe, parse_time_limit, resolve_queue_length
+from densecl.model.methods import Method, find_method
+from densecl.recipe import Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
+from densecl.training.automatic import SMALL_GRID
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.launch import available_cores
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+Value = TypeVar("Value")
 
-#: Cells a side below which the dense loss means little.
-SMALL_GRID = 4
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,27 +112,35 @@ def build(
             )
     elif recipe.init is not None:
         reasons.append(f"start: {initialise_from(backbone, recipe.init)}")
+    method = find_method(recipe.method)
+    _check_batch(recipe, method)
     grid, warning = _check_grid(recipe, backbone)
     reasons += warning
 
-    resolved = _resolve(recipe, source, backbone, reasons)
-    assert isinstance(resolved.queue_length, int) and isinstance(resolved.key_momentum, float)
+    resolved = _resolve(recipe, method, source, backbone, reasons)
+    _check_local_crops(resolved, backbone)
     model = DenseCL(
         backbone,
-        dim=recipe.dim,
-        hidden_dim=recipe.hidden_dim,
-        grid=recipe.grid,
-        queue_length=resolved.queue_length,
-        temperature=recipe.temperature,
-        key_momentum=resolved.key_momentum,
-        dense_weight=recipe.dense_weight,
-        key_norm=None if recipe.key_norm == "auto" else recipe.key_norm,
-        key_split=recipe.key_split,
-        matching=recipe.matching,
-        match_radius=recipe.match_radius,
-        dense_negatives=recipe.dense_negatives,
-        symmetric=recipe.symmetric,
-        seed=recipe.seed,
+        method=method,
+        dim=_given(resolved.dim),
+        hidden_dim=resolved.hidden_dim,
+        grid=resolved.grid,
+        queue_length=_given(resolved.queue_length),
+        temperature=_given(resolved.temperature),
+        teacher_temperature=resolved.teacher_temperature[0]
+        if isinstance(resolved.teacher_temperature, tuple)
+        else None,
+        key_momentum=_given(resolved.key_momentum),
+        dense_weight=resolved.dense_weight,
+        key_norm=_given(resolved.key_norm),
+        key_split=resolved.key_split,
+        matching=resolved.matching,
+        match_radius=resolved.match_radius,
+        match_top_k=resolved.match_top_k,
+        dense_negatives=_given(resolved.dense_negatives),
+        dense_statistics=_given(resolved.dense_statistics),
+        symmetric=_given(resolved.symmetric),
+        seed=resolved.seed,
     )
     if recipe.key_norm == "auto" and model.key_norm is not None:
         resolved = dataclasses.replace(
@@ -173,9 +182,26 @@ def _check_trainable(backbone: Backbone) -> None:
         )
 
 
-def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: list[str]) -> Recipe:
-    """Settles every "auto" but that of the key norm, and says why in `reasons`."""
+def _given(value: Value | Literal["auto"] | None) -> Value | None:
+    """What is left at "auto" after `_resolve` is the model's to choose."""
+    return None if value == "auto" else value  # pyright: ignore[reportReturnType]
+
+
+def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Backbone, reasons: list[str]) -> Recipe:
+    """Settles every "auto" but those that the model settles, and says why in `reasons`."""
     chosen: dict[str, Any] = {}
+    own = {
+        "temperature": method.temperature,
+        "teacher_temperature": method.teacher_temperature,
+        "key_momentum_end": method.key_momentum_end,
+        "dense_negatives": "batch" if method.dense_negatives else None,
+        "dense_statistics": "cells" if method.statistics else None,
+        "symmetric": method.symmetric,
+        "local_crop_size": automatic.local_crop_size(recipe.image_size, backbone.stride)
+        if recipe.local_crops
+        else None,
+    }
+    chosen |= {name: value for name, value in own.items() if getattr(recipe, name) == "auto"}
     if recipe.mean is None:
         if recipe.channels == 3:
             mean, std = IMAGENET
@@ -185,15 +211,24 @@ def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: l
         chosen |= {"mean": mean, "std": std}
     steps_per_epoch = Fraction(len(source), recipe.batch_size)
     steps = math.ceil(recipe.epochs * steps_per_epoch) if recipe.epochs is not None else recipe.steps
+    for name, has in (("temperature_max", method.temperature), ("key_momentum_end", method.key_momentum)):
+        if has is None and getattr(recipe, name) not in (None, "auto"):
+            what = name.removesuffix("_max").removesuffix("_end").replace("_", " ")
+            raise UserError(f"{flag(name)} {getattr(recipe, name)}: {method.name} has no {what}. Leave it out.")
     momentum = recipe.key_momentum
-    if momentum == "auto":
-        chosen["key_momentum"] = momentum = automatic.key_momentum(steps)
+    if momentum == "auto" and method.key_momentum is None:
+        chosen["key_momentum"] = momentum = None
+    elif momentum == "auto":
+        chosen["key_momentum"] = momentum = automatic.key_momentum(steps, method.key_momentum or 1.0)
         length = "an unknown number of" if steps is None else steps
         reasons.append(f"--key-momentum {momentum:.4g} (for {length} steps)")
-    if recipe.queue_length == "auto":
+    if recipe.queue_length == "auto" and not method.queue:
+        chosen["queue_length"] = None
+    elif recipe.queue_length == "auto":
+        assert isinstance(momentum, float)
         chosen["queue_length"] = automatic.queue_length(len(source), recipe.batch_size, momentum)
         reasons.append(f"--queue-length {chosen['queue_length']} (for {len(source)} images and this key momentum)")
-    elif recipe.queue_length > len(source) and "queue_length" not in recipe.settled:
+    elif recipe.queue_length is not None and recipe.queue_length > len(source) and "queue_length" not in recipe.settled:
         reasons.append(
             f"warning: --queue-length {recipe.queue_length} is longer than the data set of {len(source)} images, which"
             f" then are their own negatives; {min(len(source), resolve_queue_length(len(source)))} would fit"
@@ -201,7 +236,7 @@ def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: l
     base = recipe.base_learning_rate
     if base == "auto":
         batch_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
-        chosen["base_learning_rate"] = base = automatic.base_learning_rate(recipe.optimizer, batch_norm)
+        chosen["base_learning_rate"] = base = automatic.base_learning_rate(recipe.optimizer, batch_norm, method)
     if recipe.learning_rate == "auto":
         chosen["learning_rate"] = automatic.scaled_learning_rate(base, recipe.batch_size, recipe.optimizer)
         rule = "the square root of " if recipe.optimizer == "adamw" else ""
@@ -210,7 +245,7 @@ def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: l
             f" {recipe.batch_size} / {automatic.REFERENCE_BATCH})"
         )
     if recipe.weight_decay == "auto":
-        chosen["weight_decay"] = automatic.weight_decay(recipe.optimizer)
+        chosen["weight_decay"] = automatic.weight_decay(recipe.optimizer, method)
     if recipe.warmup_epochs == "auto":
         chosen["warmup_epochs"] = automatic.warmup_epochs(None if steps is None else float(steps / steps_per_epoch))
         reasons.append(f"--warmup-epochs {chosen['warmup_epochs']:.4g}")
@@ -224,6 +259,30 @@ def _resolve(recipe: Recipe, source: ImageSource, backbone: Backbone, reasons: l
         chosen["workers"] = min(16, max(1, cores // recipe.devices)) if torch.cuda.is_available() else min(2, cores)
         reasons.append(f"--workers {chosen['workers']} ({cores} cores)")
     return dataclasses.replace(recipe, **chosen, settled=tuple(sorted({*recipe.settled, *chosen})))
+
+
+def _check_batch(recipe: Recipe, method: Method) -> None:
+    """Raises UserError if a process would get fewer images than the method can learn from."""
+    processes = recipe.devices * recipe.nodes
+    if recipe.batch_size // processes < method.least_batch:
+        raise UserError(
+            f"--batch-size {recipe.batch_size} on {processes} device(s): {method.name} takes statistics over the batch"
+            f" and needs at least {method.least_batch} images on each. Give at least {method.least_batch * processes}."
+        )
+
+
+def _check_local_crops(recipe: Recipe, backbone: Backbone) -> None:
+    """Raises UserError if the dense loss has too few cells in the small views."""
+    if not recipe.local_crops:
+        return
+    assert isinstance(recipe.local_crop_size, int)
+    rows, cols = backbone.grid_at(recipe.local_crop_size)
+    if recipe.dense_weight > 0 and min(rows, cols) < max(SMALL_GRID, recipe.grid or 0):
+        least = max(SMALL_GRID, recipe.grid or 0)
+        raise UserError(
+            f"--local-crop-size {recipe.local_crop_size}: the feature map of {backbone.name} is then {rows}x{cols}, and"
+            f" the dense loss needs {least}x{least} cells. Give at least {least * backbone.stride}."
+        )
 
 
 def _check_grid(recipe: Recipe, backbone: Backbone) -> tuple[tuple[int, int], list[str]]:

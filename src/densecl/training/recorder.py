@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -202,8 +203,8 @@ class Recorder(pl.Callback):
         settings = {
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "dense_weight": module.model.dense_weight,
-            "key_momentum": module.model.key_momentum,
-            "temperature": module.model.temperature,
+            "key_momentum": _or_nan(module.model.key_momentum),
+            "temperature": _or_nan(module.model.temperature),
         }
         timings = {"images_per_second": rate, "data_wait": waiting, "seconds": self.clock.seconds}
         measured = dict(zip(MEASURES, measures, strict=True))
@@ -254,6 +255,11 @@ class Recorder(pl.Callback):
         if not rate or self.total_steps is None:
             return None
         return (self.total_steps - done) * self.batch_size / rate
+
+
+def _or_nan(value: float | None) -> float:
+    """What a method does not have stays empty in the tables."""
+    return math.nan if value is None else value
 
 
 class _Window:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.strategies import DDPStrategy
@@ -24,7 +25,7 @@ from torch.utils.data import Dataset
 
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, Quarantine, StepSampler, make_loader
+from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
 from densecl.model import save_backbone
 from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
 from densecl.training.checkpoints import writing
@@ -38,6 +39,7 @@ from densecl.training.parts import Parts, build
 from densecl.training.progress import duration
 from densecl.training.recorder import Clock, Recorder
 from densecl.training.schedules import Schedules
+from densecl.views import Photometrics
 
 #: Settings that may be others when a run is resumed: how long it is, and what does not bear on what is learned.
 FREE = frozenset(
@@ -171,7 +173,10 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
     if not (out / "recipe.yaml").is_file():
         return recipe
     past = read_recipe(out / "recipe.yaml")
-    inherited = {name: getattr(past, name) for name in RESTS_ON if getattr(recipe, name) in ("auto", None)}
+    open_to_choice = {"mean": None, "std": None}
+    inherited = {
+        name: getattr(past, name) for name in RESTS_ON if getattr(recipe, name) == open_to_choice.get(name, "auto")
+    }
     recipe = dataclasses.replace(recipe, **inherited)
     same = tuple(name for name in past.settled if getattr(recipe, name) == getattr(past, name))
     recipe = dataclasses.replace(recipe, settled=same)
@@ -278,25 +283,27 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
     processes = recipe.devices * recipe.nodes
     on_gpu = torch.cuda.is_available()
     assert isinstance(recipe.learning_rate, float) and isinstance(recipe.workers, int)
-    assert isinstance(recipe.key_momentum, float) and isinstance(recipe.warmup_epochs, float)
-    assert isinstance(recipe.weight_decay, float)
+    assert isinstance(recipe.warmup_epochs, float) and isinstance(recipe.weight_decay, float)
+    assert recipe.key_momentum != "auto" and recipe.key_momentum_end != "auto"
+    assert recipe.temperature != "auto" and recipe.teacher_temperature != "auto"
 
-    photometrics = PhotometricSettings.for_image_size(
-        recipe.image_size,
-        jitter=recipe.jitter,
-        jitter_probability=recipe.jitter_probability,
-        grayscale_probability=recipe.grayscale_probability,
-        blur_probability=recipe.blur_probability,
-        blur_sigma=recipe.blur_sigma,
-        channels=recipe.channels,
-    )
+    local_crops = None
+    if recipe.local_crops:
+        assert isinstance(recipe.local_crop_size, int)
+        local_crops = LocalCrops(
+            count=recipe.local_crops,
+            image_size=recipe.local_crop_size,
+            crop_scale=recipe.local_crop_scale,
+            draw_photometrics=_photometrics(recipe, recipe.local_crop_size),
+        )
     pairs = CropPairDataset(
         parts.source,
         image_size=recipe.image_size,
         crop_scale=recipe.crop_scale,
         flip_probability=recipe.flip_probability,
-        draw_photometrics=functools.partial(draw_photometrics, settings=photometrics),
+        draw_photometrics=_photometrics(recipe, recipe.image_size),
         seed=recipe.seed,
+        local_crops=local_crops,
     )
     sampler = StepSampler(
         len(parts.source),
@@ -322,6 +329,8 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
             temperature=recipe.temperature,
             temperature_max=recipe.temperature_max,
             temperature_period=recipe.temperature_period,
+            teacher_temperature=recipe.teacher_temperature,
+            teacher_warmup=recipe.teacher_warmup,
         ),
         progress=functools.partial(_progress, clock=clock, time_limit=parts.time_limit, total_steps=parts.total_steps),
         optimizer=recipe.optimizer,
@@ -391,6 +400,20 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
     return RunResult(out, out / "backbone.safetensors", recorder.done, recorder.row)
 
 
+def _photometrics(recipe: Recipe, image_size: int) -> Callable[[np.random.Generator], Photometrics]:
+    """Draws what happens to the colours of views of this size."""
+    settings = PhotometricSettings.for_image_size(
+        image_size,
+        jitter=recipe.jitter,
+        jitter_probability=recipe.jitter_probability,
+        grayscale_probability=recipe.grayscale_probability,
+        blur_probability=recipe.blur_probability,
+        blur_sigma=recipe.blur_sigma,
+        channels=recipe.channels,
+    )
+    return functools.partial(draw_photometrics, settings=settings)
+
+
 def _progress(step: int, *, clock: Clock, time_limit: float | None, total_steps: int | None) -> float:
     """The share of the run that lies before a step."""
     if time_limit is not None:
@@ -408,7 +431,7 @@ def _introduce(parts: Parts, reasons: list[str], out: Path, say: Callable[[str],
     length = f"{parts.total_steps} steps" if parts.time_limit is None else duration(parts.time_limit)
     rows, cols = parts.grid
     say(f"{data}, {float(parts.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
-    say(f"{parts.model.backbone.name} at {recipe.image_size} px: a feature map of {rows}x{cols} cells")
+    say(f"{recipe.method}, {parts.model.backbone.name} at {recipe.image_size} px: a feature map of {rows}x{cols} cells")
     for reason in reasons:
         say(f"  {reason}")
     begun = f", going on after step {parts.start_step}" if parts.start_step else ""

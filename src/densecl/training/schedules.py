@@ -18,8 +18,9 @@ class Settings(NamedTuple):
 
     learning_rate: float
     dense_weight: float
-    key_momentum: float
-    temperature: float
+    key_momentum: float | None
+    temperature: float | None
+    teacher_temperature: float | None
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -27,8 +28,8 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def ramp(step: int, steps: float) -> float:
-    """Rises linearly from 0 at step 0 to 1 at step `steps`, and stays there."""
+def ramp(step: int | float, steps: float) -> float:
+    """Rises linearly from 0 at step 0 to 1 at step `steps`, and stays there. (Or in shares of the run.)"""
     return min(1.0, step / steps) if steps > 0 else 1.0
 
 
@@ -51,11 +52,13 @@ class Schedules:
             only [paper].
         dense_weight: share of the dense loss, once it has joined.
         dense_warmup_steps: steps at dense weight 0 before that.
-        key_momentum: at the start, and always if there is no `key_momentum_end`.
+        key_momentum: at the start, and always if there is no `key_momentum_end`. What a method does not have is None.
         key_momentum_end: at the end of a cosine [Grill et al. 2020].
-        temperature: of InfoNCE; with `temperature_max`, the lower end of the swing.
+        temperature: of the softmax over similarities; with `temperature_max`, the lower end of the swing.
         temperature_max: the upper end, where the swing begins.
         temperature_period: length of one swing as a share of the run.
+        teacher_temperature: at the start, and after a warm-up that rises linearly [Caron et al. 2021].
+        teacher_warmup: length of that warm-up as a share of the run.
     """
 
     learning_rate: float
@@ -63,11 +66,13 @@ class Schedules:
     steps_per_epoch: Fraction | int | None = None
     dense_weight: float
     dense_warmup_steps: int = 0
-    key_momentum: float
+    key_momentum: float | None
     key_momentum_end: float | None = None
-    temperature: float
+    temperature: float | None
     temperature_max: float | None = None
     temperature_period: float = 1.0
+    teacher_temperature: tuple[float, float] | None = None
+    teacher_warmup: float = 0.1
 
     def at(self, step: int, progress: float) -> Settings:
         """The settings of the step with this number (from 0), before which `progress` (0-1) of the run has passed."""
@@ -75,14 +80,19 @@ class Schedules:
         if self.steps_per_epoch is not None and step > 0:
             learning_progress *= float((step // self.steps_per_epoch) * self.steps_per_epoch / step)
         momentum = self.key_momentum
-        if self.key_momentum_end is not None:
+        if momentum is not None and self.key_momentum_end is not None:
             momentum = cosine(momentum, self.key_momentum_end, progress)
         temperature = self.temperature
-        if self.temperature_max is not None:
+        if temperature is not None and self.temperature_max is not None:
             temperature = swing(temperature, self.temperature_max, self.temperature_period, progress)
+        teacher_temperature = None
+        if self.teacher_temperature is not None:
+            start, end = self.teacher_temperature
+            teacher_temperature = start + (end - start) * ramp(progress, self.teacher_warmup)
         return Settings(
             learning_rate=cosine(self.learning_rate, 0.0, learning_progress) * ramp(step, self.warmup_steps),
             dense_weight=self.dense_weight if step >= self.dense_warmup_steps else 0.0,
             key_momentum=momentum,
             temperature=temperature,
+            teacher_temperature=teacher_temperature,
         )

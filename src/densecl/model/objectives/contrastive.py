@@ -1,0 +1,56 @@
+"""MoCo and SimCLR: pick the positive out of the negatives (InfoNCE). They differ in where negatives come from."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from densecl.model.distributed import gather, gather_with_gradient, rank
+from densecl.model.info_nce import info_nce, info_nce_over_cells
+from densecl.model.objectives.objective import Objective, Pairs, Temperature, mean_over_valid
+
+
+class MoCo(Objective):
+    """Negatives from a queue of keys [He et al. 2020], or all other key cells of the batch. Keys have no gradient."""
+
+    def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
+        if pairs.negatives is not None:
+            losses = info_nce(pairs.query, pairs.positive, pairs.negatives, temperature.query)
+        else:
+            all_keys, first_image = gather(pairs.key), rank() * len(pairs.key)
+            losses = info_nce_over_cells(pairs.query, all_keys, pairs.match, pairs.near, temperature.query, first_image)
+        return mean_over_valid(losses, pairs.valid)
+
+
+class SimCLR(Objective):
+    """NT-Xent [Chen et al. 2020, eq. 1]: negatives are the batch's other vectors, of both views, with gradient.
+
+    For N images that is 2N - 1 candidates for each query vector; averaged over both directions it is the paper's mean
+    over 2N. At the dense level the vectors are cells, or pooled vectors of the other images.
+    """
+
+    def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
+        if pairs.pooled is not None:
+            losses = _against_other_images(pairs, gather_with_gradient(pairs.pooled), temperature.query)
+        else:
+            candidates = gather_with_gradient(torch.cat([pairs.key, pairs.query], dim=1))
+            excluded = torch.cat([pairs.near, pairs.near_query], dim=2)
+            first_image = rank() * len(pairs.query)
+            losses = info_nce_over_cells(pairs.query, candidates, pairs.match, excluded, temperature.query, first_image)
+        return mean_over_valid(losses, pairs.valid)
+
+
+def _against_other_images(
+    pairs: Pairs, pooled: Float[Tensor, "all_images views dim"], temperature: float
+) -> Float[Tensor, "batch cells"]:
+    """InfoNCE with the pooled vectors of all images but the query's own as negatives."""
+    batch, cells, dim = pairs.query.shape
+    own = torch.arange(len(pooled), device=pooled.device) == rank() * batch + torch.arange(
+        batch, device=pooled.device
+    ).unsqueeze(1)  # batch all_images
+    logits = pairs.query @ pooled.reshape(-1, dim).T / temperature
+    own = own.repeat_interleave(pooled.shape[1], dim=1)[:, None].expand(-1, cells, -1)
+    positive_logit = (pairs.query * pairs.positive).sum(dim=2) / temperature
+    negatives = logits.masked_fill(own, -torch.inf).logsumexp(dim=2)
+    return torch.logaddexp(negatives, positive_logit) - positive_logit

@@ -1,0 +1,38 @@
+"""DINO: the student learns the teacher's distribution over prototypes [Caron et al. 2021]."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from densecl.model.distributed import mean_over_processes
+from densecl.model.objectives.objective import Objective, Pairs, Statistics, Temperature, mean_over_valid
+
+
+class DINO(Objective):
+    """Cross entropy -sum_k P_t(k) log P_s(k), with P_t = softmax((teacher - centre) / its lower temperature).
+
+    Centring keeps one prototype from taking all, sharpening keeps all from being equal; each alone collapses. The
+    centre is a moving average of what the teacher gives; image vectors and cells have one each [EsViT, Li et al. 2022].
+    """
+
+    centre: Float[Tensor, "dim"]
+
+    def __init__(self, dim: int, statistics: Statistics = "cells", centre_momentum: float = 0.9) -> None:
+        super().__init__(dim, statistics)
+        self.centre_momentum = centre_momentum
+        self.register_buffer("centre", torch.zeros(dim))
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, centre_momentum={self.centre_momentum}"
+
+    def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
+        teacher = ((pairs.positive - self.centre) / temperature.key).softmax(dim=2)
+        losses = -(teacher * (pairs.query / temperature.query).log_softmax(dim=2)).sum(dim=2)
+        return mean_over_valid(losses, pairs.valid)
+
+    @torch.no_grad()
+    def observe(self, keys: Float[Tensor, "vectors dim"]) -> None:
+        """Moves the centre towards the mean of these keys, of all processes [paper, eq. 4]."""
+        self.centre.lerp_(mean_over_processes(keys.mean(dim=0)).to(self.centre.dtype), 1 - self.centre_momentum)
