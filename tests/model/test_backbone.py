@@ -174,7 +174,7 @@ def test_objects_are_never_unpickled(tmp_path, capsys):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload()))
     torch.save({"state_dict": Payload()}, tmp_path / "evil2.pth")
     for name in ("evil.pth", "evil2.pth"):
-        with pytest.raises(UserError, match="never pickled objects"):
+        with pytest.raises(UserError, match="holds pickled objects, which could run any code and are never read"):
             initialise_from(create_backbone("resnet18"), tmp_path / name)
     assert "unpickled" not in capsys.readouterr().out
 

@@ -38,8 +38,8 @@ def test_the_queue_at_full_scale_is_as_long_as_the_facts_say():
 @given(st.integers(1, 10**7), st.integers(1, 4096), st.floats(0, 1))
 def test_the_queue_never_outgrows_the_data_rule_and_holds_a_batch_or_more(images, batch_size, momentum):
     length = automatic.queue_length(images, batch_size, momentum)
-    assert length <= {True: 256, False: 65_536}[images <= 1000]
-    assert length >= min(256, 4 * batch_size)
+    assert length <= min(images, {True: 256, False: 65_536}[images <= 1000])
+    assert length >= min(images, 256, 4 * batch_size)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])

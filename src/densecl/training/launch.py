@@ -60,21 +60,18 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
     pipes = [context.Pipe(duplex=False) for _ in range(devices)]
     processes = [context.Process(target=_process, args=(sender, function, arguments)) for _, sender in pipes]
     resource_tracker.ensure_running()  # which otherwise, starting with the first process, lets signals through again
-    with _forwarding(processes) as interrupts:
-        try:
+    with contextlib.ExitStack() as until_the_end:
+        with _signals_held():  # there must be a process to forward them to
+            interrupts = until_the_end.enter_context(_forwarding(processes))
+            until_the_end.callback(_end, processes)
             for rank, process in enumerate(processes):
-                with _in_environment(environment | {"LOCAL_RANK": str(rank)}), _signals_held():
+                with _in_environment(environment | {"LOCAL_RANK": str(rank)}):
                     _start(process, devices)
-            for _, sender in pipes:
-                sender.close()
-            outcome = _first_outcome(processes, [receiver for receiver, _ in pipes], interrupts)
-            for process in processes:
-                process.join(GRACE)
-        finally:
-            for process in processes:
-                if process.is_alive():
-                    process.kill()
-                    process.join()
+        for _, sender in pipes:
+            sender.close()
+        outcome = _first_outcome(processes, [receiver for receiver, _ in pipes], interrupts)
+        for process in processes:
+            process.join(GRACE)
     kind, content = outcome
     if kind == "exit":
         raise SystemExit(content)
@@ -91,6 +88,13 @@ def _start(process: Any, devices: int) -> None:
             f"--devices {devices} gives every process a copy of the data set and the module, but one of them cannot be"
             f" pickled ({error}). Define its class at the top of a module, or start the script with torchrun."
         ) from error
+
+
+def _end(processes: list[Any]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts: Interrupts) -> tuple[str, Any]:
