@@ -1,4 +1,4 @@
-"""Every objective against the formula of its paper, written in loops: values and gradients, for images and for cells."""
+"""Every objective against the formula of its paper, in loops: values and gradients, for images and for cells."""
 
 from __future__ import annotations
 
@@ -257,7 +257,9 @@ def test_both_directions_of_simclr_are_nt_xent() -> None:
 @pytest.mark.parametrize("name", ["barlow", "vicreg"])
 def test_statistics_of_nothing_are_nought_with_a_gradient_of_nought(name: str) -> None:
     pairs = random_pairs(METHODS[name], 2, 2, 2, 3, 0, "batch")
-    ours, (query, key) = tracked(METHODS[name], pairs._replace(valid=torch.tensor([[True, False], [False, False]])), torch.float32)
+    ours, (query, key) = tracked(
+        METHODS[name], pairs._replace(valid=torch.tensor([[True, False], [False, False]])), torch.float32
+    )
     loss = METHODS[name].objective(3)(ours, TEMPERATURE)
     loss.backward()
     assert loss == 0

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from densecl.errors import UserError
-from densecl.recipe import Recipe, write_recipe
+from densecl.recipe import Recipe, read_recipe, write_recipe
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.recorder import TIMINGS, Recorder
 from densecl.training.run import pretrain
@@ -63,10 +63,25 @@ def tensors(tree: object, place: str = "") -> dict[str, object]:
     return {place: tree}
 
 
+#: What is in the checkpoint beside the query encoder, by method.
+KEPT = {
+    "moco": {"global_queue.keys", "dense_queue.keys", "key_encoder.global_head.layers.0.weight"},
+    "simclr": set(),
+    "byol": {
+        "predictor.vector_layers.0.weight",
+        "predictor.cell_layers.0.weight",
+        "key_encoder.global_head.layers.0.weight",
+    },
+    "simsiam": {"predictor.vector_layers.0.weight", "predictor.cell_layers.0.weight"},
+    "barlow": set(),
+    "vicreg": set(),
+    "dino": {"global_objective.centre", "dense_objective.centre", "key_encoder.global_head.layers.0.weight"},
+}
+
+
 def assert_same_run(one: Path, other: Path) -> None:
     checkpoints = [tensors(dict(load_checkpoint(run / "checkpoints" / "last.ckpt"))) for run in (one, other)]
     assert checkpoints[0].keys() == checkpoints[1].keys()
-    assert {"/model/global_queue.keys", "/model/dense_queue.keys"} <= checkpoints[0].keys()
     for name, value in checkpoints[0].items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, checkpoints[1][name]), name  # type: ignore[arg-type]
@@ -132,6 +147,37 @@ def test_a_signal_saves_first(
     pretrain(tiny(steps=6), tmp_path / "run", resume=True)
     pretrain(tiny(steps=6), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", KEPT)
+def test_every_method_resumes_exactly(tiny, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"queue_length": "auto", "key_momentum": "auto", "dense_negatives": "auto", "optimizer": "adamw"}
+    own |= {"method": method, "hidden_dim": 16, "steps": 5, "learning_rate": 0.001, "local_crops": 1}
+    if method == "moco":
+        own["dense_negatives"] = "pooled"
+    recipe = tiny(**own)
+    with monkeypatch.context() as patch:
+        send_at(3, signal.SIGTERM, patch)
+        with pytest.raises(SystemExit):
+            pretrain(recipe, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert checkpoint["step"] == 3
+    assert KEPT[method] <= checkpoint["model"].keys()
+    pretrain(recipe, tmp_path / "run", resume=True)
+    pretrain(recipe, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    last = rows(tmp_path / "run" / "metrics.csv")[-1]
+    for column, has in (
+        ("loss", True),
+        ("dense_loss", True),
+        ("global_chance_loss", method in ("moco", "simclr", "dino")),
+        ("dense_chance_loss", method in ("moco", "simclr", "dino")),
+        ("key_momentum", method in ("moco", "byol", "dino")),
+        ("temperature", method in ("moco", "simclr", "dino")),
+        ("cell_spread", True),
+    ):
+        assert bool(last[column]) == has, column
+    assert read_recipe(tmp_path / "run" / "recipe.yaml").symmetric == (method != "moco")
 
 
 def test_killed_before_the_first_checkpoint_begins_anew(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

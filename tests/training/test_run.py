@@ -22,6 +22,9 @@ from densecl.training.diagnosis import PATIENCE
 from densecl.training.recorder import COLUMNS
 from densecl.training.run import pretrain
 
+#: Without the settings of `tiny` that are MoCo's alone.
+FREE = {"queue_length": "auto", "key_momentum": "auto", "dense_negatives": "auto"}
+
 
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
@@ -86,6 +89,16 @@ def test_other_optimizers(tiny, tmp_path: Path, optimizer: str) -> None:
     assert pretrain(tiny(optimizer=optimizer, learning_rate=0.001), tmp_path / "run").metrics["loss"] > 0
 
 
+def test_settings_that_a_method_does_not_have_stand_as_none(tiny, tmp_path: Path) -> None:
+    pretrain(tiny(**FREE, method="vicreg", local_crops=1, image_size=64, hidden_dim=8), tmp_path / "run")
+    recipe = read_recipe(tmp_path / "run" / "recipe.yaml")
+    assert (recipe.queue_length, recipe.key_momentum, recipe.temperature, recipe.dense_negatives) == (None,) * 4
+    assert (recipe.dense_statistics, recipe.symmetric, recipe.local_crop_size) == ("cells", True, 32)
+    pretrain(recipe, tmp_path / "again")
+    first, second = (load_file(tmp_path / run / "backbone.safetensors") for run in ("run", "again"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
 # --- what the user is told --------------------------------------------------------------------------
 
 
@@ -101,6 +114,18 @@ def test_other_optimizers(tiny, tmp_path: Path, optimizer: str) -> None:
         ({"sync_batch_norm": True}, "no synchronised batch norm on the CPU"),
         ({"time_limit": "9s", "schedule_per": "epoch"}, "--schedule-per epoch"),
         ({"backbone": "test_vit", "output_stride": None, "key_norm": "split"}, "has no batch norm"),
+        ({**FREE, "method": "byol", "queue_length": 16}, "--queue-length 16: byol has no queue length. Leave it out."),
+        (
+            {**FREE, "method": "dino", "dense_negatives": "batch"},
+            "--dense-negatives batch: dino has no dense negatives",
+        ),
+        ({**FREE, "method": "simclr", "key_momentum_end": 1.0}, "--key-momentum-end 1.0: simclr has no key momentum"),
+        ({**FREE, "method": "barlow", "temperature_max": 0.3}, "--temperature-max 0.3: barlow has no temperature"),
+        ({**FREE, "method": "vicreg", "teacher_temperature": (0.1, 0.2)}, "--teacher-temperature 0.1: vicreg has no"),
+        ({**FREE, "method": "vicreg", "batch_size": 1}, "vicreg takes statistics .* at least 2 images .* at least 2"),
+        ({**FREE, "method": "byol", "batch_size": 2, "devices": 2}, "on 2 device.* byol .* Give at least 4"),
+        ({"local_crops": 2, "local_crop_size": 24}, "--local-crop-size 24: .* is then 3x3, .* needs 4x4 .* least 32"),
+        ({"local_crops": 2, "grid": 4, "image_size": 48, "local_crop_size": 16}, "is then 2x2, .* at least 32"),
     ],
 )
 def test_wrong_settings_leave_nothing_behind(tiny, tmp_path: Path, settings: dict, message: str) -> None:

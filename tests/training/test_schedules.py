@@ -51,6 +51,18 @@ def test_the_key_momentum_follows_byol() -> None:
     assert Schedules(learning_rate=1.0, **PLAIN).at(70, 0.7).key_momentum == 0.999
 
 
+def test_the_teachers_temperature_rises_and_stays() -> None:
+    schedules = Schedules(learning_rate=1.0, **PLAIN, teacher_temperature=(0.04, 0.07), teacher_warmup=0.5)
+    found = [schedules.at(0, progress / 4).teacher_temperature for progress in range(5)]
+    assert found == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
+    assert Schedules(learning_rate=1.0, **PLAIN).at(3, 0.5).teacher_temperature is None
+
+
+def test_what_a_method_does_not_have_is_not_scheduled() -> None:
+    found = Schedules(learning_rate=1.0, dense_weight=0.5, key_momentum=None, temperature=None).at(3, 0.5)
+    assert found.key_momentum is None and found.temperature is None
+
+
 def test_the_temperature_swings_between_its_ends() -> None:
     schedules = Schedules(learning_rate=1.0, **PLAIN | {"temperature_max": 1.0, "temperature_period": 0.5})
     temperatures = [schedules.at(0, progress / 8).temperature for progress in range(9)]

@@ -1,0 +1,404 @@
+"""`DenseCL` with each of the methods: that it puts encoder, matches and objective together as it should."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from densecl.errors import UserError
+from densecl.model import METHODS, DenseCL, create_backbone
+from densecl.model.heads import Prototypes
+from densecl.model.matching import Match, keep_best
+from densecl.model.methods import find_method
+from densecl.model.objectives import Pairs, image_pairs
+from densecl.recipe import Method as MethodName
+from densecl.views import Views
+from tests.model import reference
+from tests.model.test_objectives import QUERY_TEMPERATURE, expected_loss
+from tests.processes import on_two_processes
+
+NAMES = list(METHODS)
+BATCH, RADIUS = 3, 0.7
+
+
+class PatchNet(nn.Module):
+    """tanh of a linear map of each patch: the smallest thing with a feature map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.tanh(self.conv(pixels))
+
+
+def views(seed: int, size: int = 12, batch: int = BATCH, dtype: torch.dtype = torch.float64) -> Views:
+    chance = torch.Generator().manual_seed(seed)
+    corner = torch.rand(batch, 2, generator=chance, dtype=dtype) * 20
+    box = torch.cat([corner, corner + 30 + 20 * torch.rand(batch, 2, generator=chance, dtype=dtype)], dim=1)
+    flipped = torch.rand(batch, generator=chance) < 0.5
+    return Views(torch.randn(batch, 3, size, size, generator=chance, dtype=dtype), box, flipped)
+
+
+def make(name: str, **settings) -> DenseCL:
+    """A small model; the key encoder, where there is one, is another than the query encoder."""
+    torch.manual_seed(0)
+    small = {"dim": 6, "hidden_dim": 8, **({"queue_length": 7} if METHODS[name].queue else {})}
+    if METHODS[name].temperature is not None:
+        small["temperature"] = QUERY_TEMPERATURE
+    if METHODS[name].teacher_temperature is not None:
+        small["teacher_temperature"] = 0.2  # that of test_objectives
+    model = DenseCL(PatchNet(), method=name, match_radius=RADIUS, **{**small, **settings}).double()
+    if model.key_encoder is not None:
+        with torch.no_grad():
+            for weight in model.key_encoder.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_knows_the_methods_of_the_table() -> None:
+    assert {*get_args(MethodName)} == {*METHODS, "densecl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "projector", "predictor"),
+    [
+        ("moco", (2048, 128), None),
+        ("simclr", (2048, 128), None),
+        ("byol", (4096, 256), (4096, 256)),
+        ("simsiam", (2048, 2048), (512, 2048)),
+        ("barlow", (8192, 8192), None),
+        ("vicreg", (8192, 8192), None),
+    ],
+)
+def test_on_a_resnet50_the_heads_are_the_papers(name: str, projector: tuple, predictor: tuple | None) -> None:
+    method = METHODS[name]
+    assert method.projector.widths(2048) == projector
+    assert (method.predictor and method.predictor.widths(2048)) == predictor
+
+
+def test_a_prototype_is_compared_by_direction_alone() -> None:
+    layer, vectors = Prototypes(5, 4), torch.randn(3, 5)
+    rows = [[F.cosine_similarity(one, row, dim=0) for row in layer.weight] for one in vectors]
+    expected = torch.stack([torch.stack(row) for row in rows])
+    torch.testing.assert_close(layer(vectors), expected)
+    torch.testing.assert_close(layer(vectors[:, :, None, None])[:, :, 0, 0], expected)
+
+
+# --- the two levels -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dense_weight_of_nought_is_the_plain_method_to_the_bit(name: str) -> None:
+    plain, both = make(name, dense_weight=0.0), make(name)
+    both.load_state_dict(plain.state_dict(), strict=False)
+    both.dense_weight = 0.0
+    assert not any("dense" in parameter or "cell" in parameter for parameter, _ in plain.named_parameters())
+    first, second = views(1), views(2)
+    losses = [model(first, second).loss for model in (plain, both)]
+    assert torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    others = dict(both.named_parameters())
+    for parameter, weight in plain.named_parameters():
+        if weight.requires_grad:
+            assert weight.grad is not None and torch.equal(weight.grad, others[parameter].grad), parameter
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_image_vectors_go_through_the_papers_formula(name: str) -> None:
+    model = make(name, symmetric=False)
+    queue = copy.deepcopy(model.global_queue)
+    output = model(views(1), views(2))
+    pairs = image_pairs(output.query.vector, output.key.vector)._replace(negatives=queue and queue.keys)
+    expected = expected_loss(name, pairs, "cells", torch.zeros(6))
+    torch.testing.assert_close(output.global_loss, expected, rtol=1e-10, atol=1e-10)
+
+
+matchings = ["features", "mutual", "geometry", "both"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("matching", matchings)
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_matched_cells_go_through_the_papers_formula(name: str, matching: str, share: float) -> None:
+    settings = {"dense_negatives": "batch"} if METHODS[name].dense_negatives else {}
+    model = make(name, symmetric=False, matching=matching, match_top_k=share, **settings)
+    first, second = views(1), views(2)
+    output = model(first, second)
+    tables, own_tables = (distances(first, other) for other in (second, first))
+    expected = []
+    for kind in ("features", "geometry") if matching == "both" else (matching,):
+        matches = []
+        for image, table in enumerate(tables):
+            similarity = reference.similarities(output.query.features[image].detach(), output.key.features[image])
+            found = {
+                "features": lambda _table, similarity: reference.match_by_features(similarity),
+                "mutual": lambda _table, similarity: reference.match_mutually(similarity),
+                "geometry": lambda table, _similarity: reference.match_by_geometry(table, RADIUS),
+            }[kind](table, similarity)
+            likeness = [[-value for value in row] for row in table] if kind == "geometry" else similarity
+            matches.append(best_of(found, likeness, share))
+        assert any(match is not None for row in matches for match in row)
+        assert output.query.cells is not None and output.key.cells is not None
+        pairs = Pairs(
+            output.query.cells,
+            output.key.cells,
+            torch.tensor([[match or 0 for match in row] for row in matches]),
+            torch.tensor([[match is not None for match in row] for row in matches]),
+            near=torch.tensor(tables) <= RADIUS,
+            near_query=torch.tensor(own_tables) <= RADIUS,
+        )
+        expected.append(expected_loss(name, pairs, "cells", torch.zeros(pairs.query.shape[2])))
+    torch.testing.assert_close(output.dense_loss, sum(expected) / len(expected), rtol=1e-10, atol=1e-10)
+
+
+def distances(first: Views, second: Views) -> list:
+    sides = zip(first.box.tolist(), first.flipped.tolist(), second.box.tolist(), second.flipped.tolist(), strict=True)
+    return [reference.distances(*one, 3, 3) for one in sides]
+
+
+def best_of(matches: list[int | None], likeness: list[list[float]], share: float) -> list[int | None]:
+    """The best of an image's pairs: sort, cut, put back in place."""
+    there = [cell for cell, match in enumerate(matches) if match is not None]
+    there.sort(key=lambda cell: -likeness[cell][matches[cell] or 0])
+    kept = there[: math.ceil(share * len(matches))]
+    return [match if cell in kept else None for cell, match in enumerate(matches)]
+
+
+@given(cells=st.integers(1, 6), share=st.floats(0.01, 1.0), seed=st.integers(0, 2**16))
+def test_the_best_pairs_are_kept(cells: int, share: float, seed: int) -> None:
+    chance = torch.Generator().manual_seed(seed)
+    likeness = torch.rand(2, cells, 4, generator=chance)
+    match = Match(torch.randint(4, (2, cells), generator=chance), torch.rand(2, cells, generator=chance) < 0.6)
+    ours = keep_best(match, likeness, share)
+    assert torch.equal(ours.index, match.index)
+    for image in range(2):
+        found = [int(one) if valid else None for one, valid in zip(match.index[image], match.valid[image], strict=True)]
+        expected = best_of(found, likeness[image].tolist(), share)
+        assert ours.valid[image].tolist() == [one is not None for one in expected]
+
+
+@pytest.mark.parametrize("statistics", ["cells", "position"])
+@pytest.mark.parametrize("name", ["barlow", "vicreg"])
+def test_statistics_of_cells_or_of_each_position(name: str, statistics: str) -> None:
+    model = make(name, symmetric=False, dense_statistics=statistics, dense_weight=1.0)
+    output = model(views(1), views(2))
+    assert output.query.cells is not None and output.key.cells is not None
+    near = torch.zeros(BATCH, 9, 9, dtype=torch.bool)
+    pairs = Pairs(output.query.cells, output.key.cells, output.match, output.weight, near, near)
+    expected = expected_loss(name, pairs, statistics, torch.zeros(6))
+    torch.testing.assert_close(output.loss, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_pooled_negatives_of_simclr_are_those_of_the_other_images_in_both_views() -> None:
+    output = make("simclr", symmetric=False, dense_negatives="pooled")(views(1), views(2))
+    assert output.query.cells is not None and output.key.cells is not None
+    assert output.query.pooled is not None and output.key.pooled is not None
+    near = torch.zeros(BATCH, 9, 9, dtype=torch.bool)
+    pooled = torch.stack([output.query.pooled, output.key.pooled], dim=1)
+    pairs = Pairs(output.query.cells, output.key.cells, output.match, output.weight, near, near, pooled=pooled)
+    torch.testing.assert_close(output.dense_loss, expected_loss("simclr", pairs, "cells", torch.zeros(6)))
+
+
+# --- keys and directions ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_symmetric_loss_is_the_mean_of_both_directions(name: str) -> None:
+    momentum = {"key_momentum": 1.0} if METHODS[name].keys == "average" else {}
+    model = make(name, symmetric=False, **momentum)
+    first, second = views(1), views(2)
+    one, other = (copy.deepcopy(model)(*pair).loss for pair in ((first, second), (second, first)))
+    symmetric = make(name, symmetric=True, **momentum)
+    symmetric.load_state_dict(model.state_dict())
+    torch.testing.assert_close(symmetric(first, second).loss, (one + other) / 2, rtol=1e-10, atol=1e-10)
+    assert make(name).symmetric == METHODS[name].symmetric == (name != "moco")
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_where_keys_come_from_and_whether_they_learn(name: str, symmetric: bool) -> None:
+    model = make(name, symmetric=symmetric)
+    output = model(views(1), views(2))
+    keys = METHODS[name].keys
+    assert output.query.vector.requires_grad
+    assert output.key.vector.requires_grad == (keys == "shared")
+    assert (model.key_encoder is None) == (keys != "average")
+    again = copy.deepcopy(model)
+    encoder = again.key_encoder if again.key_encoder is not None else again.query_encoder
+    torch.testing.assert_close(output.key.vector, encoder(views(2).pixels).vector)
+
+
+@pytest.mark.parametrize("name", ["byol", "simsiam"])
+def test_a_predictor_stands_between_the_projection_and_the_key(name: str) -> None:
+    model = make(name)
+    output = model(views(1), views(2))
+    with torch.no_grad():
+        projected = model.query_encoder(views(1).pixels)
+        assert model.predictor is not None and projected.cells is not None
+        torch.testing.assert_close(output.query.vector, model.predictor.vector_layers(projected.vector))
+        # One convolution for all cells is one linear layer for each, with statistics over all of them.
+        first, norm, activation, last = model.predictor.cell_layers
+        cells = projected.cells.flatten(0, 1) @ first.weight.flatten(1).T + first.bias
+        cells = (cells - cells.mean(dim=0)) / (cells.var(dim=0, unbiased=False) + norm.eps).sqrt()
+        cells = activation(cells) @ last.weight.flatten(1).T + last.bias
+    torch.testing.assert_close(output.query.cells, cells.unflatten(0, (BATCH, 9)))
+
+
+@pytest.mark.parametrize("matching", ["features", "geometry", "both"])
+@pytest.mark.parametrize("name", NAMES)
+def test_small_views_are_compared_with_the_keys_of_the_large_ones(name: str, matching: str) -> None:
+    momentum = {"key_momentum": 1.0} if METHODS[name].keys == "average" else {}
+    model = make(name, matching=matching, **momentum)
+    large, small = [views(1), views(2)], [views(3, size=8), views(4, size=8)]
+    one_way = make(name, symmetric=False, matching=matching, **momentum)
+    one_way.load_state_dict(model.state_dict())
+    pairs = [(0, 1), (1, 0)] if model.symmetric else [(0, 1)]
+    compared = [(large[query], large[key]) for query, key in pairs]
+    compared += [(query, large[key]) for query, (_, key) in itertools.product(small, pairs)]
+    losses = [copy.deepcopy(one_way)(*pair).loss for pair in compared]
+    output = model(*large, small)
+    torch.testing.assert_close(output.loss, torch.stack(losses).mean(), rtol=1e-10, atol=1e-10)
+    output.loss.backward()
+    assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
+
+
+# --- it trains ------------------------------------------------------------------------------------------------------
+
+
+BACKBONES = {"test_resnet": {"output_stride": 8}, "test_convnext": {}, "test_vit": {}}
+COMBINATIONS = [
+    (name, [*BACKBONES][number % 3], matching, (METHODS[name].dense_negatives or (None,))[number % 2 - 1])
+    for number, (name, matching) in enumerate(itertools.product(NAMES, matchings))
+]
+
+
+def steps(rank: int, world: int, combinations: list) -> list[list[Tensor]]:
+    """Two steps of each combination, with a small view: the losses, and the sum of the weights afterwards."""
+    torch.set_num_threads(1)
+    results = []
+    for name, backbone, matching, negatives in combinations:
+        torch.manual_seed(0)
+        size = {"test_convnext": 64}.get(backbone, 32)
+        queue = {"queue_length": 16} if METHODS[name].queue else {}
+        small = {"dim": 16, "hidden_dim": 16, **queue, "dense_negatives": negatives, "matching": matching}
+        method = DenseCL(create_backbone(backbone, **BACKBONES[backbone]), method=name, match_top_k=0.8, **small)
+        model = DistributedDataParallel(method) if world > 1 else method
+        optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-3)
+        losses = []
+        for step in range(2):
+            three = [views(3 * step + number + 10 * rank, size, 2, torch.float32) for number in range(3)]
+            loss = model(*three[:2], three[2:]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        total = torch.stack([weight.detach().sum() for weight in method.parameters()]).sum()
+        results.append([*losses, total])
+    return results
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda one: "-".join(map(str, one)))
+def test_a_few_steps(combination: tuple) -> None:
+    (result,) = steps(0, 1, [combination])
+    assert all(value.isfinite() for value in result)
+
+
+def test_a_few_steps_on_two_processes() -> None:
+    first, second = on_two_processes(steps, 2, COMBINATIONS[::3])
+    for combination, ours, theirs in zip(COMBINATIONS[::3], first, second, strict=True):
+        assert all(value.isfinite() for value in [*ours, *theirs]), combination
+        assert torch.equal(ours[-1], theirs[-1]), f"{combination}: the processes' weights differ"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_needed_to_go_on_is_in_the_state(name: str) -> None:
+    model = make(name)
+    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1, momentum=0.9)
+
+    def step(model: DenseCL, optimizer: torch.optim.Optimizer, number: int) -> Tensor:
+        loss = model(views(2 * number), views(2 * number + 1)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for number in range(2):
+        step(model, optimizer, number)
+    state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    torch.manual_seed(9)
+    resumed = make(name)
+    with torch.no_grad():
+        for weight in [*resumed.parameters(), *(one for one in resumed.buffers() if one.is_floating_point())]:
+            weight.fill_(0.3)
+    again = torch.optim.SGD([one for one in resumed.parameters() if one.requires_grad], lr=0.1, momentum=0.9)
+    resumed.load_state_dict(state[0])
+    again.load_state_dict(state[1])
+    for number in range(2, 4):
+        assert torch.equal(step(model, optimizer, number), step(resumed, again, number))
+    for key, value in model.state_dict().items():
+        other = resumed.state_dict()[key]
+        assert torch.equal(value, other) if isinstance(value, Tensor) else value == other
+
+
+# --- what does not go together ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "bylo"}, "--method is one of .* Did you mean 'byol'?"),
+        ({"method": "byol", "queue_length": 64}, "--queue-length 64: byol has no queue length. Leave it out."),
+        ({"method": "simclr", "queue_length": 64}, "--queue-length 64: simclr has no queue length"),
+        ({"method": "vicreg", "dense_negatives": "batch"}, "--dense-negatives batch: vicreg has no dense negatives"),
+        ({"method": "simclr", "dense_negatives": "cells"}, "--dense-negatives cells: simclr has batch or pooled"),
+        ({"method": "simsiam", "key_momentum": 0.9}, "--key-momentum 0.9: simsiam has no key momentum"),
+        ({"method": "barlow", "temperature": 0.1}, "--temperature 0.1: barlow has no temperature"),
+        ({"method": "moco", "teacher_temperature": 0.1}, "--teacher-temperature 0.1: moco has no teacher"),
+        ({"method": "dino", "dense_statistics": "cells"}, "--dense-statistics cells: dino has no dense statistics"),
+    ],
+)
+def test_a_setting_that_the_method_does_not_have_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DenseCL(PatchNet(), **settings)
+
+
+def test_key_norm_needs_a_key_encoder() -> None:
+    with pytest.raises(UserError, match="simclr has no key encoder"):
+        DenseCL(create_backbone("test_resnet"), method="simclr", key_norm="ema")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_image_is_too_few_for_batch_statistics(name: str) -> None:
+    model = make(name)
+    pair = views(1, batch=1), views(2, batch=1)
+    if name in ("moco", "dino"):
+        assert model(*pair).loss.isfinite()
+    else:
+        with pytest.raises(UserError, match=f"--method {name} takes statistics .* at least 2 images"):
+            model(*pair)
+
+
+def test_find_method() -> None:
+    assert find_method("dino") is METHODS["dino"]
+
+
+def test_a_method_of_ones_own_needs_no_entry_in_the_table() -> None:
+    own = dataclasses.replace(METHODS["byol"], name="mine", symmetric=False)
+    model = DenseCL(PatchNet(), method=own, hidden_dim=8).double()
+    assert model(views(1), views(2)).loss.isfinite() and not model.symmetric
