@@ -27,6 +27,7 @@ from densecl.images.loader import (
     ATTEMPTS,
     BadRecord,
     CropPairDataset,
+    LocalCrops,
     Quarantine,
     Sample,
     StepSampler,
@@ -101,6 +102,22 @@ def test_both_views_are_their_boxes_of_one_image():
         assert torch.equal(view.pixels, take_crop(source.read(7), view.box, bool(view.flipped), 8))
     assert not torch.equal(pair.first.box, pair.second.box)
     assert pair.first.photometrics.brightness != pair.second.photometrics.brightness
+
+
+def test_small_views_come_after_the_pair_and_leave_it_as_it_is():
+    source = Patches(4, deep=[2])
+    plain, local = pairs_of(source), pairs_of(source, local_crops=LocalCrops(3, 5, (0.05, 0.4), draw_photometrics))
+    pair = good(local[(1, 2)])
+    assert equal(pair._replace(small=()), good(plain[(1, 2)]))
+    assert len({tuple(view.box.tolist()) for view in pair.small}) == 3
+    for view in pair.small:
+        assert torch.equal(view.pixels, take_crop(source.read(2), view.box, bool(view.flipped), 5))
+        x0, y0, x1, y1 = view.box.tolist()
+        assert (x1 - x0) * (y1 - y0) < 0.5 * 22 * 24
+    batch = collate([local[(0, index)] for index in range(4)]).pairs  # one of them has sixteen bits
+    assert [tuple(view.pixels.shape) for view in batch.small] == [(4, 3, 5, 5)] * 3
+    assert {view.pixels.dtype for view in (batch.first, batch.second, *batch.small)} == {torch.uint16}
+    assert [tuple(view.box.shape) for view in batch.small] == [(4, 4)] * 3
 
 
 def test_an_image_is_read_once(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from densecl.model import METHODS
 from densecl.training import automatic
 
 
@@ -22,6 +23,27 @@ def test_adamw_follows_the_square_root():
 )
 def test_the_key_encoders_memory_is_a_tenth_of_the_run(steps, momentum):
     assert automatic.key_momentum(steps) == pytest.approx(momentum)
+
+
+def test_the_method_says_how_high_its_key_momentum_goes():
+    assert automatic.key_momentum(10**6, METHODS["byol"].key_momentum) == 0.996
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_a_method_brings_the_values_of_its_own_optimizer(method):
+    for optimizer in {"sgd", "lars"} & {method.optimizer}:
+        assert automatic.base_learning_rate(optimizer, True, method) == method.learning_rate
+        assert automatic.weight_decay(optimizer, method) == method.weight_decay
+    # With AdamW all take what was measured.
+    assert automatic.base_learning_rate("adamw", True, method) == automatic.base_learning_rate("adamw", True)
+    assert automatic.weight_decay("adamw", method) == automatic.weight_decay("adamw")
+
+
+@pytest.mark.parametrize(
+    ("image_size", "stride", "size"), [(224, 32, 128), (224, 16, 96), (64, 16, 64), (512, 32, 224), (96, 8, 40)]
+)
+def test_small_views_are_three_sevenths_and_four_cells_at_least(image_size, stride, size):
+    assert automatic.local_crop_size(image_size, stride) == size
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(3.0, 0.3), (100.0, 10), (800.0, 10), (None, 1)])

@@ -176,3 +176,26 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
         query_features, key_features = (backbone.eval()(view.pixels) for view in (first, second))
     at_once = correspondence(query_features, key_features, first, second)
     assert (accuracy, chance) == pytest.approx((at_once.accuracy.item(), at_once.chance.item()))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "global_chance", "dense_chance"),
+    [
+        ("simclr", {}, math.log(2 * BATCH - 1), math.log(2 * BATCH * CELLS - 1)),  # all but the query itself
+        ("simclr", {"dense_negatives": "pooled"}, math.log(2 * BATCH - 1), math.log(2 * (BATCH - 1) + 1)),
+        ("dino", {}, math.log(DIM), math.log(DIM)),
+        ("byol", {}, math.nan, math.nan),
+        ("vicreg", {}, math.nan, math.nan),
+    ],
+)
+def test_what_guessing_costs_is_known_where_there_are_candidates(
+    method: str, settings: dict, global_chance: float, dense_chance: float
+) -> None:
+    features = unit(BATCH, CELLS, 64).transpose(1, 2).unflatten(2, (ROWS, COLS))
+    model = DenseCL(create_backbone("test_resnet"), method=method, dim=DIM, hidden_dim=8, **settings)
+    # Vectors of any length: what is measured are their directions.
+    found = measures(model, output(features, 3 * unit(BATCH, CELLS, DIM), 5 * unit(BATCH, DIM)))
+    assert found["global_chance_loss"] == pytest.approx(global_chance, nan_ok=True)
+    assert found["dense_chance_loss"] == pytest.approx(dense_chance, nan_ok=True)
+    assert found["global_positive"] == pytest.approx(1) and found["dense_positive"] == pytest.approx(1)
+    assert 0 < found["image_spread"] <= 1 and 0 < found["cell_spread"] <= 1
