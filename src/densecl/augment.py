@@ -15,8 +15,11 @@ over all channels alike, with contrast about the mean of all channels and pixels
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +37,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 #: Weights of red, green and blue in grey: ITU-R 601, in torchvision's digits.
 GREY = (0.2989, 0.587, 0.114)
 
-#: Values of a batch that a CPU works on at a time, so that they stay in its cache (1.5 times as quick at 224 px).
+#: Values of a batch that a thread on a CPU works on at a time, so that they stay in its cache.
 VALUES_IN_CACHE = 2**21
 
 WHITE = {torch.uint8: 255, torch.uint16: 65535}
@@ -138,15 +141,43 @@ def augment(crop: Crop, mean: Sequence[float], std: Sequence[float]) -> Views:
         raise TypeError(f"pixels are {raw.dtype}; crops are uint8 or uint16.")
     photometrics = Photometrics(*(field.to(raw.device, non_blocking=True) for field in crop.photometrics))
     pixels = raw.to(torch.float32).contiguous().div_(WHITE[raw.dtype])
-    on_cpu = raw.device.type == "cpu"
-    images = max(1, VALUES_IN_CACHE // max(1, raw[:1].numel())) if on_cpu else max(1, len(raw))
-    pieces = zip(pixels.split(images), *(field.split(images) for field in photometrics), strict=True)
-    with torch.autocast(raw.device.type, enabled=False):
-        for piece, *fields in pieces:
-            _apply(piece, Photometrics(*fields), _change_selected if on_cpu else _change_masked)
-            for channel, channel_mean, channel_std in zip(piece.unbind(dim=1), mean, std, strict=True):
-                channel.sub_(channel_mean).div_(channel_std)
+    if raw.device.type == "cpu":
+        threads = torch.get_num_threads()
+        fitting = VALUES_IN_CACHE // max(1, raw[:1].numel())
+        images = max(1, min(fitting, math.ceil(len(raw) / threads)))
+        pieces = zip(pixels.split(images), *(field.split(images) for field in photometrics), strict=True)
+        list(_pool(threads).map(lambda piece: _develop(*piece, mean=mean, std=std, change=_change_selected), pieces))
+    else:
+        _develop(pixels, *photometrics, mean=mean, std=std, change=_change_masked)
     return Views(pixels, crop.box, crop.flipped)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that each work on images of their own, with torch in one thread.
+
+    Torch's way, to share each of some fifty small operations between its threads, takes twice the time: they wait for
+    each other at the end of every operation.
+    """
+    return ThreadPoolExecutor(threads, "augment", initializer=torch.set_num_threads, initargs=(1,))
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
+
+
+@torch.no_grad()
+def _develop(
+    pixels: Float[Tensor, "batch channels height width"],
+    *photometrics: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    change: Callable[..., None],
+) -> None:
+    """Changes pixels (0-1) in place and normalises them."""
+    with torch.autocast(pixels.device.type, enabled=False):
+        _apply(pixels, Photometrics(*photometrics), change)
+        for channel, channel_mean, channel_std in zip(pixels.unbind(dim=1), mean, std, strict=True):
+            channel.sub_(channel_mean).div_(channel_std)
 
 
 def _apply(

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone
@@ -311,16 +312,14 @@ class DenseCL(nn.Module):
         """key = momentum * key + (1 - momentum) * query; for "ema" the batch-norm statistics too [Cai et al. 2021]."""
         if self.key_encoder is None or self.key_momentum is None:
             return
-        step = 1 - self.key_momentum
-        for key, query in zip(self.key_encoder.parameters(), self.query_encoder.parameters(), strict=True):
-            key.lerp_(query, step)
+        keys, queries = self.key_encoder, self.query_encoder
+        move = get_ema_multi_avg_fn(self.key_momentum)
+        move(list(keys.parameters()), list(queries.parameters()), None)
         if self.key_norm == "ema":
             # The query's own averages begin with those of no data at all. A mean in which the nth step counts n times
             # forgets them, until the momentum remembers less.
-            step = max(step, 2 / (self.steps + 2))
-            for key, query in zip(self.key_encoder.buffers(), self.query_encoder.buffers(), strict=True):
-                if key.is_floating_point():
-                    key.lerp_(query, step)
+            move = get_ema_multi_avg_fn(min(self.key_momentum, 1 - 2 / (self.steps + 2)))
+            move(*([buffer for buffer in of.buffers() if buffer.is_floating_point()] for of in (keys, queries)), None)
 
     @torch.no_grad()
     def encode_keys(self, pixels: Float[Tensor, "batch channels height width"]) -> Embeddings:

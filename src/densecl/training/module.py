@@ -87,7 +87,8 @@ class DenseCLModule(pl.LightningModule):
         return self.start_step + self.trainer.global_step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = make_optimizer(self.model, *self.optimizer_settings)
+        fused = self.trainer.gradient_clip_val is None  # Lightning takes fused ones for such as scale their gradients
+        optimizer = make_optimizer(self.model, *self.optimizer_settings, fused=fused)
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
@@ -119,18 +120,23 @@ class DenseCLModule(pl.LightningModule):
         return pixels.contiguous(memory_format=self.memory_format)
 
 
-def make_optimizer(model: nn.Module, name: str, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """SGD, LARS or AdamW over the parameters that are trained; the learning rate comes from the schedule."""
+def make_optimizer(
+    model: nn.Module, name: str, momentum: float, weight_decay: float, *, fused: bool = True
+) -> torch.optim.Optimizer:
+    """SGD, LARS or AdamW over the parameters that are trained; the learning rate comes from the schedule.
+
+    `fused`: all of a step in one kernel, where there is one.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay)
+        return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=fused)
     groups = [
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
     if name == "lars":
         return timm.optim.Lars(groups, lr=0.0, momentum=momentum)  # pyright: ignore[reportArgumentType]
-    return torch.optim.AdamW(groups, lr=0.0)
+    return torch.optim.AdamW(groups, lr=0.0, fused=fused)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
