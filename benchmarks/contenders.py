@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is loaded
 
 import torch
 

@@ -28,9 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for what the user can put right (told on stderr, in a line or two), or
         130 after Ctrl-C.
     """
-    # Before torch is loaded: its threads on the CPU otherwise wait by spinning, and wherever anything else wants a core
-    # (measured on two: one busy process beside the training), steps take several times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is loaded: its threads on the CPU otherwise wait by spinning for milliseconds, and wherever anything
+    # else wants a core (measured on two: one busy process beside the training), steps take several times as long. To
+    # put them to sleep at once costs a tenth, because most waits end within microseconds.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)

@@ -164,7 +164,17 @@ class Recipe:
 
     # --- the machine ----------------------------------------------------------------------------
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """auto: bf16 where the hardware multiplies it faster, else 32."""
+    """auto: bf16 where the hardware multiplies it and a trial at the start does not contradict, else 32."""
+    channels_last: bool | Auto = "auto"
+    """The memory format of images and weights. auto: on for GPUs and bf16, unless a trial at the start contradicts."""
+    compile: bool = False
+    """Compile the encoders (torch.compile). Pays on GPUs, in runs of more than some minutes."""
+    accumulate: int = 1
+    """Parts in which the batch of a step is computed, for want of memory. What compares or takes statistics within a
+    batch then does so within a part."""
+    checkpoint_activations: bool = False
+    """Keep fewer activations and compute them once more: less memory, a third more time. For networks without batch
+    norm, such as ViTs."""
     devices: int = 1
     """GPUs to use, or CPU processes where there is no GPU."""
     nodes: int = 1
@@ -239,8 +249,8 @@ PAPER = {
 #: At most one of these says how long a run is.
 LENGTHS = ("epochs", "steps", "time_limit")
 
-#: The settings that a run may choose itself, once for all its resumptions, and what they rest on. (Precision and
-#: workers rest on the machine.)
+#: The settings that a run may choose itself, once for all its resumptions, and what they rest on. (Precision,
+#: memory format and workers rest on the machine.)
 RESTS_ON = {
     "mean": ("data", "channels"),
     "std": ("data", "channels"),
@@ -259,6 +269,7 @@ RESTS_ON = {
     "weight_decay": ("optimizer", "method"),
     "warmup_epochs": ("data", "batch_size", *LENGTHS),
     "precision": (),
+    "channels_last": ("precision",),
     "workers": (),
 }
 
@@ -587,6 +598,7 @@ _RULES: dict[str, _Rule] = {
     "epochs": _COUNT,
     "steps": _COUNT,
     "time_limit": (lambda text: parse_time_limit(text) > 0, "must be longer than nothing"),
+    "accumulate": _COUNT,
     "devices": _COUNT,
     "nodes": _COUNT,
     "workers": _NOT_NEGATIVE,
@@ -631,9 +643,14 @@ def _check(recipe: Recipe) -> None:
     if recipe.batch_size % processes:
         raise UserError(f"--batch-size {recipe.batch_size} cannot be shared evenly by {processes} devices.")
     images = recipe.batch_size // processes
+    if images % recipe.accumulate:
+        raise UserError(
+            f"--accumulate {recipe.accumulate}: {images} images a device cannot be divided into equal parts."
+        )
+    images //= recipe.accumulate
     if recipe.key_norm == "split" and images <= recipe.key_split:
         raise UserError(
-            f"--key-norm split has nothing to split: {images} images a device are at most --key-split"
+            f"--key-norm split has nothing to split: {images} images at a time are at most --key-split"
             f" {recipe.key_split}. Take a smaller one, such as {max(2, images // 2)}, or a larger --batch-size."
         )
 

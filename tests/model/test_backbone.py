@@ -191,3 +191,39 @@ def test_metadata_is_readable_without_densecl(tmp_path):
         metadata = file.metadata()
     assert metadata["architecture"] == "resnet18"
     assert json.loads(metadata["mean"]) == [0.1, 0.2, 0.3] and json.loads(metadata["std"]) == [0.4, 0.5, 0.6]
+
+
+def test_checkpointed_activations_leave_the_gradients_and_keep_less():
+    gradients, kept = [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        backbone = create_backbone("test_vit")
+        if checkpointed:
+            backbone.checkpoint_activations()
+        sizes: list[int] = []
+        pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        with torch.autograd.graph.saved_tensors_hooks(lambda one, sizes=sizes: sizes.append(one.numel()) or one, id_):
+            loss = backbone(pixels).square().sum()
+        loss.backward()
+        kept.append(sum(sizes))
+        gradients.append({name: one.grad for name, one in backbone.named_parameters() if one.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    assert kept[1] < kept[0] / 2
+
+
+def id_(tensor):
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("backbone", "problem"),
+    [
+        (lambda: create_backbone("test_resnet"), "has batch norm"),
+        (lambda: Backbone(nn.Conv2d(3, 4, 3)), "does not know how"),
+    ],
+)
+def test_activations_that_cannot_be_checkpointed(backbone, problem):
+    with pytest.raises(UserError, match=problem):
+        backbone().checkpoint_activations()

@@ -43,6 +43,7 @@ def tiny(photos: Path):
             "learning_rate": 0.05,
             "warmup_epochs": 0.0,
             "precision": "32",
+            "channels_last": False,
             "workers": 0,
             "log_every": 1,
             "loggers": (),

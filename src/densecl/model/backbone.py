@@ -77,6 +77,22 @@ class Backbone(nn.Module):
             return intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
         return self.model(pixels)
 
+    def checkpoint_activations(self) -> None:
+        """Keep the activations between blocks alone and compute those within once more on the way back.
+
+        Raises:
+            UserError: if the model cannot, or has batch norm, whose averages would count each batch twice.
+        """
+        if any(isinstance(module, _BatchNorm) for module in self.modules()):
+            raise UserError(
+                f"--checkpoint-activations: {self.name} has batch norm, whose averages would count each batch twice."
+                " Leave it out; --accumulate needs less memory too."
+            )
+        enable: Any = getattr(self.model, "set_grad_checkpointing", None)  # of timm's models
+        if enable is None:
+            raise UserError(f"--checkpoint-activations: {self.name} does not know how.")
+        enable()
+
     def grid_at(self, image_size: int) -> tuple[int, int]:
         """Rows and columns of the feature map of a square image.
 

@@ -187,6 +187,12 @@ class DenseCL(nn.Module):
         """The trained backbone: the result."""
         return self.query_encoder.backbone
 
+    def compile_encoders(self) -> None:
+        """Compiles both backbones at their first use (torch.compile), in place: names and state stay."""
+        for encoder in (self.query_encoder, self.key_encoder):
+            if encoder is not None:
+                encoder.backbone.compile()
+
     def forward(self, first: Views, second: Views, small: Sequence[Views] = ()) -> Output:
         """The loss between two views of the same images. Moves the key encoder and renews the queues on the way.
 
@@ -319,7 +325,8 @@ class DenseCL(nn.Module):
             # The query's own averages begin with those of no data at all. A mean in which the nth step counts n times
             # forgets them, until the momentum remembers less.
             move = get_ema_multi_avg_fn(min(self.key_momentum, 1 - 2 / (self.steps + 2)))
-            move(*([buffer for buffer in of.buffers() if buffer.is_floating_point()] for of in (keys, queries)), None)
+            own, new = ([one for one in encoder.buffers() if one.is_floating_point()] for encoder in (keys, queries))
+            move(own, new, None)
 
     @torch.no_grad()
     def encode_keys(self, pixels: Float[Tensor, "batch channels height width"]) -> Embeddings:

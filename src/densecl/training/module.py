@@ -40,6 +40,7 @@ class DenseCLModule(pl.LightningModule):
 
     Attributes:
         step: number of the step in progress or next to come, counted over the whole run.
+        settings: of the schedules, for that step.
         last: output and views of the latest step, without gradient, until they are taken.
         first_bad_step: the first step with a NaN or infinite loss, on the device; a huge number without one.
     """
@@ -95,16 +96,19 @@ class DenseCLModule(pl.LightningModule):
         return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        settings = self.schedules.at(self.step, self.progress(self.step))
+        self.settings = settings = self.schedules.at(self.step, self.progress(self.step))
         for group in self.optimizers().param_groups:  # pyright: ignore[reportAttributeAccessIssue]
             group["lr"] = settings.learning_rate
         self.model.dense_weight = settings.dense_weight
-        self.model.key_momentum = settings.key_momentum
+        # The key encoder moves with every batch, of which a step may have several.
+        parts = self.trainer.accumulate_grad_batches
+        self.model.key_momentum = None if settings.key_momentum is None else settings.key_momentum ** (1 / parts)
         self.model.temperature = settings.temperature
         self.model.teacher_temperature = settings.teacher_temperature
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        torch.manual_seed(step_seed(self.seed, self.step, self.global_rank))
+        parts = self.trainer.accumulate_grad_batches
+        torch.manual_seed(step_seed(self.seed, self.step * parts + batch_idx % parts, self.global_rank))
         with torch.autocast(self.device.type, enabled=False):
             crops = (batch.pairs.first, batch.pairs.second, *batch.pairs.small)
             views = [augment(crop, *self.normalisation) for crop in crops]

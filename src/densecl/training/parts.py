@@ -24,6 +24,8 @@ from densecl.recipe import Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
 from densecl.training.checkpoints import load_checkpoint
+from densecl.training.environment import launched_elsewhere
+from densecl.training.fastest import Arithmetic, fastest
 from densecl.training.launch import available_cores
 
 Value = TypeVar("Value")
@@ -100,6 +102,8 @@ def build(
     else:
         backbone = Backbone(module, in_channels=recipe.channels)
     _check_trainable(backbone)
+    if recipe.checkpoint_activations:
+        backbone.checkpoint_activations()
 
     reasons = []
     checkpoint = None
@@ -249,10 +253,12 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
     if recipe.warmup_epochs == "auto":
         chosen["warmup_epochs"] = automatic.warmup_epochs(None if steps is None else float(steps / steps_per_epoch))
         reasons.append(f"--warmup-epochs {chosen['warmup_epochs']:.4g}")
-    if recipe.precision == "auto":
-        fast, why = _fast_bf16()
-        chosen["precision"] = "bf16" if fast else "32"
-        reasons.append(f"--precision {chosen['precision']} ({why})")
+    if "auto" in (recipe.precision, recipe.channels_last):
+        arithmetic, reason = _arithmetic(recipe, backbone)
+        chosen["precision"] = "bf16" if arithmetic.bf16 else "32"
+        chosen["channels_last"] = arithmetic.channels_last
+        chosen = {name: value for name, value in chosen.items() if getattr(recipe, name) != value}
+        reasons.append(reason)
     if recipe.workers == "auto":
         cores = available_cores()
         # A GPU leaves the cores to the workers; on a CPU the training itself wants them.
@@ -263,11 +269,13 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
 
 def _check_batch(recipe: Recipe, method: Method) -> None:
     """Raises UserError if a process would get fewer images than the method can learn from."""
-    processes = recipe.devices * recipe.nodes
-    if recipe.batch_size // processes < method.least_batch:
+    parts = recipe.devices * recipe.nodes * recipe.accumulate
+    accumulated = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+    if recipe.batch_size // parts < method.least_batch:
         raise UserError(
-            f"--batch-size {recipe.batch_size} on {processes} device(s): {method.name} takes statistics over the batch"
-            f" and needs at least {method.least_batch} images on each. Give at least {method.least_batch * processes}."
+            f"--batch-size {recipe.batch_size} on {recipe.devices * recipe.nodes} device(s){accumulated}:"
+            f" {method.name} takes statistics over the batch and needs at least {method.least_batch} images on each."
+            f" Give at least {method.least_batch * parts}."
         )
 
 
@@ -307,6 +315,30 @@ def _check_grid(recipe: Recipe, backbone: Backbone) -> tuple[tuple[int, int], li
             f" nothing. Use {advice}."
         )
     return (rows, cols), [f"warning: only {rows}x{cols} cells, on which the dense loss means little; use {advice}"]
+
+
+def _arithmetic(recipe: Recipe, backbone: Backbone) -> tuple[Arithmetic, str]:
+    """Precision and memory format, and the reason.
+
+    A trial decides what is open, but where several processes would each make their own, and might disagree.
+    """
+    fast, why = _fast_bf16() if recipe.precision == "auto" else (recipe.precision == "bf16", "")
+    precisions = (True, False) if fast and recipe.precision == "auto" else (fast,)
+    usual = torch.cuda.is_available()
+    candidates = [
+        Arithmetic(bf16, channels_last)
+        for bf16 in precisions
+        for channels_last in (
+            (bf16 or usual, not (bf16 or usual)) if recipe.channels_last == "auto" else (recipe.channels_last,)
+        )
+    ]
+    if recipe.devices * recipe.nodes > 1 or launched_elsewhere():
+        return candidates[0], f"--precision {'bf16' if fast else '32'}" + (f" ({why})" if why else "")
+    images = recipe.batch_size // recipe.accumulate
+    best, times = fastest(backbone, recipe.image_size, images, candidates)
+    tried = "; ".join(f"{one}: {milliseconds:.3g} ms an image" for one, milliseconds in times.items())
+    flags = f"--precision {'bf16' if best.bf16 else '32'} --channels-last {'on' if best.channels_last else 'off'}"
+    return best, f"{flags} ({why + ', ' if why else ''}tried: {tried})"
 
 
 def _fast_bf16() -> tuple[bool, str]:

@@ -157,8 +157,12 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, DenseCLModule)
-        self.done = done = pl_module.step
         self._window.worked()
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            pl_module.last = None
+            self._window.batch_ended()
+            return
+        self.done = done = pl_module.step
         signal = self._agree()
         out_of_time = self.time_limit is not None and self.clock.seconds >= self.time_limit
         ends = done == self.total_steps or out_of_time
@@ -177,7 +181,7 @@ class Recorder(pl.Callback):
                 self.display.step(done, self._seconds_left(done))
         if out_of_time or self.stopped_by is not None:
             trainer.should_stop = True
-        self._window.step_ended()
+        self._window.batch_ended()
 
     # --- the parts ------------------------------------------------------------------------------
 
@@ -198,13 +202,13 @@ class Recorder(pl.Callback):
     def _log(self, trainer: pl.Trainer, module: DenseCLModule, done: int) -> None:
         assert module.last is not None
         measures = mean_over_processes(diagnose(module.model, *module.last)).tolist()  # waits for the device
-        rate, waiting = self._window.close(self.batch_size)
+        rate, waiting = self._window.close(self.batch_size // trainer.accumulate_grad_batches)
         self._check_finite(module)
         settings = {
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "dense_weight": module.model.dense_weight,
-            "key_momentum": _or_nan(module.model.key_momentum),
-            "temperature": _or_nan(module.model.temperature),
+            "learning_rate": module.settings.learning_rate,
+            "dense_weight": module.settings.dense_weight,
+            "key_momentum": _or_nan(module.settings.key_momentum),
+            "temperature": _or_nan(module.settings.temperature),
         }
         timings = {"images_per_second": rate, "data_wait": waiting, "seconds": self.clock.seconds}
         measured = dict(zip(MEASURES, measures, strict=True))
@@ -266,7 +270,7 @@ class _Window:
     """Measures the time since the last row: working and waiting for data. What is done between steps is left out."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.batches = 0
         self._waited = self._worked = 0.0
         self._mark: float | None = None
 
@@ -277,20 +281,20 @@ class _Window:
         self._mark = time.monotonic()
 
     def worked(self) -> None:
-        """A step is done (as far as the host knows: a GPU may still be at it)."""
+        """A batch is done (as far as the host knows: a GPU may still be at it)."""
         self._worked += self._lap()
-        self.steps += 1
+        self.batches += 1
 
-    def step_ended(self) -> None:
-        """Everything that follows a step is done."""
+    def batch_ended(self) -> None:
+        """Everything that follows a batch is done."""
         self._mark = time.monotonic()
 
     def close(self, batch_size: int) -> tuple[float, float]:
         """Images per second, and the share of waiting; begins anew."""
         self._worked += self._lap()
         total = self._waited + self._worked
-        numbers = self.steps * batch_size / total, self._waited / total
-        self.steps, self._waited, self._worked = 0, 0.0, 0.0
+        numbers = self.batches * batch_size / total, self._waited / total
+        self.batches, self._waited, self._worked = 0, 0.0, 0.0
         return numbers
 
     def _lap(self) -> float:

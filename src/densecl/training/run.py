@@ -50,6 +50,8 @@ FREE = frozenset(
         "devices",
         "nodes",
         "workers",
+        "compile",
+        "checkpoint_activations",
         "log_every",
         "checkpoint_every",
         "checkpoint_minutes",
@@ -285,6 +287,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
     assert isinstance(recipe.learning_rate, float) and isinstance(recipe.workers, int)
     assert isinstance(recipe.warmup_epochs, float) and isinstance(recipe.weight_decay, float)
     assert recipe.key_momentum != "auto" and recipe.key_momentum_end != "auto"
+    assert recipe.channels_last != "auto"
     assert recipe.temperature != "auto" and recipe.teacher_temperature != "auto"
 
     local_crops = None
@@ -307,10 +310,10 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
     )
     sampler = StepSampler(
         len(parts.source),
-        recipe.batch_size,
+        recipe.batch_size // recipe.accumulate,
         seed=recipe.seed,
-        start_step=parts.start_step,
-        stop_step=parts.total_steps,
+        start_step=parts.start_step * recipe.accumulate,
+        stop_step=None if parts.total_steps is None else parts.total_steps * recipe.accumulate,
         rank=global_rank(recipe.devices),
         world_size=processes,
     )
@@ -338,9 +341,11 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         weight_decay=recipe.weight_decay,
         start_step=parts.start_step,
         optimizer_state=parts.optimizer_state,
-        channels_last=on_gpu or recipe.precision == "bf16",
+        channels_last=recipe.channels_last,
         seed=recipe.seed,
     )
+    if recipe.compile:
+        parts.model.compile_encoders()
     interrupts = Interrupts()
     quarantine = Quarantine(out / "quarantine.csv", len(parts.source))
     recorder = Recorder(
@@ -367,6 +372,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
         max_epochs=1,  # to Lightning; the sampler's epochs follow each other without a pause for new workers
         gradient_clip_val=recipe.clip_gradient,
+        accumulate_grad_batches=recipe.accumulate,
         sync_batchnorm=recipe.sync_batch_norm,
         use_distributed_sampler=False,
         callbacks=[recorder],

@@ -1,0 +1,95 @@
+"""A step whose batch is computed in parts."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from densecl.augment import augment
+from densecl.errors import UserError
+from densecl.images.loader import CropPairDataset, StepSampler, collate
+from densecl.training.checkpoints import load_checkpoint
+from densecl.training.parts import build
+from densecl.training.recorder import Recorder
+from densecl.training.run import _photometrics, pretrain
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_a_step_follows_the_mean_gradient_of_its_parts(tiny, tmp_path, parts):
+    recipe = tiny(batch_size=8, accumulate=parts, steps=1, momentum=0.0, weight_decay=0.0)
+    pretrain(recipe, tmp_path / "run")
+    made, _ = build(recipe, None, None, None)
+    recipe, model = made.recipe, made.model.train()
+    start = {name: value.clone() for name, value in model.query_encoder.named_parameters()}
+    pairs = CropPairDataset(
+        made.source,
+        image_size=recipe.image_size,
+        crop_scale=recipe.crop_scale,
+        flip_probability=recipe.flip_probability,
+        draw_photometrics=_photometrics(recipe, recipe.image_size),
+        seed=recipe.seed,
+    )
+    whole = StepSampler(len(made.source), 8, seed=recipe.seed, stop_step=1)
+    places = [place for batch in whole for place in batch]
+    model.key_momentum = 1.0  # before the step, the keys' encoder is the queries'
+    for part in range(parts):
+        batch = collate([pairs[place] for place in places[part * 8 // parts : (part + 1) * 8 // parts]])
+        views = [augment(crop, *made.normalisation) for crop in (batch.pairs.first, batch.pairs.second)]
+        (model(*views).loss / parts).backward()
+    after = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["model"]
+    for name, parameter in model.query_encoder.named_parameters():
+        if parameter.grad is not None:
+            expected = start[name] - 0.05 * parameter.grad
+            torch.testing.assert_close(after[f"query_encoder.{name}"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_key_encoder_moves_once_a_step(tiny, tmp_path):
+    # In the second step: in the first there is nothing to follow yet.
+    ends = {}
+    for steps in (1, 2):
+        pretrain(tiny(batch_size=8, accumulate=4, steps=steps, key_momentum=0.9), tmp_path / str(steps))
+        ends[steps] = load_checkpoint(tmp_path / str(steps) / "checkpoints" / "last.ckpt")["model"]
+    name = "global_head.layers.0.weight"
+    key, query = ends[1][f"key_encoder.{name}"], ends[1][f"query_encoder.{name}"]
+    torch.testing.assert_close(ends[2][f"key_encoder.{name}"], 0.9 * key + 0.1 * query, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_count_whole_steps(tiny, tmp_path):
+    pretrain(tiny(batch_size=8, accumulate=2, steps=4), tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert [float(row["key_momentum"]) for row in rows] == [0.99] * 4
+    assert float(rows[-1]["epoch"]) == pytest.approx(4 * 8 / 24, rel=1e-4)
+
+
+def test_resumed_at_the_same_length_is_exact(tiny, tmp_path):
+    recipe = tiny(batch_size=8, accumulate=2, steps=4, checkpoint_every=2)
+    pretrain(recipe, tmp_path / "whole")
+    save = Recorder._save
+
+    def then_stop(self, module):
+        save(self, module)
+        if self.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "_save", then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(recipe, tmp_path / "parts")
+    pretrain(recipe, tmp_path / "parts", resume=True)
+    whole, parts = (load_file(tmp_path / run / "backbone.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_parts_must_be_equal_and_large_enough(tiny, tmp_path):
+    with pytest.raises(UserError, match="--accumulate 3: 8 images a device"):
+        tiny(batch_size=8, accumulate=3)
+    recipe = tiny(
+        method="barlow", batch_size=4, accumulate=4, queue_length="auto", dense_negatives="auto", key_momentum="auto"
+    )
+    with pytest.raises(UserError, match="in 4 parts: barlow takes statistics .* Give at least 8"):
+        pretrain(recipe, tmp_path / "run")
