@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError
+from densecl.images.cache import CachedSource
 from densecl.images.crops import least_side
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std
@@ -85,8 +86,12 @@ def build(
         recipe.data if dataset is None else dataset,
         channels=recipe.channels,
         tile=recipe.tile,
-        least_side=least_side(recipe.image_size, recipe.crop_scale),
+        least_side=_least_side(recipe),
     )
+    reasons = []
+    if recipe.cache is not None:
+        source = CachedSource(source, recipe.cache)
+        reasons.append(source.forecast())
     images = len(source)
     if recipe.batch_size > images:
         raise UserError(
@@ -101,7 +106,6 @@ def build(
         backbone = Backbone(module, in_channels=recipe.channels)
     _check_trainable(backbone)
 
-    reasons = []
     checkpoint = None
     if resume_from is not None and (resume_from / "checkpoints" / "last.ckpt").is_file():
         checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
@@ -164,6 +168,16 @@ def build(
             optimizer_state=checkpoint["optimizer"],
         )
     return parts, reasons
+
+
+def _least_side(recipe: Recipe) -> int:
+    """The shorter side that an image needs for views none of which is enlarged."""
+    large = least_side(recipe.image_size, recipe.crop_scale)
+    if not recipe.local_crops:
+        return large
+    size = recipe.local_crop_size
+    size = size if isinstance(size, int) else automatic.local_crop_size(recipe.image_size, stride=1)
+    return max(large, least_side(size, recipe.local_crop_scale))
 
 
 def _check_trainable(backbone: Backbone) -> None:

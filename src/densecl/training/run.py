@@ -50,6 +50,7 @@ FREE = frozenset(
         "devices",
         "nodes",
         "workers",
+        "cache",
         "log_every",
         "checkpoint_every",
         "checkpoint_minutes",
