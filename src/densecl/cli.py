@@ -19,6 +19,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from densecl import __version__
 from densecl.errors import UserError, nearest
 from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
+from densecl.training.cores import allowed_cores, available_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before torch is loaded: its threads on the CPU otherwise wait by spinning, and wherever anything else wants a core
     # (measured on two: one busy process beside the training), steps take several times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if (
+        available_cores() < allowed_cores()
+    ):  # torch knows nothing of quotas: its threads would wait for each other's turn
+        os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)

@@ -25,7 +25,7 @@ from densecl.recipe import Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
 from densecl.training.checkpoints import load_checkpoint
-from densecl.training.launch import available_cores
+from densecl.training.cores import available_cores
 
 Value = TypeVar("Value")
 
@@ -269,8 +269,7 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
         reasons.append(f"--precision {chosen['precision']} ({why})")
     if recipe.workers == "auto":
         cores = available_cores()
-        # A GPU leaves the cores to the workers; on a CPU the training itself wants them.
-        chosen["workers"] = min(16, max(1, cores // recipe.devices)) if torch.cuda.is_available() else min(2, cores)
+        chosen["workers"] = automatic.workers(cores, recipe.devices, on_gpu=torch.cuda.is_available())
         reasons.append(f"--workers {chosen['workers']} ({cores} cores)")
     return dataclasses.replace(recipe, **chosen, settled=tuple(sorted({*recipe.settled, *chosen})))
 
