@@ -257,6 +257,93 @@ def drawn_fake(batch: int) -> Photometrics:
     return Photometrics(values, values, values, values, order, chosen, values)
 
 
+# --- many draws -------------------------------------------------------------------------------------------------
+
+ALONE = {"jitter_probability": 0.0, "grayscale_probability": 0.0, "blur_probability": 0.0}
+PIPELINES = {
+    "brightness": ({**ALONE, "jitter": (0.4, 0.0, 0.0, 0.0), "jitter_probability": 1.0}, [v2.ColorJitter(0.4)]),
+    "contrast": ({**ALONE, "jitter": (0.0, 0.4, 0.0, 0.0), "jitter_probability": 1.0}, [v2.ColorJitter(0, 0.4)]),
+    "saturation": ({**ALONE, "jitter": (0.0, 0.0, 0.4, 0.0), "jitter_probability": 1.0}, [v2.ColorJitter(0, 0, 0.4)]),
+    "hue": ({**ALONE, "jitter": (0.0, 0.0, 0.0, 0.1), "jitter_probability": 1.0}, [v2.ColorJitter(0, 0, 0, 0.1)]),
+    "grayscale": ({**ALONE, "grayscale_probability": 0.2}, [v2.RandomGrayscale(0.2)]),
+    "blur": ({**ALONE, "blur_probability": 0.5}, [v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], 0.5)]),
+    "together": (
+        {},
+        [
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], 0.5),
+        ],
+    ),
+}
+
+
+def a_few_values(views: Tensor) -> Tensor:
+    """Four pixels of each view, all channels: enough that their covariances tell of colours, contrast and blur."""
+    return views[:, :, [0, 3, 8, 13], [2, 9, 8, 5]].flatten(1).to(torch.float64)
+
+
+def ours(image: Tensor, draws: int, **settings) -> Tensor:
+    return a_few_values(changed(image.expand(draws, -1, -1, -1), drawn(draws, **settings)))
+
+
+def theirs(image: Tensor, draws: int, pipeline: list) -> Tensor:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transform = v2.Compose(pipeline)
+        return a_few_values(torch.stack([transform(image) for _ in range(draws)]))
+
+
+def farthest_moment(sample: Tensor, other: Tensor) -> float:
+    """Of all means, variances and covariances the one that differs most, in standard errors of the difference.
+
+    (No error is taken as smaller than float32's rounding, for values that never change.)
+    """
+    centre = torch.cat([sample, other]).mean(dim=0)
+    first, second = torch.triu_indices(len(centre), len(centre))
+    moments = []
+    for values in (sample, other):
+        values = values - centre
+        values = torch.cat([values, values[:, first] * values[:, second]], dim=1)
+        moments.append((values.mean(dim=0), values.var(dim=0) / len(values)))
+    (mean, error), (other_mean, other_error) = moments
+    return ((mean - other_mean).abs() / (error + other_error).sqrt().clamp(min=1e-6)).max().item()
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_many_views_have_torchvisions_means_variances_and_correlations(name: str) -> None:
+    """Of 90 moments one lies beyond 4.5 standard errors by chance in one of 1600 tests."""
+    settings, pipeline = PIPELINES[name]
+    image = random_pixels(1, 3, 16, 16, seed=3)
+    assert farthest_moment(ours(image, 2000, **settings), theirs(unit_range(image[0]), 2000, pipeline)) < 4.5
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"jitter": (0.5, 0.4, 0.4, 0.1)},
+        {"jitter": (0.4, 0.4, 0.4, 0.15)},
+        {"jitter_probability": 0.6},
+        {"grayscale_probability": 0.3},
+        {"blur_sigma": (0.1, 1.2)},
+        {"blur_probability": 0.3},
+    ],
+)
+def test_the_comparison_of_moments_finds_other_settings(other: dict) -> None:
+    image = random_pixels(1, 3, 16, 16, seed=3)
+    assert farthest_moment(ours(image, 2000, seed=1, **other), ours(image, 2000)) > 4.5
+
+
+def test_many_views_of_the_8_bit_pipeline_differ_by_its_rounding_alone() -> None:
+    image = random_pixels(1, 3, 16, 16, seed=3)
+    exact = ours(image, 2000)
+    rounded = theirs(image[0], 2000, PIPELINES["together"][1]) / 255
+    error = ((exact.var(dim=0) + rounded.var(dim=0)) / 2000).sqrt()
+    assert ((exact.mean(dim=0) - rounded.mean(dim=0)).abs() < 3 / 255 + 4 * error).all()
+    assert (exact.std(dim=0) / rounded.std(dim=0) - 1).abs().max() < 0.1
+    assert (torch.corrcoef(exact.T) - torch.corrcoef(rounded.T)).abs().max() < 0.1
+
+
 # --- other than three channels ----------------------------------------------------------------------------------
 
 

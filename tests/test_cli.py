@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 import densecl
 import densecl.api
+from densecl import cli
 from densecl.cli import main
 from densecl.errors import UserError
 from densecl.recipe import field_names, make_recipe
@@ -170,3 +172,13 @@ def test_help_stays_small() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[-1]) < 100_000
+
+
+@pytest.mark.parametrize(("allowed", "available", "threads"), [(64, 2, "2"), (2, 2, None)])
+def test_threads_keep_to_the_quota(calls: list, monkeypatch, allowed: int, available: int, threads: str | None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "to be restored")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(cli, "allowed_cores", lambda: allowed)
+    monkeypatch.setattr(cli, "available_cores", lambda: available)
+    assert main(["pretrain", "--data", "images", "--out", "run"]) == 0
+    assert os.environ.get("OMP_NUM_THREADS") == threads

@@ -5,9 +5,14 @@ The crop and the flip are cheap and happen in the data workers, which also *draw
 pipeline and happens here, for all images at once (`augment`).
 
 Each operation is torchvision's on float images, to rounding: factors, order, clamping to 0-1 after each operation, hue
-turned in HSV. The one difference to torchvision on uint8 images is that nothing is rounded to 8 bits in between:
-four jitters, grayscale and blur would each round to 1/255, for which there is no reason but the type, and which would
-throw away what 16-bit images have more.
+turned in HSV. So over many draws the views have torchvision's means, variances and correlations. Two differences:
+
+- Nothing is rounded to 8 bits in between, as torchvision does with uint8 images: four jitters, grayscale and blur would
+  each round to 1/255, for which there is no reason but the type, and which would throw away what 16-bit images have
+  more.
+- The blur's Gaussian is not cut off at a kernel size. (The usual 23 pixels at 224 px end at 5.5 deviations or more,
+  where 1e-7 of the weight is left.) Its deviations are meant for views of 224 px and shrink with smaller ones
+  (`PhotometricSettings.for_image_size`), so that a view of any size loses as much detail relative to its own.
 
 Images of other than 3 channels have no hue, saturation or grey. For them jitter means brightness and contrast alone,
 over all channels alike, with contrast about the mean of all channels and pixels; anything else is ignored.

@@ -19,6 +19,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from densecl import __version__
 from densecl.errors import UserError, nearest
 from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
+from densecl.training.cores import allowed_cores, available_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # put them to sleep at once costs a tenth, because most waits end within microseconds.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if available_cores() < allowed_cores():
+        # Torch knows nothing of quotas: its threads would wait for each other's turn.
+        os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)

@@ -183,6 +183,8 @@ class Recipe:
     """Batch-norm statistics over all devices (GPUs only)."""
     workers: int | Auto = "auto"
     """Processes that read images, per device. auto: by the cores."""
+    cache: str | None = None
+    """A folder to keep decoded, shrunk images in, for later epochs and runs. Pays for large photos, PNG and TIFF."""
     seed: int = 0
     """Fixes the weights' initialisation, the order, the crops and the colours."""
 

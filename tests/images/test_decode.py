@@ -441,7 +441,7 @@ def test_nothing_is_printed(write, capfd):
 
 
 @pytest.mark.parametrize(
-    ("least_side", "shrink"), [(None, 1), (400, 1), (201, 1), (200, 2), (101, 2), (100, 4), (50, 8), (1, 8)]
+    ("least_side", "shrink"), [(None, 1), (400, 1), (201, 1), (200, 2), (101, 2), (100, 4), (50, 8), (26, 8)]
 )
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_large_jpeg_is_decoded_smaller(tmp_path, least_side, shrink, orientation):
@@ -458,3 +458,26 @@ def test_a_large_jpeg_is_decoded_smaller(tmp_path, least_side, shrink, orientati
     assert np.abs(pixels.numpy().astype(int) - expected).mean() < 2
     region = decode(tmp_path / "large.jpg", 3, region=Region(0, 0, 320, 320), least_side=least_side)
     assert region.shape == (3, 320, 320)  # a tile is never shrunk
+
+
+@pytest.mark.parametrize(("least_side", "shrink"), [(None, 1), (61, 1), (60, 2), (41, 2), (40, 3), (7, 17), (1, 120)])
+@pytest.mark.parametrize("name", ["large.png", "large.tif", "large.npy"])
+def test_other_large_images_are_shrunk_by_whole_numbers(tmp_path, name, least_side, shrink):
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8))
+    whole = np.asarray(coarse.resize((183, 120), Image.Resampling.BICUBIC))
+    if name == "large.png":
+        Image.fromarray(whole).save(tmp_path / name)
+        values = whole
+    else:
+        values = whole.astype(np.uint16) * 257
+        tifffile.imwrite(tmp_path / name, values, photometric="rgb") if name == "large.tif" else np.save(
+            tmp_path / name, values
+        )
+    pixels = decode(tmp_path / name, 3, least_side=least_side)
+    assert pixels.dtype == (torch.uint8 if name == "large.png" else torch.uint16)
+    expected = Image.fromarray(whole).resize((183 // shrink, 120 // shrink), Image.Resampling.BILINEAR)
+    actual = pixels.numpy() / (255 if name == "large.png" else 65535)
+    assert actual.shape == (3, 120 // shrink, 183 // shrink)
+    assert np.abs(actual - np.asarray(expected).transpose(2, 0, 1) / 255).max() < 1.5 / 255
+    region = decode(tmp_path / name, 3, region=Region(5, 5, 85, 85), least_side=least_side)
+    assert np.array_equal(region, values[5:85, 5:85].transpose(2, 0, 1))

@@ -26,6 +26,7 @@ from densecl.images.decode import BadImage
 from densecl.images.loader import (
     ATTEMPTS,
     BadRecord,
+    Batch,
     CropPairDataset,
     LocalCrops,
     Quarantine,
@@ -420,7 +421,7 @@ def test_a_thousand_images_thirty_of_them_corrupt(tmp_path):
 def test_workers_leave_signals_to_the_main_process():
     # Ctrl-C and the end of a cluster job reach the whole process group.
     code = """
-        import functools, os, signal, sys, time
+        import functools, os, signal, subprocess, sys, time
         import numpy as np, torch
         from densecl.images.loader import CropPairDataset, StepSampler, make_loader
         from densecl.images.sources import open_source
@@ -441,10 +442,40 @@ def test_workers_leave_signals_to_the_main_process():
                                       draw_photometrics=draw, seed=0)
             for step, batch in enumerate(make_loader(dataset, StepSampler(8, 2, seed=0, stop_step=40), workers=2)):
                 if step in (10, 20):
-                    os.killpg(0, signal.SIGINT if step == 10 else signal.SIGTERM)
+                    number = "INT" if step == 10 else "TERM"
+                    subprocess.run(["/bin/sh", "-c", f"trap : {number}; kill -{number} -$PPID"])
             print(step, len(caught))
     """
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, start_new_session=True
     )
     assert (result.stdout, result.stderr, result.returncode) == ("39 2\n", "", 0)
+
+
+def test_a_program_ends_with_a_loader_left_over():
+    code = """
+        import numpy as np, torch
+        from densecl.images.loader import StepSampler, make_loader
+        from tests.images.test_loader import Patches, pairs_of
+        batches = iter(make_loader(pairs_of(Patches(8)), StepSampler(8, 2, seed=0), workers=2))
+        print(len(next(batches).pairs.index))
+        raise KeyError("its traceback keeps them alive")
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert (result.stdout, result.returncode) == ("2\n", 1)
+    assert "KeyError" in result.stderr
+
+
+def test_small_tensors_travel_by_value():
+    source = Patches(30)
+    local = LocalCrops(2, 8, (0.2, 0.5), draw_photometrics)
+    batch = collate([pairs_of(source, image_size=200, local_crops=local)[0, index] for index in range(3)])
+    function, (pairs, bad) = batch.__reduce__()
+    leaves = [*pairs.first, *pairs.first.photometrics, *pairs.second, *pairs.second.photometrics, *pairs.small[0]]
+    assert [leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor)] == [3 * 3 * 200 * 200] * 2
+    again = function(pairs, bad)
+    assert type(again) is Batch and type(again.pairs.small) is type(batch.pairs.small)
+    for crop, other in zip((*again.pairs[:2], *again.pairs.small), (*batch.pairs[:2], *batch.pairs.small), strict=True):
+        for one, two in zip((*crop[:3], *crop.photometrics), (*other[:3], *other.photometrics), strict=True):
+            assert one.dtype == two.dtype and torch.equal(one, two)
+    assert torch.equal(again.pairs.index, batch.pairs.index)

@@ -68,3 +68,24 @@ def test_the_queue_never_outgrows_the_data_rule_and_holds_a_batch_or_more(images
 def test_every_optimizer_has_its_values(optimizer):
     assert automatic.base_learning_rate(optimizer, batch_norm=True) > 0
     assert automatic.weight_decay(optimizer) > 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "on_gpu", "expected"),
+    [
+        (1, 1, False, 1),
+        (2, 1, False, 2),
+        (2, 2, False, 1),
+        (16, 1, False, 4),
+        (16, 4, False, 1),
+        (128, 1, False, 16),
+        (1, 1, True, 1),
+        (2, 1, True, 2),
+        (16, 1, True, 16),
+        (16, 8, True, 2),
+        (4, 8, True, 1),
+        (256, 8, True, 16),
+    ],
+)
+def test_workers_follow_the_cores(cores, devices, on_gpu, expected):
+    assert automatic.workers(cores, devices, on_gpu=on_gpu) == expected

@@ -117,6 +117,15 @@ def test_killed_at_step_17_and_resumed(tiny, tmp_path: Path, precision: str, wor
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+def test_a_cache_changes_nothing_and_is_free_on_resume(tiny, tmp_path: Path) -> None:
+    pretrain(tiny(), tmp_path / "plain")
+    for run in ("filling", "from it"):
+        pretrain(tiny(cache=str(tmp_path / "cache"), workers=1), tmp_path / run)
+        assert_same_run(tmp_path / "plain", tmp_path / run)
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 24
+    assert pretrain(tiny(), tmp_path / "from it", resume=True).steps == 3
+
+
 def send_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process gets a signal while it trains on that step."""
     original = Recorder.on_train_batch_end

@@ -55,14 +55,20 @@ def take_crop(
 ) -> Shaped[Tensor, "channels size size"]:
     """The box of a uint8 or uint16 image, resized (bilinear, antialiased) to size x size, mirrored if `flipped`."""
     x0, y0, x1, y1 = (int(edge) for edge in box)
-    crop = image[None, :, y0:y1, x0:x1]
-    if image.dtype == torch.uint8:
-        crop = _resize(crop, size)
-    else:  # torch interpolates eight-bit integers and floats only
-        limit = torch.iinfo(image.dtype).max
-        crop = _resize(crop.to(torch.float32), size).round().clamp(0, limit).to(image.dtype)
-    return crop[0].flip(-1) if flipped else crop[0].contiguous()
+    crop = resize(image[:, y0:y1, x0:x1], size, size)
+    return crop.flip(-1) if flipped else crop.contiguous()
 
 
-def _resize(pixels: Shaped[Tensor, "batch channels _ _"], size: int) -> Shaped[Tensor, "batch channels {size} {size}"]:
-    return functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+def resize(
+    pixels: Shaped[Tensor, "channels _ _"], height: int, width: int
+) -> Shaped[Tensor, "channels {height} {width}"]:
+    """A uint8 or uint16 image at another size (bilinear, antialiased)."""
+    if pixels.dtype == torch.uint8:
+        return _interpolate(pixels, height, width)
+    # torch interpolates eight-bit integers and floats only
+    limit = torch.iinfo(pixels.dtype).max
+    return _interpolate(pixels.to(torch.float32), height, width).round().clamp(0, limit).to(pixels.dtype)
+
+
+def _interpolate(pixels: Tensor, height: int, width: int) -> Tensor:
+    return functional.interpolate(pixels[None], size=(height, width), mode="bilinear", antialias=True)[0]

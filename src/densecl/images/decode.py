@@ -39,6 +39,8 @@ from jaxtyping import Shaped
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from densecl.images.crops import resize
+
 #: Images of more pixels are refused. Pillow's own guard against decompression bombs stands at the same place.
 MAX_PIXELS = 178_956_970
 
@@ -86,15 +88,16 @@ def decode(
     With a `region` only that part is returned, and of tiled TIFF and of .npy only that part is read, so
     that `max_pixels` then limits the part. The tensor's memory may be laid out channels last.
 
-    With `least_side` a whole JPEG may come at a half, a quarter or an eighth of its size, as long as its shorter
-    side keeps that many pixels: libjpeg then leaves out the fine frequencies instead of computing them.
+    With `least_side` a whole image comes a whole number of times smaller, as long as its shorter side keeps that many
+    pixels. A JPEG comes at a half, a quarter or an eighth, for which libjpeg does not compute the fine frequencies.
 
     Raises:
         BadImage: the file cannot be read, is not an image, is damaged, is larger than `max_pixels`, or
             its channels cannot be made `channels`.
     """
     with _complaints_as_bad_image(), _open(path) as file:
-        return _reader(file)(file, channels, max_pixels, region, least_side)
+        pixels = _reader(file)(file, channels, max_pixels, region, least_side)
+        return pixels if region is not None or least_side is None else _shrink(pixels, least_side)
 
 
 def measure(path: Path | str, channels: int) -> tuple[int, int]:
@@ -179,7 +182,7 @@ def from_pillow(image: Image.Image, channels: int) -> Shaped[Tensor, "channels h
         image = _narrow(image)
     elif image.mode not in ("L", "LA", "RGB", "RGBA", "F") and not image.mode.startswith("I;16"):
         image = image.convert("RGB")
-    array = np.array(image)
+    array = np.asarray(image)
     pixels = _to_tensor(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
     return to_channels(_upright(pixels, orientation), channels, alpha=image.mode in ("LA", "RGBA"))
 
@@ -503,6 +506,12 @@ def _over_white(
 def _upright(pixels: Shaped[Tensor, "bands _ _"], orientation: int) -> Shaped[Tensor, "bands _ _"]:
     swap, mirrored = ORIENTATIONS.get(orientation, (False, ()))
     return (pixels.transpose(1, 2) if swap else pixels).flip(mirrored) if swap or mirrored else pixels
+
+
+def _shrink(pixels: Shaped[Tensor, "channels _ _"], least_side: int) -> Shaped[Tensor, "channels _ _"]:
+    height, width = pixels.shape[1:]
+    factor = min(height, width) // least_side
+    return pixels if factor < 2 else resize(pixels, height // factor, width // factor)
 
 
 def _within(region: Region | None, height: int, width: int, max_pixels: int) -> Region:

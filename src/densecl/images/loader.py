@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +29,9 @@ from densecl.views import Crop, CropPair, Photometrics
 
 #: Replacements tried for one bad image. With 5 % bad images all of them are bad once in 10^21 samples.
 ATTEMPTS = 16
+
+#: Tensors of up to this many bytes travel from the workers by value, others through shared memory.
+SMALL_BYTES = 65_536
 
 #: The share of bad images at which a run stops.
 MAX_BAD_SHARE = 0.05
@@ -52,6 +57,29 @@ class Batch(NamedTuple):
 
     pairs: CropPair
     bad: tuple[BadRecord, ...]
+
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
+        """How a worker hands it on: small tensors by value, because each that is shared takes a connection of its own.
+
+        (There are 19 beside the pixels, which took longer than reading the images from the cache.)
+        """
+        return _from_arrays, (_map(self.pairs, _small_to_array), self.bad)
+
+
+def _from_arrays(pairs: CropPair, bad: tuple[BadRecord, ...]) -> Batch:
+    return Batch(_map(pairs, lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf), bad)
+
+
+def _small_to_array(tensor: torch.Tensor) -> torch.Tensor | np.ndarray:
+    return tensor.numpy() if tensor.nbytes <= SMALL_BYTES else tensor
+
+
+def _map(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """The same lists, tuples and named tuples with other leaves."""
+    if not isinstance(tree, list | tuple):
+        return function(tree)
+    leaves = [_map(branch, function) for branch in tree]
+    return type(tree)(*leaves) if hasattr(tree, "_fields") else type(tree)(leaves)
 
 
 class LocalCrops(NamedTuple):
@@ -227,7 +255,16 @@ def _start_worker(worker: int) -> None:
     # Ctrl-C and the end of a cluster job reach every process of the group. The main process decides what
     # they mean, and needs its workers until its last step; they leave when it tells them to or is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, which has no clusters
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_when_told(parent: int) -> None:
+    """A main process that ends with an iterator of its loader left over sends SIGTERM, and waits for ever."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def collate(samples: list[Sample]) -> Batch:

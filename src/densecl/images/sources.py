@@ -70,6 +70,10 @@ class ImageSource(ABC):
     def name(self, index: int) -> str:
         """What the user knows the image by: unique, and the same in every run."""
 
+    def key(self, index: int) -> bytes | None:
+        """All that the pixels of the image follow from: as long as it is the same, they are. None: nobody can tell."""
+        return None
+
     @abstractmethod
     def fingerprint(self) -> str:
         """The same for the same images in the same order, wherever their folder lies; other images have another.
@@ -126,6 +130,15 @@ class FileSource(ImageSource):
     def name(self, index: int) -> str:
         return self.paths[index]
 
+    def key(self, index: int) -> bytes | None:
+        path = self.paths[index]
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        size, time_ns = status.st_size, status.st_mtime_ns
+        return os.fsencode(path) + f"\0{size} {time_ns} {self.channels} {self.least_side}".encode()
+
     def fingerprint(self) -> str:
         return self.paths.fingerprint()
 
@@ -176,6 +189,11 @@ class TileSource(ImageSource):
             return self.files.name(file)
         top, left, bottom, right = region
         return f"{self.files.name(file)}#xywh={left},{top},{right - left},{bottom - top}"
+
+    def key(self, index: int) -> bytes | None:
+        file, region = self._locate(index)
+        key = self.files.key(file)
+        return None if key is None else key + f" {region}".encode()
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.files.fingerprint().encode())
@@ -329,7 +347,7 @@ def _match(pattern: Path) -> PathIndex:
             if not os.path.isdir(path):
                 yield path
 
-    paths = PathIndex.of(Path(), sorted(files()))
+    paths = PathIndex.of(Path(), _sorted(files()))
     if len(paths) == 0:
         raise UserError(f"no file matches {pattern} (a glob such as 'photos/**/*.jpg', in quotes)")
     return paths

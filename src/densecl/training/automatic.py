@@ -76,3 +76,14 @@ def queue_length(images: int, batch_size: int, momentum: float) -> int:
     """
     memory = 1 / (1 - momentum) if momentum < 1 else math.inf
     return min(images, resolve_queue_length(images), batch_size * max(4, round(min(memory / 4, 1e6))))
+
+
+def workers(cores: int, devices: int, *, on_gpu: bool) -> int:
+    """Processes that read images for each device: a GPU leaves it its share of the cores, of which 16 are enough.
+
+    On a CPU the training wants the cores. Beside two that train a ResNet-50 at 224 px, reading keeps a fiftieth of one
+    busy (small images) to a half (photos of 24 megapixels), so a quarter of the cores is enough; and two rather than
+    one, which alone is late whenever it meets some large images in a row.
+    """
+    share = cores if on_gpu else min(cores, max(2, cores // 4))
+    return min(16, max(1, share // devices))

@@ -19,15 +19,11 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from densecl.errors import UserError
+from densecl.training.cores import available_cores
 from densecl.training.interrupts import Interrupts
 
 #: Seconds that processes have to leave once they have told how they ended.
 GRACE = 10.0
-
-
-def available_cores() -> int:
-    """Cores that this process may use: in a container or a cluster job not all of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:

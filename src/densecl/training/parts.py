@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError
+from densecl.images.cache import CachedSource
 from densecl.images.crops import least_side
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std
@@ -24,9 +25,9 @@ from densecl.recipe import Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
 from densecl.training.checkpoints import load_checkpoint
+from densecl.training.cores import available_cores
 from densecl.training.environment import launched_elsewhere
 from densecl.training.fastest import Arithmetic, fastest
-from densecl.training.launch import available_cores
 
 Value = TypeVar("Value")
 
@@ -87,8 +88,12 @@ def build(
         recipe.data if dataset is None else dataset,
         channels=recipe.channels,
         tile=recipe.tile,
-        least_side=least_side(recipe.image_size, recipe.crop_scale),
+        least_side=_least_side(recipe),
     )
+    reasons = []
+    if recipe.cache is not None:
+        source = CachedSource(source, recipe.cache)
+        reasons.append(source.forecast())
     images = len(source)
     if recipe.batch_size > images:
         raise UserError(
@@ -105,7 +110,6 @@ def build(
     if recipe.checkpoint_activations:
         backbone.checkpoint_activations()
 
-    reasons = []
     checkpoint = None
     if resume_from is not None and (resume_from / "checkpoints" / "last.ckpt").is_file():
         checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
@@ -168,6 +172,16 @@ def build(
             optimizer_state=checkpoint["optimizer"],
         )
     return parts, reasons
+
+
+def _least_side(recipe: Recipe) -> int:
+    """The shorter side that an image needs for views none of which is enlarged."""
+    large = least_side(recipe.image_size, recipe.crop_scale)
+    if not recipe.local_crops:
+        return large
+    size = recipe.local_crop_size
+    size = size if isinstance(size, int) else automatic.local_crop_size(recipe.image_size, stride=1)
+    return max(large, least_side(size, recipe.local_crop_scale))
 
 
 def _check_trainable(backbone: Backbone) -> None:
@@ -261,8 +275,7 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
         reasons.append(reason)
     if recipe.workers == "auto":
         cores = available_cores()
-        # A GPU leaves the cores to the workers; on a CPU the training itself wants them.
-        chosen["workers"] = min(16, max(1, cores // recipe.devices)) if torch.cuda.is_available() else min(2, cores)
+        chosen["workers"] = automatic.workers(cores, recipe.devices, on_gpu=torch.cuda.is_available())
         reasons.append(f"--workers {chosen['workers']} ({cores} cores)")
     return dataclasses.replace(recipe, **chosen, settled=tuple(sorted({*recipe.settled, *chosen})))
 

@@ -52,6 +52,7 @@ FREE = frozenset(
         "workers",
         "compile",
         "checkpoint_activations",
+        "cache",
         "log_every",
         "checkpoint_every",
         "checkpoint_minutes",
