@@ -251,8 +251,14 @@ def _add_evaluate(commands: Any) -> None:
         metavar="N",
         type=int,
     )
-    add(how, "--batch-size", f"Images at a time (default: {Settings.batch_size}).", metavar="N", type=int)
-    add(how, "--images", "Pairs of views for correspondence (default: 256).", metavar="N", type=int)
+    add(how, "--batch-size", "Images at a time (default: 32; 16 where the backbone is trained).", metavar="N", type=int)
+    add(
+        how,
+        "--images",
+        "Pairs of views for correspondence (default: 256), images for neighbours (default: 2000).",
+        metavar="N",
+        type=int,
+    )
     labels = parser.add_argument_group("labelled data")
     add(
         labels,
@@ -284,6 +290,10 @@ def _add_evaluate(commands: Any) -> None:
         metavar="X",
         type=float,
     )
+    training = parser.add_argument_group("training on the labels")
+    add(training, "--fine-tune", "Train the backbone too, for segmentation.", action="store_true")
+    add(training, "--steps", "Of training (default: 300).", metavar="N", type=int)
+    add(training, "--learning-rate", "AdamW's, at its highest (default: 0.0005).", metavar="X", type=float)
 
 
 def _image_size(text: str) -> tuple[int, int]:

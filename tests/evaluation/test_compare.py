@@ -79,6 +79,25 @@ def test_the_same_each_time_and_alone_or_together(home: Path) -> None:
     assert mious[0] != mious[1]
 
 
+def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"fine_tune": True, "steps": 2, "batch_size": 4, "seeds": 2, "label_fraction": 0.5, "also": ("a*",)}
+    found = evaluate([home / "run"], ["segmentation", "retrieval"], home / "data", json=None, **settings)
+    assert {result[:1] + result[2:4] for result in found} == {
+        (task, seed, subset) for task in ("segmentation", "retrieval") for seed in (0, 1) for subset in ("all", "a*")
+    }
+    assert "segmentation, fine-tuned, percent" in capsys.readouterr().out
+
+
+def test_neighbours_of_folders(tmp_path: Path) -> None:
+    for name, colour in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.new("RGB", (40, 40), colour).save(tmp_path / name / f"{number}.png")
+    settings = {"image_size": (32, 32), "images": 16, "seeds": 2, "backbone": "resnet10t", "json": None}
+    found = evaluate(["random"], "neighbours", tmp_path, **settings)
+    assert [result.scores["accuracy"] for result in found] == [100, 100]
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -88,6 +107,8 @@ def test_the_same_each_time_and_alone_or_together(home: Path) -> None:
         ("random --task segmentation --data data", "Give --backbone"),
         ("run --task segmentation --data data --also c*", "--also c*: no test image is called so"),
         ("run --task segmentation --data data --classes 2", "holds the label"),
+        ("run --task retrieval --data data --fine-tune", "--fine-tune is for segmentation"),
+        ("run --task neighbours --data run", "0 classes"),
         ("run --task segmentation --data data --seeds 0", "--seeds must be at least 1"),
         ("run --task segmentation --data data --label-fraction 1.5", "--label-fraction must lie above 0"),
         ("run --task segmentation --data data --image-size 4,4", "expected WIDTHxHEIGHT"),

@@ -21,10 +21,12 @@ from densecl.errors import UserError
 from densecl.evaluation.clustering import fit_clusters
 from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
 from densecl.evaluation.dense import LabelledMaps, Probe, Segmentation, judge
+from densecl.evaluation.fine_tuning import fine_tuned_segmentation
 from densecl.evaluation.labelled import LabelledFiles, open_labelled
+from densecl.evaluation.neighbours import ClassifiedFiles, neighbours, open_classified
 from densecl.evaluation.retrieval import MEMORY_CELLS, fit_retrieval
 from densecl.evaluation.segmentation import fit_linear
-from densecl.evaluation.settings import Settings, check_tasks
+from densecl.evaluation.settings import FINE_TUNED, Settings, check_tasks
 from densecl.evaluation.weights import Weights, open_weights
 from densecl.images.sources import ImageSource, open_source
 from densecl.model.backbone import Backbone
@@ -34,7 +36,17 @@ from densecl.views import Views
 PAIRS = 256
 VIEW_SIZE = 128
 
-_MIOU = {"miou": "mIoU", "pixel_accuracy": "pixels right"}
+#: Images with a class each that are used, and their side, unless others are asked for.
+CLASSIFIED = 2000
+CLASSIFIED_SIZE = 128
+
+#: Images that go through a backbone at a time when nothing is trained.
+BATCH_SIZE = 32
+
+#: Characters of a line where there is no terminal to ask.
+PRINTED_WIDTH = 120
+
+_MIOU = {"miou": "mIoU", "pixel_accuracy": "pixels\nright"}
 
 #: What the table shows of the scores of a task, under which title; the file has all of them.
 COLUMNS = {
@@ -43,14 +55,15 @@ COLUMNS = {
         "chance": "chance",
         "mutual": "mutual",
         "entropy": "entropy",
-        "small_overlap": "overlap < 1/2",
-        "large_overlap": "overlap ≥ 1/2",
-        "same_scale": "scale < 1.5",
-        "other_scale": "scale ≥ 1.5",
+        "small_overlap": "overlap\n< 1/2",
+        "large_overlap": "overlap\n≥ 1/2",
+        "same_scale": "scale\n< 1.5",
+        "other_scale": "scale\n≥ 1.5",
     },
     "retrieval": _MIOU,
     "segmentation": _MIOU,
     "clustering": _MIOU,
+    "neighbours": {"accuracy": "accuracy", "chance": "chance"},
 }
 
 #: The score that is also shown for parts of the test set.
@@ -100,8 +113,8 @@ def evaluate(
         UserError: whatever the caller can put right.
     """
     tasks = (task,) if isinstance(task, str) else tuple(dict.fromkeys(task))
-    check_tasks(tasks)
     chosen = Settings(**settings)
+    check_tasks(tasks, chosen)
     if json is not None and not Path(json).expanduser().parent.is_dir():
         raise UserError(f"--json {json}: there is no folder {Path(json).parent}.")
     contestants = open_weights(weights, backbone)
@@ -123,7 +136,10 @@ def evaluate(
                 )
     if json is not None:
         write_results(results, Path(json), data=str(data), settings=chosen)
-    present(results, Console(highlight=False))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PRINTED_WIDTH)
+    present(results, console, chosen.fine_tune)
     return results
 
 
@@ -139,10 +155,19 @@ def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], s
         raise UserError("These weights take different numbers of channels; compare those that take the same.")
     if "correspondence" in tasks:
         yield functools.partial(_correspondence, _images(data, settings, channels), settings)
-    dense = [task for task in tasks if task in DENSE_TASKS]
-    if dense:
+    if "neighbours" in tasks:
+        side = _square(settings, CLASSIFIED_SIZE)
+        yield functools.partial(
+            _neighbours, _some(open_classified(data, channels=channels, size=side), settings), settings
+        )
+    if set(tasks) & set(DENSE_TASKS):
         stride = contestants[0].backbone(settings.output_stride).stride
-        yield functools.partial(_dense, dense, LabelledSplits.open(data, channels, stride, settings), settings)
+        splits = LabelledSplits.open(data, channels, stride, settings)
+        frozen = [task for task in tasks if task in DENSE_TASKS and not (settings.fine_tune and task in FINE_TUNED)]
+        if frozen:
+            yield functools.partial(_dense, frozen, splits, settings)
+        if settings.fine_tune and "segmentation" in tasks:
+            yield functools.partial(_fine_tuned_segmentation, splits, settings)
 
 
 # --- the tasks ----------------------------------------------------------------------------------------------------
@@ -151,25 +176,53 @@ def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], s
 def _correspondence(
     source: ImageSource, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
 ) -> Iterator[Result]:
-    width, height = settings.image_size or (VIEW_SIZE, VIEW_SIZE)
-    if width != height:
-        raise UserError(f"--image-size {width}x{height}: views for correspondence are square.")
-    backbone.grid_at(width)  # raises for a size that the model does not take
+    side = _square(settings, VIEW_SIZE)
+    backbone.grid_at(side)  # raises for a size that the model does not take
     device = next(backbone.parameters()).device
     for seed in seeds:
         query, key = (
             Views(*(some.to(device) for some in views))
             for views in fixed_view_pairs(
                 source,
-                image_size=width,
+                image_size=side,
                 mean=weights.normalisation.mean,
                 std=weights.normalisation.std,
                 count=settings.images or PAIRS,
                 seed=seed,
             )
         )
-        scores = match_scores(backbone, query, key, batch_size=settings.batch_size)
+        scores = match_scores(backbone, query, key, batch_size=settings.batch_size or BATCH_SIZE)
         yield Result("correspondence", weights.name, seed, "all", scores._asdict(), 0.0)
+
+
+def _square(settings: Settings, usual: int) -> int:
+    width, height = settings.image_size or (usual, usual)
+    if width != height:
+        raise UserError(f"--image-size {width}x{height}: this task takes squares.")
+    return width
+
+
+def _neighbours(
+    images: ClassifiedFiles, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
+) -> Iterator[Result]:
+    backbone.grid_at(images.size)  # raises for a size that the model does not take
+    found = neighbours(
+        backbone,
+        images,
+        mean=weights.normalisation.mean,
+        std=weights.normalisation.std,
+        batch_size=settings.batch_size or BATCH_SIZE,
+        seeds=seeds,
+    )
+    for seed, scores in zip(seeds, found, strict=True):
+        yield Result("neighbours", weights.name, seed, "all", scores._asdict(), 0.0)
+
+
+def _some(images: ClassifiedFiles, settings: Settings) -> ClassifiedFiles:
+    """As many as are asked for, always the same ones."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    chosen = sorted(order[: settings.images or CLASSIFIED].tolist())
+    return ClassifiedFiles([images.files[index] for index in chosen], channels=images.channels, size=images.size)
 
 
 def _images(data: Path, settings: Settings, channels: int) -> ImageSource:
@@ -214,9 +267,7 @@ def _dense(
 ) -> Iterator[Result]:
     drawn = {seed: _draw_labelled(len(splits.train), settings.label_fraction, seed) for seed in seeds}
     used = sorted(set().union(*drawn.values()))
-    train = LabelledFiles(
-        [splits.train.pairs[index] for index in used], channels=splits.train.channels, size=splits.train.size
-    )
+    train = splits.train.take(used)
     place = {index: position for position, index in enumerate(used)}
     probes: dict[str, Probe] = {}
     asked: dict[str, tuple[str, int]] = {}
@@ -238,11 +289,39 @@ def _dense(
         std=weights.normalisation.std,
         ignore=settings.ignore,
         subsets=splits.subsets,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size or BATCH_SIZE,
     )
     for name, (task, seed) in asked.items():
         for subset, segmentation in judged[name].items():
             yield Result(task, weights.name, seed, subset, _in_numbers(segmentation), 0.0)
+
+
+def _fine_tuned_segmentation(
+    splits: LabelledSplits, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
+) -> Iterator[Result]:
+    assert splits.train.size is not None, "LabelledSplits sets it"
+    _check_takes(backbone, splits.train.size)
+    for seed in seeds:
+        judged = fine_tuned_segmentation(
+            backbone,
+            splits.train.take(_draw_labelled(len(splits.train), settings.label_fraction, seed)),
+            splits.test,
+            classes=splits.classes,
+            mean=weights.normalisation.mean,
+            std=weights.normalisation.std,
+            ignore=settings.ignore,
+            subsets=splits.subsets,
+            seed=seed,
+            **_training(settings),
+        )
+        for subset, segmentation in judged.items():
+            yield Result("segmentation", weights.name, seed, subset, _in_numbers(segmentation), 0.0)
+
+
+def _training(settings: Settings) -> dict[str, Any]:
+    """The settings of training that were given; the others are the task's own."""
+    given = {name: getattr(settings, name) for name in ("steps", "batch_size", "learning_rate")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _fit(task: str, seed: int, images: Sequence[int], train: LabelledMaps, classes: int) -> Any:
@@ -312,15 +391,16 @@ def _summary(values: Sequence[float]) -> Summary:
     return Summary(statistics.fmean(values), deviation, len(values))
 
 
-def present(results: Sequence[Result], console: Console) -> None:
+def present(results: Sequence[Result], console: Console, fine_tuned: bool = False) -> None:
     """A table for each task: a row for each set of weights, percent, mean and deviation over the seeds."""
     summaries = summarise(results)
     for task in dict.fromkeys(result.task for result in results):
         mine = {key: scores for key, scores in summaries.items() if key[0] == task}
         subsets = [subset for subset in dict.fromkeys(key[2] for key in mine) if subset != "all"]
-        table = Table(title=f"{task}, percent", title_justify="left")
+        how = ", fine-tuned" if fine_tuned and task in FINE_TUNED else ""
+        table = Table(title=f"{task}{how}, percent", title_justify="left")
         table.add_column("weights", overflow="fold")
-        for title in (*COLUMNS[task].values(), *(f"mIoU of {subset}" for subset in subsets)):
+        for title in (*COLUMNS[task].values(), *(f"mIoU of\n{subset}" for subset in subsets)):
             table.add_column(title, justify="right")
         for weights in dict.fromkeys(key[1] for key in mine):
             cells = [_shown(mine[task, weights, "all"][score]) for score in COLUMNS[task]]

@@ -89,16 +89,43 @@ def judge(
     """
     if len(train) == 0 or len(test) == 0:
         raise UserError("There are no labelled images to learn from or none to score on.")
-    groups: dict[str, Collection[int]] = {"all": range(len(test)), **(subsets or {})}
     with evaluating(backbone):
         maps = extract(backbone, train, mean, std, classes, ignore, batch_size)
         classifiers = {name: probe(maps, classes) for name, probe in probes.items()}
         del maps
-        confusions = {
-            name: {group: torch.zeros(classes, classes, dtype=torch.int64) for group in groups} for name in probes
-        }
-        index = 0
-        for features, labels in _batches(backbone, test, mean, std, classes, ignore, batch_size):
+    return score_test(
+        backbone,
+        test,
+        classifiers,
+        classes=classes,
+        mean=mean,
+        std=std,
+        ignore=ignore,
+        subsets=subsets,
+        batch_size=batch_size,
+    )
+
+
+def score_test(
+    module: nn.Module,
+    test: Sequence[Labelled],
+    classifiers: Mapping[str, Classify],
+    *,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    ignore: Collection[int],
+    subsets: Mapping[str, Collection[int]] | None,
+    batch_size: int,
+) -> dict[str, dict[str, Segmentation]]:
+    """The second half of `judge`, whose arguments these are: one pass over `test`, scored for each classifier."""
+    groups: dict[str, Collection[int]] = {"all": range(len(test)), **(subsets or {})}
+    confusions = {
+        name: {group: torch.zeros(classes, classes, dtype=torch.int64) for group in groups} for name in classifiers
+    }
+    index = 0
+    with evaluating(module):
+        for features, labels in _batches(module, test, mean, std, classes, ignore, batch_size):
             for name, classify in classifiers.items():
                 for offset, (scores, label) in enumerate(zip(classify(features), labels, strict=True)):
                     predicted = upsample(scores[None], *label.shape).argmax(dim=1)[0]
@@ -151,18 +178,32 @@ def _batches(
     batch_size: int,
 ) -> Iterator[LabelledMaps]:
     device = device_of(backbone)
-    first: tuple[torch.Size, torch.Size] | None = None
+    first: Tensor | None = None
     for start in range(0, len(labelled), batch_size):
-        images, labels = [], []
-        for index in range(start, min(start + batch_size, len(labelled))):
-            image, label = labelled[index]
-            first = first or (image.shape, label.shape)
-            if (image.shape, label.shape) != first:
-                raise UserError(f"Labelled images must all have one size, but {_name(labelled, index)} differs.")
-            images.append(image)
-            labels.append(checked(label, classes, ignore, _name(labelled, index)))
-        pixels = normalise(images, mean, std, device)
-        yield LabelledMaps(backbone(pixels).float(), torch.stack(labels).to(device))
+        chosen = range(start, min(start + batch_size, len(labelled)))
+        images, labels = labelled_batch(labelled, chosen, classes, ignore)
+        first = labels if first is None else first
+        if first.shape[1:] != labels.shape[1:]:
+            raise UserError(f"Labelled images must all have one size, but {_name(labelled, start)} differs.")
+        yield LabelledMaps(backbone(normalise(images, mean, std, device)).float(), labels.to(device))
+
+
+def labelled_batch(
+    labelled: Sequence[Labelled], chosen: Sequence[int], classes: int, ignore: Collection[int]
+) -> tuple[list[Tensor], UInt8[Tensor, "images height width"]]:
+    """Some of the images, and their checked label maps.
+
+    Raises:
+        UserError: they differ in size, or have a label that is neither a class nor ignored.
+    """
+    images, labels = [], []
+    for index in chosen:
+        image, label = labelled[index]
+        if images and (image.shape != images[0].shape or label.shape != labels[0].shape):
+            raise UserError(f"Labelled images must all have one size, but {_name(labelled, index)} differs.")
+        images.append(image)
+        labels.append(checked(label, classes, ignore, _name(labelled, index)))
+    return images, torch.stack(labels)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -72,6 +72,10 @@ class LabelledFiles(Sequence, Dataset):
         """The same files, resized to (width, height)."""
         return LabelledFiles(self.pairs, channels=self.channels, size=size)
 
+    def take(self, images: Sequence[int]) -> LabelledFiles:
+        """Some of the images."""
+        return LabelledFiles([self.pairs[index] for index in images], channels=self.channels, size=self.size)
+
     def matching(self, pattern: str) -> list[int]:
         """Indices of the images whose file name, without or with its extension, matches a pattern such as "Seq05V*"."""
         names = [image.name for image, _ in self.pairs]
