@@ -240,18 +240,25 @@ def _add_evaluate(commands: Any) -> None:
         how,
         "--image-size",
         "WIDTHxHEIGHT, or N for a square (default: the labelled images' own, in whole cells; views for"
-        " correspondence: 128).",
+        " correspondence and images for neighbours: 128; the longer side of images for detection: 320).",
         metavar="SIZE",
         type=_image_size,
     )
     add(
         how,
         "--output-stride",
-        "Pixels per cell of the feature map (default: 16, or the backbone's own where it cannot be changed).",
+        "Pixels per cell of the feature map (default: 16, or the backbone's own where it cannot be changed or for"
+        " detection).",
         metavar="N",
         type=int,
     )
-    add(how, "--batch-size", "Images at a time (default: 32; 16 where the backbone is trained).", metavar="N", type=int)
+    add(
+        how,
+        "--batch-size",
+        "Images at a time (default: 32; fine-tuned segmentation 16, detection 8).",
+        metavar="N",
+        type=int,
+    )
     add(
         how,
         "--images",
@@ -291,8 +298,8 @@ def _add_evaluate(commands: Any) -> None:
         type=float,
     )
     training = parser.add_argument_group("training on the labels")
-    add(training, "--fine-tune", "Train the backbone too, for segmentation.", action="store_true")
-    add(training, "--steps", "Of training (default: 300).", metavar="N", type=int)
+    add(training, "--fine-tune", "Train the backbone too, for segmentation and detection.", action="store_true")
+    add(training, "--steps", "Of training (default: segmentation 300, detection 500).", metavar="N", type=int)
     add(training, "--learning-rate", "AdamW's, at its highest (default: 0.0005).", metavar="X", type=float)
 
 

@@ -21,13 +21,14 @@ from densecl.errors import UserError
 from densecl.evaluation.clustering import fit_clusters
 from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
 from densecl.evaluation.dense import LabelledMaps, Probe, Segmentation, judge
+from densecl.evaluation.detection import CocoFiles, detection, open_coco
 from densecl.evaluation.fine_tuning import fine_tuned_segmentation
 from densecl.evaluation.labelled import LabelledFiles, open_labelled
 from densecl.evaluation.neighbours import ClassifiedFiles, neighbours, open_classified
 from densecl.evaluation.retrieval import MEMORY_CELLS, fit_retrieval
 from densecl.evaluation.segmentation import fit_linear
 from densecl.evaluation.settings import FINE_TUNED, Settings, check_tasks
-from densecl.evaluation.weights import Weights, open_weights
+from densecl.evaluation.weights import USUAL_STRIDE, Weights, open_weights
 from densecl.images.sources import ImageSource, open_source
 from densecl.model.backbone import Backbone
 from densecl.views import Views
@@ -63,6 +64,7 @@ COLUMNS = {
     "retrieval": _MIOU,
     "segmentation": _MIOU,
     "clustering": _MIOU,
+    "detection": {"ap": "AP", "ap50": "AP50", "ap75": "AP75"},
     "neighbours": {"accuracy": "accuracy", "chance": "chance"},
 }
 
@@ -83,8 +85,11 @@ class Result(NamedTuple):
     seconds: float  # of the pass that this came from; tasks and subsets that share a pass share them
 
 
-#: What runs some tasks on one backbone and some seeds.
-Run = Callable[[Weights, Backbone, Sequence[int]], Iterator[Result]]
+class Run(NamedTuple):
+    """One or several tasks whose data are open."""
+
+    judge: Callable[[Weights, Backbone, Sequence[int]], Iterator[Result]]  # one backbone on some seeds
+    usual_stride: int | None = USUAL_STRIDE  # of the backbones; None: their own
 
 
 def evaluate(
@@ -125,8 +130,8 @@ def evaluate(
         for contestant in contestants:
             for seeds in _seed_groups(contestant, chosen.seeds):
                 started = time.monotonic()
-                made = contestant.backbone(chosen.output_stride, seeds[0])
-                found = list(run(contestant, made, seeds))
+                made = contestant.backbone(chosen.output_stride, seeds[0], run.usual_stride)
+                found = list(run.judge(contestant, made, seeds))
                 seconds = time.monotonic() - started
                 results += [result._replace(seconds=seconds) for result in found]
                 done = ", ".join(dict.fromkeys(result.task for result in found))
@@ -154,20 +159,26 @@ def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], s
     if any(contestant.in_channels != channels for contestant in contestants):
         raise UserError("These weights take different numbers of channels; compare those that take the same.")
     if "correspondence" in tasks:
-        yield functools.partial(_correspondence, _images(data, settings, channels), settings)
+        yield Run(functools.partial(_correspondence, _images(data, settings, channels), settings))
     if "neighbours" in tasks:
         side = _square(settings, CLASSIFIED_SIZE)
-        yield functools.partial(
-            _neighbours, _some(open_classified(data, channels=channels, size=side), settings), settings
-        )
+        images = _some(open_classified(data, channels=channels, size=side), settings)
+        yield Run(functools.partial(_neighbours, images, settings))
+    if "detection" in tasks:
+        train = open_coco(data, settings.train_split, channels=channels)
+        test = open_coco(data, settings.test_split or "val", channels=channels)
+        if train.names != test.names:
+            raise UserError(f"{data}: the two splits have different categories.")
+        longer_side = max(settings.image_size) if settings.image_size else None
+        yield Run(functools.partial(_detection, train, test, longer_side, settings), usual_stride=None)
     if set(tasks) & set(DENSE_TASKS):
         stride = contestants[0].backbone(settings.output_stride).stride
         splits = LabelledSplits.open(data, channels, stride, settings)
         frozen = [task for task in tasks if task in DENSE_TASKS and not (settings.fine_tune and task in FINE_TUNED)]
         if frozen:
-            yield functools.partial(_dense, frozen, splits, settings)
+            yield Run(functools.partial(_dense, frozen, splits, settings))
         if settings.fine_tune and "segmentation" in tasks:
-            yield functools.partial(_fine_tuned_segmentation, splits, settings)
+            yield Run(functools.partial(_fine_tuned_segmentation, splits, settings))
 
 
 # --- the tasks ----------------------------------------------------------------------------------------------------
@@ -216,6 +227,31 @@ def _neighbours(
     )
     for seed, scores in zip(seeds, found, strict=True):
         yield Result("neighbours", weights.name, seed, "all", scores._asdict(), 0.0)
+
+
+def _detection(
+    train: CocoFiles,
+    test: CocoFiles,
+    longer_side: int | None,
+    settings: Settings,
+    weights: Weights,
+    backbone: Backbone,
+    seeds: Sequence[int],
+) -> Iterator[Result]:
+    given = _training(settings) | ({"longer_side": longer_side} if longer_side else {})
+    for seed in seeds:
+        scores = detection(
+            backbone,
+            train.take(_draw_labelled(len(train), settings.label_fraction, seed)),
+            test,
+            classes=len(train.names),
+            mean=weights.normalisation.mean,
+            std=weights.normalisation.std,
+            fine_tune=settings.fine_tune,
+            seed=seed,
+            **given,
+        )
+        yield Result("detection", weights.name, seed, "all", scores._asdict(), 0.0)
 
 
 def _some(images: ClassifiedFiles, settings: Settings) -> ClassifiedFiles:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from densecl.errors import UserError, nearest
 
-TASKS = ("correspondence", "retrieval", "segmentation", "clustering", "neighbours")
+TASKS = ("correspondence", "retrieval", "segmentation", "clustering", "neighbours", "detection")
 
 #: Tasks for which the backbone can be trained on the labels, too.
-FINE_TUNED = ("segmentation",)
+FINE_TUNED = ("segmentation", "detection")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Settings:
 
     seeds: int = 3  # three show whether a difference is larger than the chance in it
     image_size: tuple[int, int] | None = None  # (width, height)
-    output_stride: int | None = None  # None: 16, where the backbone can
+    output_stride: int | None = None  # None: 16, where the backbone can; its own for detection
     train_split: str = "train"
     test_split: str | None = None  # None: "test" or "val", whichever there is
     classes: int | None = None  # None: as many as occur
@@ -31,9 +31,9 @@ class Settings:
     also: Sequence[str] = ()
     label_fraction: float = 1.0
     images: int | None = None  # of those without labels for each pixel; None: 256 pairs, 2000 with classes
-    batch_size: int | None = None  # None: 32 images where nothing is trained; 16 for segmentation
+    batch_size: int | None = None  # None: 32 images where nothing is trained; else 16, of detection 8
     fine_tune: bool = False
-    steps: int | None = None  # of training; None: 300 for segmentation
+    steps: int | None = None  # of training; None: 300, of detection 500
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:

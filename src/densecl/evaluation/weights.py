@@ -43,12 +43,13 @@ class Weights:
     def random(self) -> bool:
         return self.state is None
 
-    def backbone(self, output_stride: int | None, seed: int = 0) -> Backbone:
+    def backbone(self, output_stride: int | None, seed: int = 0, usual: int | None = USUAL_STRIDE) -> Backbone:
         """A backbone with these weights, on the GPU if there is one.
 
         Args:
-            output_stride: None: `USUAL_STRIDE` if the architecture has it, else its own.
+            output_stride: None: `usual` if the architecture has it, else its own.
             seed: of random weights.
+            usual: None: the architecture's own.
 
         Raises:
             UserError: the architecture cannot have the stride.
@@ -57,7 +58,7 @@ class Weights:
             torch.manual_seed(seed)
             try:
                 backbone = create_backbone(
-                    self.architecture, channels=self.in_channels, output_stride=output_stride or USUAL_STRIDE
+                    self.architecture, channels=self.in_channels, output_stride=output_stride or usual
                 )
             except UserError:
                 if output_stride is not None:
