@@ -35,5 +35,5 @@ def test_the_code_runs(code: str, home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_flags_exist() -> None:
-    known = {flag(name) for name in field_names()} | {"--help", "--out", "--resume", "--config"}
+    known = {flag(name) for name in field_names()} | {"--help", "--out", "--resume", "--config", "--task"}
     assert set(re.findall(r"--[a-z][a-z-]*", README)) <= known

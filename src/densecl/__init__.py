@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from densecl.api import pretrain
+    from densecl.evaluation.compare import evaluate
     from densecl.model.backbone import create_backbone, load_backbone
     from densecl.model.densecl import DenseCL
     from densecl.recipe import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "load_backbone", "pretrain"]
+__all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "evaluate", "load_backbone", "pretrain"]
 
 _HOMES = {
     "DenseCL": "densecl.model.densecl",
     "Recipe": "densecl.recipe",
     "create_backbone": "densecl.model.backbone",
+    "evaluate": "densecl.evaluation.compare",
     "load_backbone": "densecl.model.backbone",
     "pretrain": "densecl.api",
 }

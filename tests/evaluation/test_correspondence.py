@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from densecl.errors import UserError
-from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
+from densecl.evaluation.correspondence import (
+    backbone_correspondence,
+    fixed_view_pairs,
+    magnifications,
+    match_scores,
+    overlaps,
+)
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.views import Views
@@ -68,3 +74,26 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"text\.png cannot be used"):
         fixed_view_pairs(open_source(tmp_path), image_size=16, **STANDARD)
+
+
+def views(boxes: list[list[float]]) -> Views:
+    return Views(
+        torch.zeros(len(boxes), 3, 8, 8), torch.tensor(boxes).float(), torch.zeros(len(boxes), dtype=torch.bool)
+    )
+
+
+def test_overlap_and_magnification() -> None:
+    query = views([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 4, 4], [0, 0, 9, 4]])
+    key = views([[0, 0, 10, 10], [5, 5, 15, 15], [8, 0, 20, 12], [0, 0, 3, 3]])
+    torch.testing.assert_close(overlaps(query, key), torch.tensor([1, 0.25, 0, 1.0]))
+    torch.testing.assert_close(magnifications(query, key), torch.tensor([1, 1, 3, 2.0]))
+
+
+def test_scores_are_split_by_overlap_and_scale() -> None:
+    query, key = fixed_view_pairs(open_source(Scenes(size=48, count=40)), image_size=32, seed=2, **STANDARD)
+    scores = match_scores(Place(), query, key)
+    assert scores.chance < scores.accuracy < 100 and 0 < scores.mutual <= 100 and 0 < scores.entropy <= 100
+    shared = overlaps(query, key) >= 0.5
+    for name, chosen in (("large_overlap", shared), ("small_overlap", ~shared)):
+        alone = match_scores(Place(), *(Views(*(some[chosen] for some in side)) for side in (query, key)))
+        assert getattr(scores, name) == pytest.approx(alone.accuracy)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
@@ -15,6 +17,26 @@ from densecl.images.loader import CropPairDataset, collate
 from densecl.images.sources import ImageSource
 from densecl.model.correspondence import Correspondence, correspondence
 from densecl.views import Views
+
+#: What parts the pairs of views: the share of the smaller crop that the other covers, and how many times as long the
+#: sides of the larger one are.
+OVERLAP = 0.5
+MAGNIFICATION = 1.5
+
+
+class MatchScores(NamedTuple):
+    """How well cells find their place in another view, in percent."""
+
+    accuracy: float  # of matches that can be judged
+    chance: float  # what guessing would score
+    mutual: float  # share of cells that are their match's match
+    entropy: float  # of the matches: 100 = all key cells are used alike, near 0 = collapse
+    small_overlap: (
+        float  # accuracy on pairs of views that share less than half of the smaller one; nan if there are none
+    )
+    large_overlap: float
+    same_scale: float  # accuracy on pairs that show things at nearly the same size
+    other_scale: float  # ... and at sizes that differ by half or more
 
 
 def fixed_view_pairs(
@@ -70,3 +92,40 @@ def backbone_correspondence(
             torch.cat([backbone(some).float() for some in views.pixels.split(batch_size)]) for views in (query, key)
         )
     return correspondence(query_features, key_features, query, key, radius)
+
+
+def match_scores(backbone: nn.Module, query: Views, key: Views, *, batch_size: int = 32) -> MatchScores:
+    """`backbone_correspondence` in numbers. The arguments are its own."""
+    found = backbone_correspondence(backbone, query, key, batch_size=batch_size)
+    overlap, magnification = overlaps(query, key), magnifications(query, key)
+
+    def accuracy(pairs: Bool[Tensor, "batch"]) -> float:
+        return 100 * (found.hits[pairs].sum() / found.judged[pairs].sum()).item()
+
+    return MatchScores(
+        accuracy=100 * found.accuracy.item(),
+        chance=100 * found.chance.item(),
+        mutual=100 * found.mutual_rate.item(),
+        entropy=100 * found.entropy.item(),
+        small_overlap=accuracy(overlap < OVERLAP),
+        large_overlap=accuracy(overlap >= OVERLAP),
+        same_scale=accuracy(magnification < MAGNIFICATION),
+        other_scale=accuracy(magnification >= MAGNIFICATION),
+    )
+
+
+def overlaps(query: Views, key: Views) -> Float[Tensor, "batch"]:
+    """Share of the smaller crop that both views show."""
+    least, most = torch.maximum(query.box, key.box), torch.minimum(query.box, key.box)
+    shared = (most[:, 2:] - least[:, :2]).clamp(min=0).prod(dim=1)
+    return shared / torch.minimum(_area(query), _area(key))
+
+
+def magnifications(query: Views, key: Views) -> Float[Tensor, "batch"]:
+    """How many times as large one view shows things as the other, at least 1: the root of the ratio of areas."""
+    areas = torch.stack([_area(query), _area(key)])
+    return (areas.amax(dim=0) / areas.amin(dim=0)).sqrt()
+
+
+def _area(views: Views) -> Float[Tensor, "batch"]:
+    return (views.box[:, 2:] - views.box[:, :2]).prod(dim=1)

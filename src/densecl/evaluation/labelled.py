@@ -1,72 +1,240 @@
-"""Labelled images from files, in the layout of CamVid."""
+"""Images with a label for every pixel, from files in the usual layouts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fnmatch
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from densecl.errors import UserError
-from densecl.images.decode import BadImage, decode
+from densecl.errors import UserError, nearest
+from densecl.images.decode import BadImage, decode, measure
+from densecl.images.sources import EXTENSIONS
+
+#: Label of pixels that never count, as in PASCAL VOC.
+VOID = 255
 
 #: Larger label maps are refused before their pixels are decoded.
 MAX_PIXELS = 100_000_000
 
+#: Splits that are looked for to score on, when none is named.
+TEST_SPLITS = ("test", "val")
 
-class LabelledFiles(Sequence[tuple[Tensor, Tensor]]):
-    """Images and label maps named by a list file, "image label" on each line, relative to the file's folder.
 
-    Label maps are eight-bit images (grayscale or palette) whose values are the classes. Files are read
-    when asked for.
+class LabelledFiles(Sequence, Dataset):
+    """Pairs of an image file and a file of its label map, read when asked for.
+
+    Label maps are eight-bit images (grayscale or palette) whose values are the classes.
 
     Args:
-        listing: the list file. Empty lines are skipped. Paths hold no spaces.
+        pairs: paths of images and of their label maps.
+        channels: of every image that is read.
         size: (width, height) to resize to, images bilinearly, labels to the nearest pixel. Not given: as they are.
 
     Raises:
-        UserError: no such list, or a line that is not a pair. Reading an item: a file that cannot be used, or
-            an image and a label map of different size.
+        UserError: reading an item: a file that cannot be used, or an image and a label map of different size.
     """
 
-    def __init__(self, listing: Path | str, *, size: tuple[int, int] | None = None) -> None:
-        listing = Path(listing)
-        if not listing.is_file():
-            raise UserError(f"{listing}: no such list of labelled images.")
+    def __init__(
+        self, pairs: Sequence[tuple[Path, Path]], *, channels: int = 3, size: tuple[int, int] | None = None
+    ) -> None:
+        self.pairs = tuple(pairs)
+        self.channels = channels
         self.size = size
-        self.pairs: list[tuple[Path, Path]] = []
-        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
-            paths = line.split()
-            if len(paths) not in (0, 2):
-                raise UserError(f"{listing}, line {number}: expected 'image label', found {len(paths)} words.")
-            if paths:
-                self.pairs.append((listing.parent / paths[0], listing.parent / paths[1]))
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Image uint8 "3 height width" and label map uint8 "height width"."""
+    def __getitem__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, index: int
+    ) -> tuple[Shaped[Tensor, "channels height width"], UInt8[Tensor, "height width"]]:
         image_path, label_path = self.pairs[index]
         try:
-            image = decode(image_path, 3)
+            image = decode(image_path, self.channels)
         except BadImage as error:
             raise UserError(f"{image_path} cannot be used: {error}") from error
         labels = _read_labels(label_path)
         if image.shape[1:] != labels.shape:
             raise UserError(f"{image_path} is {_size(image[0])}, but its label map {label_path} is {_size(labels)}.")
         if self.size is not None:
-            width, height = self.size
-            image = F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
-            labels = F.interpolate(labels[None, None], size=(height, width), mode="nearest-exact")[0, 0]
+            image = resize(image, self.size)
+            labels = F.interpolate(labels[None, None], size=self.size[::-1], mode="nearest-exact")[0, 0]
         return image, labels
 
+    def resized(self, size: tuple[int, int]) -> LabelledFiles:
+        """The same files, resized to (width, height)."""
+        return LabelledFiles(self.pairs, channels=self.channels, size=size)
 
-def _read_labels(path: Path) -> Tensor:
+    def take(self, images: Sequence[int]) -> LabelledFiles:
+        """Some of the images."""
+        return LabelledFiles([self.pairs[index] for index in images], channels=self.channels, size=self.size)
+
+    def matching(self, pattern: str) -> list[int]:
+        """Indices of the images whose file name, without or with its extension, matches a pattern such as "Seq05V*"."""
+        names = [image.name for image, _ in self.pairs]
+        return [
+            index
+            for index, name in enumerate(names)
+            if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(Path(name).stem, pattern)
+        ]
+
+    def common_size(self) -> tuple[int, int]:
+        """(width, height) of every image, from the headers alone.
+
+        Raises:
+            UserError: they differ.
+        """
+        first: tuple[int, int] | None = None
+        for path, _ in self.pairs:
+            size = _measured(path, self.channels)
+            first = first or size
+            if size != first:
+                raise UserError(
+                    f"The images differ in size: {self.pairs[0][0].name} is {first[0]}x{first[1]},"
+                    f" {path.name} is {size[0]}x{size[1]}. Give one for all, such as --image-size 512x512."
+                )
+        assert first is not None, "open_labelled returns no empty set"
+        return first
+
+    def count_classes(self, ignore: Collection[int] = ()) -> int:
+        """One more than the highest label that occurs, labels to ignore aside.
+
+        Raises:
+            UserError: no pixel has a label.
+        """
+        present = torch.zeros(256, dtype=torch.bool)
+        for _, path in self.pairs:
+            present[_read_labels(path).flatten().long().unique()] = True
+        present[[VOID, *ignore]] = False
+        if not present.any():
+            raise UserError(f"{self.pairs[0][1].parent} holds no label but those to ignore.")
+        return int(present.nonzero().max()) + 1
+
+
+def open_labelled(data: Path | str, split: str | None = None, *, channels: int = 3) -> LabelledFiles:
+    """The labelled images of one split of a folder.
+
+    Args:
+        data: a folder in one of three layouts, tried in this order:
+            ``SPLIT.txt`` with a line "image label" for each image, paths relative to the list's folder and without
+            spaces; PASCAL VOC (``ImageSets/Segmentation/SPLIT.txt``, ``JPEGImages``, ``SegmentationClass``);
+            ``images/SPLIT`` and ``labels/SPLIT`` with files of the same name but for the extension.
+        split: its name, or the path of a list file of the first kind. Not given: the one to score on, "test" or "val".
+        channels: of every image that is read.
+
+    Raises:
+        UserError: there is nothing there, or the split lacks a file.
+    """
+    data = Path(data).expanduser()
+    if not data.is_dir():
+        raise UserError(f"{data}: no such folder of labelled images.")
+    if split is None:
+        found = [name for name in TEST_SPLITS if name in _splits(data)]
+        if not found:
+            raise UserError(f"{data} has neither a test nor a val split to score on. Name one with --test-split.")
+        split = found[0]
+    pairs = _find_pairs(data, split)
+    if not pairs:
+        raise UserError(f"{data}: the split {split} is empty.")
+    return LabelledFiles(pairs, channels=channels)
+
+
+def _find_pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
+    if split.endswith(".txt"):
+        return _listed(Path(split).expanduser())
+    if (data / f"{split}.txt").is_file():
+        return _listed(data / f"{split}.txt")
+    if (data / "ImageSets/Segmentation" / f"{split}.txt").is_file():
+        return _listed_by_voc(data, data / "ImageSets/Segmentation" / f"{split}.txt")
+    if (data / "images" / split).is_dir():
+        return _paired_by_name(data / "images" / split, data / "labels" / split)
+    splits = _splits(data)
+    there = f" It has {', '.join(splits)}.{nearest(split, splits)}" if splits else ""
+    raise UserError(
+        f"{data} has no split '{split}': looked for {split}.txt, ImageSets/Segmentation/{split}.txt and images/{split}."
+        f"{there}"
+    )
+
+
+def _splits(data: Path) -> list[str]:
+    lists = [*data.glob("*.txt"), *data.glob("ImageSets/Segmentation/*.txt")]
+    return sorted({path.stem for path in lists} | {path.name for path in data.glob("images/*") if path.is_dir()})
+
+
+def _listed(listing: Path) -> list[tuple[Path, Path]]:
+    pairs = []
+    for place, line in _lines(listing):
+        paths = line.split()
+        if len(paths) != 2:
+            raise UserError(f"{place}: expected 'image label', found {len(paths)} words.")
+        pairs.append((_existing(listing.parent / paths[0], place), _existing(listing.parent / paths[1], place)))
+    return pairs
+
+
+def _listed_by_voc(data: Path, listing: Path) -> list[tuple[Path, Path]]:
+    return [
+        (
+            _existing(data / "JPEGImages" / f"{name}.jpg", place),
+            _existing(data / "SegmentationClass" / f"{name}.png", place),
+        )
+        for place, name in _lines(listing)
+    ]
+
+
+def _lines(listing: Path) -> list[tuple[str, str]]:
+    """(where it stands, what it says) of each line that is not empty."""
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{listing} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{listing} is not a text file.") from error
+    return [(f"{listing}, line {number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _existing(path: Path, place: str) -> Path:
+    if not path.is_file():
+        raise UserError(f"{place}: there is no file {path}.")
+    return path
+
+
+def _paired_by_name(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+    label_of = {path.stem: path for path in sorted(labels.glob("*")) if path.suffix.lower() in EXTENSIONS}
+    pairs = []
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() in EXTENSIONS:
+            if path.stem not in label_of:
+                raise UserError(f"{path} has no label map {path.stem}.* in {labels}.")
+            pairs.append((path, label_of[path.stem]))
+    return pairs
+
+
+def resize(
+    image: Shaped[Tensor, "channels _ _"], size: tuple[int, int]
+) -> Shaped[Tensor, "channels {size[1]} {size[0]}"]:
+    """An eight- or sixteen-bit image at (width, height), bilinearly and without aliasing."""
+    if image.shape[1:] == size[::-1]:
+        return image
+    exact = F.interpolate(image[None].float(), size=size[::-1], mode="bilinear", antialias=True)[0]
+    return exact.round().to(image.dtype)
+
+
+def _measured(path: Path, channels: int) -> tuple[int, int]:
+    try:
+        height, width = measure(path, channels)
+    except BadImage as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
+    return width, height
+
+
+def _read_labels(path: Path) -> UInt8[Tensor, "height width"]:
     try:
         with Image.open(path) as file:
             if file.mode not in ("L", "P"):

@@ -280,7 +280,7 @@ def initialise_from(backbone: Backbone, source: Path | str) -> str:
     if len(matched) < LEAST_MATCHED * len(own):
         example = next(iter(found), "nothing")
         raise UserError(
-            f"--init {source}: only {len(matched)} of {len(own)} tensors of {backbone.name} matched by name and shape"
+            f"{source}: only {len(matched)} of {len(own)} tensors of {backbone.name} matched by name and shape"
             f" (the file has {len(found)}, such as '{example[:80]}'). Is it another architecture?"
         )
     backbone.model.load_state_dict(matched, strict=False)
@@ -296,7 +296,7 @@ def _download(backbone: Backbone) -> nn.Module:
         )
     except Exception as error:  # the hub's client raises many kinds, none of them its own base class
         raise UserError(
-            f"--init imagenet: timm could not get pretrained weights for {backbone.name}: {_one_line(error)}"
+            f"imagenet: timm could not get pretrained weights for {backbone.name}: {_one_line(error)}"
             " Offline? Then download them elsewhere and give the file."
         ) from error
 

@@ -1,0 +1,283 @@
+"""Judging feature maps by labels, the same way for every backbone and every question.
+
+A frozen backbone goes once over the training images and once over the test images. A *probe* learns from the
+training maps how to give each class a score in each cell; scores are upsampled bilinearly to the pixels, the highest
+wins, and the predictions of the whole test set make one mean IoU. Several probes share the two passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, Integer, UInt8
+from torch import Tensor, nn
+
+from densecl.errors import UserError
+from densecl.evaluation.frozen import evaluating
+from densecl.evaluation.labelled import VOID, LabelledFiles
+
+#: An image (uint8 or uint16 "channels height width") and its label map (integers "height width").
+Labelled = tuple[Tensor, Tensor]
+
+#: A training set whose feature maps would take more is refused.
+MAX_FEATURE_BYTES = 8 * 1024**3
+
+
+class LabelledMaps(NamedTuple):
+    """Feature maps of images, and their labels."""
+
+    features: Float[Tensor, "images channels rows cols"]
+    labels: UInt8[Tensor, "images height width"]  # VOID does not count
+
+    def take(self, images: Sequence[int]) -> LabelledMaps:
+        """Those of some of the images."""
+        return LabelledMaps(self.features[list(images)], self.labels[list(images)])
+
+
+#: From feature maps "batch channels rows cols" to scores of the classes "batch classes rows cols".
+Classify = Callable[[Tensor], Tensor]
+
+#: What learns from the training maps; also given the number of classes.
+Probe = Callable[[LabelledMaps, int], Classify]
+
+
+class Segmentation(NamedTuple):
+    """How well label maps were predicted."""
+
+    miou: float  # percent, mean over the classes that occur in the labels or the predictions
+    per_class_iou: tuple[float, ...]  # percent; nan for a class that occurs in neither
+    pixel_accuracy: float  # percent
+    confusion: Int64[Tensor, "classes classes"]  # pixels by label (row) and prediction (column)
+
+
+def judge(
+    backbone: nn.Module,
+    train: Sequence[Labelled],
+    test: Sequence[Labelled],
+    probes: Mapping[str, Probe],
+    *,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    ignore: Collection[int] = (),
+    subsets: Mapping[str, Collection[int]] | None = None,
+    batch_size: int = 32,
+) -> dict[str, dict[str, Segmentation]]:
+    """Fit each probe to the feature maps of `train` and score it on those of `test`.
+
+    Args:
+        backbone: any module that returns a feature map "batch channels rows cols"; left as it was.
+        train: images and label maps, all of one size; their feature maps are kept in memory, on the backbone's device.
+        test: the same, of any one size.
+        probes: by name.
+        classes: number of classes; labels are 0 to classes - 1.
+        mean: of each channel, on the 0-1 scale, as the backbone was trained with.
+        std: of each channel, on the 0-1 scale.
+        ignore: labels of pixels that count neither in training nor in the score; 255 is always one.
+        subsets: names and indices of parts of `test` that are scored on their own, too.
+        batch_size: images that go through the backbone at a time.
+
+    Returns:
+        For each probe the scores on "all" of `test` and on each of the subsets.
+
+    Raises:
+        UserError: an empty set, images of different sizes, a label that is neither a class nor ignored, feature maps
+            beyond `MAX_FEATURE_BYTES`.
+    """
+    if len(train) == 0 or len(test) == 0:
+        raise UserError("There are no labelled images to learn from or none to score on.")
+    with evaluating(backbone):
+        maps = extract(backbone, train, mean, std, classes, ignore, batch_size)
+        classifiers = {name: probe(maps, classes) for name, probe in probes.items()}
+        del maps
+    return score_test(
+        backbone,
+        test,
+        classifiers,
+        classes=classes,
+        mean=mean,
+        std=std,
+        ignore=ignore,
+        subsets=subsets,
+        batch_size=batch_size,
+    )
+
+
+def score_test(
+    module: nn.Module,
+    test: Sequence[Labelled],
+    classifiers: Mapping[str, Classify],
+    *,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    ignore: Collection[int],
+    subsets: Mapping[str, Collection[int]] | None,
+    batch_size: int,
+) -> dict[str, dict[str, Segmentation]]:
+    """The second half of `judge`, whose arguments these are: one pass over `test`, scored for each classifier."""
+    groups: dict[str, Collection[int]] = {"all": range(len(test)), **(subsets or {})}
+    confusions = {
+        name: {group: torch.zeros(classes, classes, dtype=torch.int64) for group in groups} for name in classifiers
+    }
+    index = 0
+    with evaluating(module):
+        for features, labels in _batches(module, test, mean, std, classes, ignore, batch_size):
+            for name, classify in classifiers.items():
+                for offset, (scores, label) in enumerate(zip(classify(features), labels, strict=True)):
+                    predicted = upsample(scores[None], *label.shape).argmax(dim=1)[0]
+                    counts = confusion_matrix(predicted, label, classes).cpu()
+                    for group, members in groups.items():
+                        if index + offset in members:
+                            confusions[name][group] += counts
+            index += len(labels)
+    return {
+        name: {group: score(confusion) for group, confusion in by_group.items()}
+        for name, by_group in confusions.items()
+    }
+
+
+def extract(
+    backbone: nn.Module,
+    labelled: Sequence[Labelled],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: int,
+    ignore: Collection[int],
+    batch_size: int,
+) -> LabelledMaps:
+    """Feature maps and label maps of all images, on the backbone's device. The arguments are those of `judge`."""
+    maps: LabelledMaps | None = None
+    start = 0
+    for features, labels in _batches(backbone, labelled, mean, std, classes, ignore, batch_size):
+        if maps is None:
+            need = len(labelled) * features[0].nbytes
+            if need > MAX_FEATURE_BYTES:
+                raise UserError(
+                    f"The feature maps of {len(labelled)} images would take {need / 1024**3:.1f} GB. Choose a smaller"
+                    " --image-size, a larger --output-stride or a smaller --label-fraction."
+                )
+            maps = LabelledMaps(*(some.new_empty(len(labelled), *some.shape[1:]) for some in (features, labels)))
+        maps.features[start : start + len(labels)] = features
+        maps.labels[start : start + len(labels)] = labels
+        start += len(labels)
+    assert maps is not None, "judge refuses empty sets"
+    return maps
+
+
+def _batches(
+    backbone: nn.Module,
+    labelled: Sequence[Labelled],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: int,
+    ignore: Collection[int],
+    batch_size: int,
+) -> Iterator[LabelledMaps]:
+    device = device_of(backbone)
+    first: Tensor | None = None
+    for start in range(0, len(labelled), batch_size):
+        chosen = range(start, min(start + batch_size, len(labelled)))
+        images, labels = labelled_batch(labelled, chosen, classes, ignore)
+        first = labels if first is None else first
+        if first.shape[1:] != labels.shape[1:]:
+            raise UserError(f"Labelled images must all have one size, but {_name(labelled, start)} differs.")
+        yield LabelledMaps(backbone(normalise(images, mean, std, device)).float(), labels.to(device))
+
+
+def labelled_batch(
+    labelled: Sequence[Labelled], chosen: Sequence[int], classes: int, ignore: Collection[int]
+) -> tuple[list[Tensor], UInt8[Tensor, "images height width"]]:
+    """Some of the images, and their checked label maps.
+
+    Raises:
+        UserError: they differ in size, or have a label that is neither a class nor ignored.
+    """
+    images, labels = [], []
+    for index in chosen:
+        image, label = labelled[index]
+        if images and (image.shape != images[0].shape or label.shape != labels[0].shape):
+            raise UserError(f"Labelled images must all have one size, but {_name(labelled, index)} differs.")
+        images.append(image)
+        labels.append(checked(label, classes, ignore, _name(labelled, index)))
+    return images, torch.stack(labels)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters lie; the CPU for one that has none."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def normalise(
+    images: Sequence[Tensor], mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> Float[Tensor, "batch channels height width"]:
+    """Eight- or sixteen-bit images as what an encoder takes."""
+    pixels = torch.stack([image.to(device).float() / torch.iinfo(image.dtype).max for image in images])
+    return (pixels - torch.tensor(mean, device=device)[:, None, None]) / torch.tensor(std, device=device)[:, None, None]
+
+
+def checked(
+    labels: Integer[Tensor, "height width"], classes: int, ignore: Collection[int], name: str
+) -> UInt8[Tensor, "height width"]:
+    """The label map with VOID for whatever does not count.
+
+    Raises:
+        UserError: for a label that is neither a class nor ignored.
+    """
+    ignored = torch.isin(labels, torch.tensor([VOID, *ignore], dtype=labels.dtype))
+    wrong = labels[~ignored & ((labels < 0) | (labels >= classes))]
+    if len(wrong):
+        raise UserError(
+            f"{name} holds the label {int(wrong[0])}, but there are {classes} classes (0 to {classes - 1})."
+            f" If it is none: --ignore {int(wrong[0])}."
+        )
+    return labels.to(torch.uint8).masked_fill(ignored, VOID)
+
+
+def _name(labelled: Sequence[Labelled], index: int) -> str:
+    return str(labelled.pairs[index][1]) if isinstance(labelled, LabelledFiles) else f"labelled image {index}"
+
+
+def label_shares(
+    labels: UInt8[Tensor, "images height width"], classes: int, rows: int, cols: int
+) -> Float[Tensor, "images classes {rows} {cols}"]:
+    """The share of each cell's pixels that each class has. A cell sums to less than 1 where pixels do not count."""
+    shares = []
+    for label in labels:  # one at a time: one-hot pixels of many images and classes are large
+        one_hot = F.one_hot(label.masked_fill(label == VOID, classes).long(), classes + 1)[..., :classes]
+        shares.append(F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float(), (rows, cols)))
+    return torch.stack(shares)
+
+
+def upsample(
+    scores: Float[Tensor, "images classes rows cols"], height: int, width: int
+) -> Float[Tensor, "images classes {height} {width}"]:
+    """Bilinear, cell centres where they lie in the image."""
+    return F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def confusion_matrix(
+    predicted: Integer[Tensor, "*pixels"], labels: Integer[Tensor, "*pixels"], classes: int
+) -> Int64[Tensor, "{classes} {classes}"]:
+    """Pixels by label (row) and prediction (column); those labelled VOID do not count."""
+    counted = labels != VOID
+    pairs = labels[counted].long() * classes + predicted[counted]
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def score(confusion: Int64[Tensor, "classes classes"]) -> Segmentation:
+    """Intersection over union of each class, and their mean, from all pixels of a set at once.
+
+    Raises:
+        UserError: there is no pixel.
+    """
+    if not confusion.any():
+        raise UserError("The test set has no labelled pixel to score.")
+    intersection = confusion.diagonal().double()
+    union = confusion.sum(dim=0) + confusion.sum(dim=1) - intersection
+    iou = 100 * intersection / union  # 0/0 = nan: occurs in neither
+    accuracy = 100 * intersection.sum() / confusion.sum()
+    return Segmentation(iou.nanmean().item(), tuple(iou.tolist()), accuracy.item(), confusion)

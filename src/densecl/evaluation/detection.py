@@ -1,0 +1,357 @@
+"""Detection: torchvision's Faster R-CNN with a feature pyramid on the backbone, scored by COCO's average precision."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from densecl.errors import UserError
+from densecl.evaluation.dense import device_of
+from densecl.evaluation.fine_tuning import LEARNING_RATE, descend, draw_batches
+from densecl.evaluation.frozen import evaluating
+from densecl.images.decode import BadImage, decode
+from densecl.model.backbone import Backbone
+
+#: Larger annotation files are refused: a hundred times COCO's own.
+MAX_ANNOTATION_BYTES = 2 * 1024**3
+
+#: Maps of a smaller stride are left out of the pyramid, as in the paper of feature pyramids.
+LEAST_STRIDE = 4
+
+#: Half of the usual sizes of pyramid and head, and a quarter of the usual proposals: the usual ones are for COCO at
+#: 800 px, and would cost several times as much as a small backbone at the sizes that are affordable here.
+PYRAMID_CHANNELS = 128
+HEAD_CHANNELS = 512
+PROPOSALS = 250
+SAMPLED_PROPOSALS = 128
+
+#: Sides of anchors in cells of their level, where 8 is usual: images are smaller here, and objects in them.
+ANCHOR_CELLS = 4
+
+
+class AveragePrecision(NamedTuple):
+    """COCO's scores, in percent."""
+
+    ap: float  # mean over the overlaps 0.5, 0.55, ... 0.95 that a detection needs to be right
+    ap50: float  # at 0.5
+    ap75: float  # at 0.75
+
+
+class Boxed(NamedTuple):
+    """An image and the objects in it."""
+
+    image: Shaped[Tensor, "channels height width"]  # uint8 or uint16
+    boxes: Float[Tensor, "objects 4"]  # x0 y0 x1 y1 in pixels
+    labels: Int64[Tensor, "objects"]  # 1 to classes: torchvision keeps 0 for the background
+
+
+class Detections(NamedTuple):
+    """What was found in an image."""
+
+    boxes: Float[Tensor, "objects 4"]
+    labels: Int64[Tensor, "objects"]
+    scores: Float[Tensor, "objects"]
+
+
+class CocoFiles(Sequence, Dataset):
+    """Images with boxes, from COCO's annotations, read when asked for. Crowd boxes are left out.
+
+    Args:
+        annotations: the JSON file.
+        images: folder of the images.
+        channels: of every image that is read.
+
+    Attributes:
+        names: of the classes; label 1 is the first.
+
+    Raises:
+        UserError: the file is not COCO's, or names an image that is not there. Reading an item that cannot be used.
+    """
+
+    def __init__(self, annotations: Path, images: Path, *, channels: int = 3) -> None:
+        self.channels = channels
+        content = _read_annotations(annotations)
+        try:
+            categories = sorted(content["categories"], key=lambda category: category["id"])
+            self.names = tuple(str(category["name"]) for category in categories)
+            label_of = {category["id"]: label for label, category in enumerate(categories, 1)}
+            boxes: dict[Any, list[tuple[list[float], int]]] = {image["id"]: [] for image in content["images"]}
+            for annotation in content["annotations"]:
+                if not annotation.get("iscrowd", 0):
+                    x, y, width, height = map(float, annotation["bbox"])
+                    box = [x, y, x + width, y + height]
+                    if not all(map(math.isfinite, box)):
+                        raise ValueError(f"a box of {box}")
+                    if width > 0 and height > 0:
+                        boxes[annotation["image_id"]].append((box, label_of[annotation["category_id"]]))
+            self.items = [(images / str(image["file_name"]), boxes[image["id"]]) for image in content["images"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{annotations} is not in COCO's form: {type(error).__name__} {error}.") from error
+        if not self.names or not self.items:
+            raise UserError(f"{annotations} has no categories or no images.")
+        for path, _ in self.items:
+            if not path.is_file():
+                raise UserError(f"{annotations} names an image that is not there: {path}.")
+
+    def take(self, images: Sequence[int]) -> CocoFiles:
+        """Some of the images."""
+        some = copy.copy(self)
+        some.items = [self.items[index] for index in images]
+        return some
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Boxed:  # pyright: ignore[reportIncompatibleMethodOverride]
+        path, objects = self.items[index]
+        try:
+            image = decode(path, self.channels)
+        except BadImage as error:
+            raise UserError(f"{path} cannot be used: {error}") from error
+        boxes = torch.tensor([box for box, _ in objects]).reshape(-1, 4)
+        return Boxed(image, boxes, torch.tensor([label for _, label in objects], dtype=torch.int64))
+
+
+def _read_annotations(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_ANNOTATION_BYTES:
+            raise UserError(f"{path} is too large for annotations.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {str(error)[:100]}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not in COCO's form: it holds a {type(content).__name__}.")
+    return content
+
+
+def open_coco(data: Path | str, split: str, *, channels: int = 3) -> CocoFiles:
+    """One split of a folder in COCO's layout: ``annotations/instances_SPLIT.json``, images in ``SPLIT/``.
+
+    Raises:
+        UserError: it is not there, or not COCO's.
+    """
+    data = Path(data).expanduser()
+    annotations = data / "annotations" / f"instances_{split}.json"
+    if not annotations.is_file():
+        raise UserError(f"{data} has no annotations/instances_{split}.json: detection needs COCO's layout.")
+    return CocoFiles(annotations, data / split, channels=channels)
+
+
+def detection(
+    backbone: Backbone,
+    train: Sequence[Boxed],
+    test: Sequence[Boxed],
+    *,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    fine_tune: bool = False,
+    longer_side: int = 320,
+    steps: int = 500,
+    batch_size: int = 8,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+) -> AveragePrecision:
+    """Train a Faster R-CNN on `train` and score it on `test`.
+
+    Args:
+        backbone: left as it was; its maps of different strides make the pyramid.
+        train: images and their objects.
+        test: the same.
+        classes: number of classes; labels are 1 to classes.
+        mean: of each channel, on the 0-1 scale, as the backbone was trained with.
+        std: of each channel, on the 0-1 scale.
+        fine_tune: train the backbone, too, its batch norm included; otherwise it stays as it is.
+        longer_side: that images are resized to, in pixels.
+        steps: of training.
+        batch_size: images of a step.
+        learning_rate: AdamW's, at its highest.
+        seed: of the new layers, the order of the images, flips, and torchvision's sampling of proposals.
+
+    Raises:
+        UserError: an empty set, no object to learn from or to find.
+    """
+    if not any(len(item.boxes) for item in train) or not any(len(item.boxes) for item in test):
+        raise UserError("There is no object to learn from, or none to find.")
+    device = device_of(backbone)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_detector(copy.deepcopy(backbone), classes, mean, std, longer_side, fine_tune).to(device).train()
+        generator = torch.Generator().manual_seed(seed)
+        batches = draw_batches(len(train), batch_size, steps, generator)
+
+        def loss_at(step: int) -> Tensor:
+            images, targets = [], []
+            for index in batches[step]:
+                item = train[index]
+                flip = torch.rand((), generator=generator).item() < 0.5
+                image, boxes = _flipped(item) if flip else (item.image, item.boxes)
+                images.append(_unit(image, longer_side).to(device))
+                ratio = images[-1].shape[2] / image.shape[2]
+                targets.append({"boxes": (boxes * ratio).to(device), "labels": item.labels.to(device)})
+            losses: dict[str, Tensor] = model(images, targets)
+            return torch.stack(list(losses.values())).sum()
+
+        descend(model.parameters(), steps, loss_at, learning_rate=learning_rate)
+    return average_precision(_detect(model, test, longer_side, batch_size), test, classes)
+
+
+def _flipped(item: Boxed) -> tuple[Tensor, Tensor]:
+    x0, y0, x1, y1 = item.boxes.unbind(dim=1)
+    width = item.image.shape[2]
+    return item.image.flip(2), torch.stack([width - x1, y0, width - x0, y1], dim=1)
+
+
+def _unit(image: Tensor, longer_side: int) -> Float[Tensor, "channels height width"]:
+    """The image on the 0-1 scale, its longer side of the wanted length."""
+    ratio = longer_side / max(image.shape[1:])
+    size = [max(1, round(side * ratio)) for side in image.shape[1:]]
+    pixels = image[None].float() / torch.iinfo(image.dtype).max
+    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+@torch.no_grad()
+def _detect(model: nn.Module, test: Sequence[Boxed], longer_side: int, batch_size: int) -> list[Detections]:
+    device = device_of(model)
+    found = []
+    with evaluating(model):
+        for start in range(0, len(test), batch_size):
+            items = [test[index].image for index in range(start, min(start + batch_size, len(test)))]
+            images = [_unit(image, longer_side).to(device) for image in items]
+            for image, small, output in zip(items, images, model(images), strict=True):
+                boxes = output["boxes"].cpu() * (image.shape[2] / small.shape[2])
+                found.append(Detections(boxes, output["labels"].cpu(), output["scores"].cpu()))
+    return found
+
+
+class Pyramid(nn.Module):
+    """The backbone's maps, the last of each stride, and torchvision's feature pyramid over them."""
+
+    def __init__(self, backbone: Backbone, fine_tune: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fine_tune = fine_tune
+        backbone.requires_grad_(fine_tune)
+        with evaluating(backbone):
+            zeros = torch.zeros(1, backbone.in_channels, PROBED, PROBED, device=device_of(backbone))
+            maps = self._all_maps(zeros)
+        strides = [PROBED // some.shape[2] for some in maps]
+        self.levels = [
+            level
+            for level, stride in enumerate(strides)
+            if stride >= LEAST_STRIDE and stride not in strides[level + 1 :]
+        ]
+        self.strides = [strides[level] for level in self.levels]
+        channels = [maps[level].shape[1] for level in self.levels]
+        self.fpn = FeaturePyramidNetwork(channels, PYRAMID_CHANNELS, extra_blocks=LastLevelMaxPool())
+        self.out_channels = PYRAMID_CHANNELS  # torchvision asks for it
+
+    def _all_maps(self, pixels: Tensor) -> list[Tensor]:
+        intermediates: Any = getattr(self.backbone.model, "forward_intermediates", None)
+        if intermediates is None:
+            return [self.backbone(pixels)]
+        return intermediates(pixels, norm=True, intermediates_only=True)
+
+    def train(self, mode: bool = True) -> Pyramid:
+        """Leaves a frozen backbone in evaluation mode."""
+        super().train(mode)
+        self.backbone.train(mode and self.fine_tune)
+        return self
+
+    def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
+        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
+            maps = self._all_maps(pixels)
+        return self.fpn(OrderedDict((str(level), maps[level]) for level in self.levels))
+
+
+#: Side of the image that tells the strides of a backbone's maps; a multiple of the usual patch and window sizes.
+PROBED = 224
+
+
+def build_detector(
+    backbone: Backbone, classes: int, mean: Sequence[float], std: Sequence[float], longer_side: int, fine_tune: bool
+) -> FasterRCNN:
+    """A Faster R-CNN on the backbone, its new layers drawn from torch's global generator."""
+    pyramid = Pyramid(backbone, fine_tune)
+    strides = [*pyramid.strides, 2 * pyramid.strides[-1]]  # the pooled level
+    names = [str(level) for level in pyramid.levels]
+    divisor = math.lcm(32, *pyramid.strides)
+    return FasterRCNN(
+        pyramid,
+        rpn_anchor_generator=AnchorGenerator(
+            sizes=tuple((ANCHOR_CELLS * stride,) for stride in strides), aspect_ratios=((0.5, 1.0, 2.0),) * len(strides)
+        ),
+        box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+        box_head=TwoMLPHead(PYRAMID_CHANNELS * 49, HEAD_CHANNELS),
+        box_predictor=FastRCNNPredictor(HEAD_CHANNELS, classes + 1),
+        min_size=longer_side,
+        max_size=longer_side,
+        image_mean=list(mean),
+        image_std=list(std),
+        size_divisible=divisor,
+        rpn_pre_nms_top_n_train=2 * PROPOSALS,
+        rpn_pre_nms_top_n_test=2 * PROPOSALS,
+        rpn_post_nms_top_n_train=PROPOSALS,
+        rpn_post_nms_top_n_test=PROPOSALS,
+        box_batch_size_per_image=SAMPLED_PROPOSALS,
+    )
+
+
+def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], classes: int) -> AveragePrecision:
+    """COCO's average precision of the detections in each image, at most 100 an image."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    images, annotations, detections = [], [], []
+    for image, (item, detected) in enumerate(zip(truth, found, strict=True), 1):
+        images.append({"id": image, "height": item.image.shape[1], "width": item.image.shape[2]})
+        for box, label in zip(_with_sides(item.boxes), item.labels.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
+        labels, scores = detected.labels.tolist(), detected.scores.tolist()
+        for box, label, confidence in zip(_with_sides(detected.boxes), labels, scores, strict=True):
+            detections.append({"image_id": image, "category_id": label, "bbox": box, "score": confidence})
+    if not detections:
+        return AveragePrecision(0.0, 0.0, 0.0)
+    categories = [{"id": label, "name": str(label)} for label in range(1, classes + 1)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO({"images": images, "annotations": annotations, "categories": categories})
+        judged = COCOeval_faster(coco, coco.loadRes(detections), iouType="bbox", print_function=lambda *_: None)
+        judged.evaluate()
+        judged.accumulate()
+        judged.summarize()
+    ap, ap50, ap75 = (100 * float(np.asarray(judged.stats)[place]) for place in range(3))
+    return AveragePrecision(ap, ap50, ap75)
+
+
+def _with_sides(boxes: Float[Tensor, "objects 4"]) -> list[list[float]]:
+    """COCO's x, y, width, height."""
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()

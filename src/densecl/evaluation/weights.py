@@ -1,0 +1,146 @@
+"""The weights that are compared: of runs, of files, random, or ImageNet's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import timm
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from densecl.errors import UserError, nearest
+from densecl.model.backbone import Backbone, Normalisation, create_backbone, initialise_from, load_backbone
+
+RANDOM, IMAGENET = "random", "imagenet"
+
+#: The stride that features are judged at unless another is asked for: finer than most networks' own.
+USUAL_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights in memory, from which backbones are made.
+
+    Attributes:
+        name: as the user gave it.
+        architecture: timm's name.
+        in_channels: of the images.
+        normalisation: of the pixels.
+        state: the state dict of the timm model; None: random.
+    """
+
+    name: str
+    architecture: str
+    in_channels: int
+    normalisation: Normalisation
+    state: Mapping[str, Tensor] | None
+
+    @property
+    def random(self) -> bool:
+        return self.state is None
+
+    def backbone(self, output_stride: int | None, seed: int = 0, usual: int | None = USUAL_STRIDE) -> Backbone:
+        """A backbone with these weights, on the GPU if there is one.
+
+        Args:
+            output_stride: None: `usual` if the architecture has it, else its own.
+            seed: of random weights.
+            usual: None: the architecture's own.
+
+        Raises:
+            UserError: the architecture cannot have the stride.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                backbone = create_backbone(
+                    self.architecture, channels=self.in_channels, output_stride=output_stride or usual
+                )
+            except UserError:
+                if output_stride is not None:
+                    raise
+                torch.manual_seed(seed)
+                backbone = create_backbone(self.architecture, channels=self.in_channels)
+        if self.state is not None:
+            backbone.model.load_state_dict(self.state)
+        # Channels last is the faster layout of convolutions, on a CPU too.
+        backbone = backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def open_weights(names: Sequence[str | Path], architecture: str | None = None) -> list[Weights]:
+    """The weights of these names, all checked before any work is done.
+
+    Args:
+        names: run folders, files, "random" or "imagenet". A backbone.safetensors of ours says what it is; other
+            files (safetensors, .pth, .pt, .ckpt of timm, torchvision or any self-supervised code) need `architecture`.
+        architecture: timm's name, of those that do not say it. Not given: that of the first that does.
+
+    Raises:
+        UserError: a file that is not there, does not fit, or does not say what it is; a name given twice.
+    """
+    names = [str(name) for name in names]
+    if not names:
+        raise UserError("Give weights: run folders, backbone.safetensors files, 'random'.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"The weights '{twice}' are given twice.")
+    for name in names:
+        if name not in (RANDOM, IMAGENET) and not Path(name).expanduser().exists():
+            hint = nearest(name, (RANDOM, IMAGENET))
+            raise UserError(f"{name}: no such run folder or file of weights.{hint}")
+
+    ours = {name: _load(name) for name in names if _is_ours(name)}
+    known = next(iter(ours.values()), None)
+    architecture = architecture or (known.architecture if known else None)
+    found = []
+    for name in names:
+        if name in ours:
+            found.append(ours[name])
+            continue
+        if architecture is None:
+            raise UserError(f"{name} does not say which backbone it is for. Give --backbone, such as resnet50.")
+        if name == RANDOM:
+            create_backbone(architecture)  # raises for an unknown name
+            in_channels = known.in_channels if known else 3
+            normalisation = known.normalisation if known else _IMAGENET_NORMALISATION
+            found.append(Weights(name, architecture, in_channels, normalisation, None))
+        else:
+            found.append(_initialised(name, architecture))
+    return found
+
+
+_IMAGENET_NORMALISATION = Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+def _is_ours(name: str) -> bool:
+    path = Path(name).expanduser()
+    if name in (RANDOM, IMAGENET) or path.is_dir():
+        return path.is_dir()
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return "architecture" in (file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{name} cannot be read as weights: {error}.") from error
+
+
+def _load(name: str) -> Weights:
+    backbone, normalisation = load_backbone(Path(name).expanduser())
+    return Weights(name, backbone.name, backbone.in_channels, normalisation, backbone.model.state_dict())
+
+
+def _initialised(name: str, architecture: str) -> Weights:
+    backbone = create_backbone(architecture)
+    initialise_from(backbone, name if name == IMAGENET else Path(name).expanduser())
+    normalisation = _IMAGENET_NORMALISATION
+    if name == IMAGENET:
+        settings = timm.get_pretrained_cfg(architecture, allow_unregistered=False)
+        if settings is not None:
+            normalisation = Normalisation(tuple(settings.mean), tuple(settings.std))
+    return Weights(name, architecture, backbone.in_channels, normalisation, backbone.model.state_dict())

@@ -1,0 +1,162 @@
+"""The command from its flags to its table and file, on drawn scenes and a tiny network."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from densecl.cli import main
+from densecl.errors import UserError
+from densecl.evaluation.compare import Result, Summary, evaluate, summarise, write_results
+from densecl.evaluation.settings import Settings
+from densecl.images.scenes import Scenes
+from densecl.model.backbone import Normalisation, create_backbone, save_backbone
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, and scenes of 40x36 px in the layout of CamVid."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "run").mkdir()
+    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
+    save_backbone(create_backbone("resnet10t"), home / "run/backbone.safetensors", normalisation)
+    for split, count in (("train", 8), ("test", 4)):
+        scenes = Scenes(split, size=40, count=count)
+        lines = []
+        for kind in ("images", "labels"):
+            (home / "data" / kind / split).mkdir(parents=True)
+        for index in range(count):
+            scene = scenes.scene(index)
+            image, labels = f"images/{split}/{'ab'[index % 2]}{index}.png", f"labels/{split}/{index}.png"
+            Image.fromarray(scene.image.permute(1, 2, 0).numpy()[:36]).save(home / "data" / image)
+            Image.fromarray(scene.labels.numpy()[:36]).save(home / "data" / labels)
+            lines.append(f"{image} {labels}")
+        (home / "data" / f"{split}.txt").write_text("\n".join(lines))
+    return home
+
+
+def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"evaluate {home}/run random --task correspondence retrieval segmentation clustering --data {home}/data"
+    line += f" --also a* --seeds 2 --json {tmp_path}/found.json --images 4"
+    assert main(line.split()) == 0
+    shown = capsys.readouterr()
+    for title in ("correspondence, percent", "retrieval, percent", "segmentation, percent", "clustering, percent"):
+        assert title in shown.out
+    assert "random, seed 1: retrieval, segmentation, clustering, 512 channels at stride 16" in shown.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["settings"]["seeds"] == 2 and found["data"] == f"{home}/data"
+    seeds = {}
+    for result in found["results"]:
+        seeds.setdefault((result["task"], Path(result["weights"]).name, result["subset"]), []).append(result["seed"])
+        assert all(value is None or 0 <= value <= 100 for value in result["scores"].values())
+    assert set(seeds) == {
+        (task, weights, subset)
+        for weights in ("run", "random")
+        for task, subset in (
+            ("correspondence", "all"),
+            *((task, subset) for task in ("retrieval", "segmentation", "clustering") for subset in ("all", "a*")),
+        )
+    }
+    # Given weights and nothing drawn: once is enough.
+    assert seeds["segmentation", "run", "all"] == seeds["retrieval", "run", "a*"] == [0]
+    assert seeds["segmentation", "random", "all"] == seeds["clustering", "run", "all"] == [0, 1]
+
+
+def test_the_same_each_time_and_alone_or_together(home: Path) -> None:
+    def scores(*tasks: str, **settings: object) -> dict:
+        found = evaluate([home / "run", "random"], tasks, home / "data", json=None, seeds=2, **settings)
+        return {result[:4]: result.scores for result in found}
+
+    together = scores("retrieval", "clustering", label_fraction=0.5)
+    alone = scores("clustering", label_fraction=0.5)
+    assert alone.items() <= together.items()
+    # Of half of the labels each seed draws another half.
+    mious = [together["retrieval", str(home / "run"), seed, "all"]["miou"] for seed in (0, 1)]
+    assert mious[0] != mious[1]
+
+
+def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"fine_tune": True, "steps": 2, "batch_size": 4, "seeds": 2, "label_fraction": 0.5, "also": ("a*",)}
+    found = evaluate([home / "run"], ["segmentation", "retrieval"], home / "data", json=None, **settings)
+    assert {result[:1] + result[2:4] for result in found} == {
+        (task, seed, subset) for task in ("segmentation", "retrieval") for seed in (0, 1) for subset in ("all", "a*")
+    }
+    assert "segmentation, fine-tuned, percent" in capsys.readouterr().out
+
+
+def test_neighbours_of_folders(tmp_path: Path) -> None:
+    for name, colour in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.new("RGB", (40, 40), colour).save(tmp_path / name / f"{number}.png")
+    settings = {"image_size": (32, 32), "images": 16, "seeds": 2, "backbone": "resnet10t", "json": None}
+    found = evaluate(["random"], "neighbours", tmp_path, **settings)
+    assert [result.scores["accuracy"] for result in found] == [100, 100]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("run --task segmentaton --data data", "--task takes correspondence"),
+        ("run --task segmentation --data nothing", "nothing: no such folder"),
+        ("ran --task segmentation --data data", "ran: no such run folder"),
+        ("random --task segmentation --data data", "Give --backbone"),
+        ("run --task segmentation --data data --also c*", "--also c*: no test image is called so"),
+        ("run --task segmentation --data data --classes 2", "holds the label"),
+        ("run --task retrieval --data data --fine-tune", "--fine-tune is for segmentation"),
+        ("run --task neighbours --data run", "0 classes"),
+        ("run --task segmentation --data data --seeds 0", "--seeds must be at least 1"),
+        ("run --task segmentation --data data --label-fraction 1.5", "--label-fraction must lie above 0"),
+        ("run --task segmentation --data data --image-size 4,4", "expected WIDTHxHEIGHT"),
+        ("run --task segmentation --data data --image-size 0", "--image-size 0x0 has no pixels"),
+        ("run --task segmentation --data data --output-stride 5", "--output-stride 5"),
+        ("run --task segmentation --data data --train-split val", "has no split 'val'"),
+        ("run --task segmentation --data data --ignore 256", "--ignore 256"),
+        ("run --task segmentation --data data --json no/where.json", "--json no/where.json: there is no folder no"),
+        ("run --task correspondence --data data --image-size 40x32", "square"),
+        ("--task correspondence --data data", "WEIGHTS"),
+    ],
+)
+def test_wrong_lines_are_told_in_one_line(
+    line: str, complaint: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    assert main(["evaluate", *line.split()]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("densecl: error: ") and complaint in error
+
+
+def test_a_network_that_takes_one_size_only(home: Path) -> None:
+    with pytest.raises(UserError, match="does not take images of 36x36.*--image-size"):
+        evaluate(["random"], "segmentation", home / "data", backbone="vit_tiny_patch16_224", image_size=(36, 36))
+
+
+def test_means_and_deviations() -> None:
+    results = [
+        Result("segmentation", "w", seed, "all", {"miou": value, "iou_0": math.nan}, 0.0)
+        for seed, value in enumerate((1.0, 2.0, 6.0))
+    ]
+    ((key, scores),) = summarise(results).items()
+    assert key == ("segmentation", "w", "all")
+    assert scores["miou"].mean == 3 and scores["miou"].deviation == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert math.isnan(scores["iou_0"].mean) and scores["iou_0"].deviation is None
+    assert summarise(results[:1])[key]["miou"] == Summary(1.0, None, 1)
+
+
+def test_the_file_is_strict_json(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    path.write_text("the last one")
+    write_results(
+        [Result("segmentation", "w", 0, "all", {"miou": 1.5, "iou_0": math.nan}, 2.0)],
+        path,
+        data="d",
+        settings=Settings(),
+    )
+    content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["results"][0]["scores"] == {"miou": 1.5, "iou_0": None}
+    assert content["summary"][0]["scores"]["miou"] == {"mean": 1.5, "deviation": None, "count": 1}
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from densecl.errors import UserError
+from densecl.evaluation.neighbours import neighbours, open_classified, vote
+
+STANDARD = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+COLOURS = torch.tensor([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]], dtype=torch.uint8)
+
+
+class Cells(nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(pixels, 4)
+
+
+def images(count: int, shown: int = 4) -> list[tuple[torch.Tensor, int]]:
+    """Images of four classes in turn, in the colour of their class, or of their class modulo `shown`."""
+    return [(COLOURS[n % 4 % shown][:, None, None].expand(3, 8, 8), n % 4) for n in range(count)]
+
+
+def test_classes_painted_into_the_features_score_100() -> None:
+    for found in neighbours(Cells(), images(120), seeds=(0, 1), batch_size=50, **STANDARD):
+        assert found.accuracy == 100 and 10 < found.chance < 50
+
+
+def test_half_right_features_score_what_was_planted() -> None:
+    # Classes 0 and 2 look the same, 1 and 3 too, and the first of each pair are three times as many.
+    planted = [item for item in images(400, shown=2) for _ in range(3 if item[1] < 2 else 1)]
+    found = neighbours(Cells(), planted, seeds=range(5), **STANDARD)
+    assert sum(each.accuracy for each in found) / 5 == pytest.approx(75, abs=5)
+
+
+def test_noise_scores_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = [(torch.randint(0, 256, (3, 8, 8), generator=generator, dtype=torch.uint8), n % 4) for n in range(500)]
+    found = neighbours(Cells(), noise, seeds=range(4), **STANDARD)
+    assert sum(each.accuracy for each in found) / 4 == pytest.approx(25, abs=7)
+
+
+def test_votes_are_those_of_the_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (nn.functional.normalize(torch.randn(count, 4, generator=generator), dim=1) for count in (30, 50))
+    labels = torch.randint(0, 3, (50,), generator=generator)
+    found = vote(queries, keys, labels, k=7, temperature=0.5)
+    for query, answer in zip(queries, found.tolist(), strict=True):
+        near = sorted(zip((keys @ query).tolist(), labels.tolist(), strict=True), reverse=True)[:7]
+        votes = [sum(math.exp(cosine / 0.5) for cosine, label in near if label == which) for which in range(3)]
+        assert votes[answer] == pytest.approx(max(votes))
+
+
+def test_where_classes_come_from(tmp_path: Path) -> None:
+    for name in ("sea", "wood"):
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 7), "blue" if name == "sea" else "green").save(tmp_path / "folders" / name / "1.png")
+    (tmp_path / "index.csv").write_text("file,kind,more\nfolders/wood/1.png,wood,x\nfolders/sea/1.png,sea,y\n\n")
+    for data in (tmp_path, tmp_path / "index.csv", tmp_path / "folders"):
+        found = open_classified(data, size=4)
+        assert found.names == ("sea", "wood") and len(found) == 2
+        for image, label in found:
+            assert image.shape == (3, 4, 4) and image[2].any() == (label == 0)
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder or CSV"):
+        open_classified(tmp_path / "nothing")
+    with pytest.raises(UserError, match="0 classes; expected index.csv"):
+        open_classified(tmp_path)
+    (tmp_path / "index.csv").write_text("file,kind\ngone.png,sea\n")
+    with pytest.raises(UserError, match="index.csv, line 2: there is no file .*gone.png"):
+        open_classified(tmp_path)
+    (tmp_path / "index.csv").write_text("file\ngone.png\n")
+    with pytest.raises(UserError, match="line 2: expected a file and a class"):
+        open_classified(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "of" / name).mkdir(parents=True)
+        (tmp_path / "of" / name / "1.png").write_text("no image")
+    with pytest.raises(UserError, match="1.png cannot be used"):
+        open_classified(tmp_path / "of")[0]
+    with pytest.raises(UserError, match="not two images"):
+        neighbours(Cells(), images(1), **STANDARD)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from densecl.errors import UserError
+from densecl.evaluation.weights import open_weights
+from densecl.model.backbone import Normalisation, create_backbone, save_backbone
+
+NORMALISATION = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save_backbone(create_backbone("resnet10t"), folder / "backbone.safetensors", NORMALISATION)
+    return folder
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_given_weights_at_any_stride(run: Path) -> None:
+    (weights,) = open_weights([run])
+    assert (weights.architecture, weights.normalisation, weights.random) == ("resnet10t", NORMALISATION, False)
+    usual, finer = weights.backbone(None), weights.backbone(8, seed=3)
+    assert (usual.stride, finer.stride) == (16, 8)
+    assert same(usual, finer) and same(usual.model, create_and_load(run))
+
+
+def create_and_load(run: Path) -> torch.nn.Module:
+    from densecl.model.backbone import load_backbone
+
+    return load_backbone(run)[0].model
+
+
+def test_random_weights_follow_the_seed_and_the_others(run: Path) -> None:
+    _, weights = open_weights([run, "random"])
+    assert weights.random and (weights.architecture, weights.normalisation) == ("resnet10t", NORMALISATION)
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    first = weights.backbone(16, seed=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(8)
+    assert same(first, weights.backbone(8, seed=0)) and not same(first, weights.backbone(16, seed=1))
+
+
+def test_a_stride_that_cannot_be_had() -> None:
+    (weights,) = open_weights(["random"], "vit_tiny_patch16_224")
+    assert weights.backbone(None).stride == 16
+    with pytest.raises(UserError, match="--output-stride 8"):
+        weights.backbone(8)
+
+
+def test_files_of_others_need_to_be_told_the_backbone(tmp_path: Path, run: Path) -> None:
+    network = create_backbone("resnet10t")
+    save_file(
+        {f"module.{name}": tensor for name, tensor in network.model.state_dict().items()}, tmp_path / "w.safetensors"
+    )
+    torch.save({"state_dict": network.model.state_dict()}, tmp_path / "w.pth")
+    for file in ("w.safetensors", "w.pth"):
+        with pytest.raises(UserError, match="does not say which backbone.*--backbone"):
+            open_weights([tmp_path / file])
+        (weights,) = open_weights([tmp_path / file], "resnet10t")
+        assert same(weights.backbone(None).model, network.model) and weights.normalisation.mean[0] == 0.485
+        assert open_weights([run, tmp_path / file])[1].architecture == "resnet10t"
+    with pytest.raises(UserError, match="tensors of resnet18 matched"):
+        open_weights([tmp_path / "w.pth"], "resnet18")
+
+
+def test_wrong_names(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(UserError, match="randon: no such run folder or file of weights. Did you mean 'random'?"):
+        open_weights([run, "randon"])
+    with pytest.raises(UserError, match="given twice"):
+        open_weights(["random", "random"], "resnet10t")
+    with pytest.raises(UserError, match="--backbone"):
+        open_weights(["random"])
+    with pytest.raises(UserError, match="timm has no such model.*resnet10t"):
+        open_weights(["random"], "resnet10tt")
+    with pytest.raises(UserError, match="Give weights"):
+        open_weights([])
+    with pytest.raises(UserError, match="no such file of weights"):
+        open_weights([tmp_path])
+    (tmp_path / "broken.safetensors").write_bytes(b"12345678901234567890")
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        open_weights([tmp_path / "broken.safetensors"])
