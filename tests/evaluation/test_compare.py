@@ -13,6 +13,7 @@ from densecl.cli import main
 from densecl.errors import UserError
 from densecl.evaluation.compare import Result, Summary, evaluate, summarise, write_results
 from densecl.evaluation.settings import Settings
+from densecl.evaluation.weights import Weights
 from densecl.images.scenes import Scenes
 from densecl.model.backbone import Normalisation, create_backbone, save_backbone
 
@@ -77,6 +78,17 @@ def test_the_same_each_time_and_alone_or_together(home: Path) -> None:
     # Of half of the labels each seed draws another half.
     mious = [together["retrieval", str(home / "run"), seed, "all"]["miou"] for seed in (0, 1)]
     assert mious[0] != mious[1]
+
+
+def test_an_interruption_leaves_what_is_known(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Weights, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    make = Weights.backbone
+    monkeypatch.setattr(Weights, "backbone", lambda self, *given: (interrupted if self.random else make)(self, *given))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([home / "run", "random"], "retrieval", home / "data", json=tmp_path / "found.json")
+    assert [each["seed"] for each in json.loads((tmp_path / "found.json").read_text())["results"]] == [0]
 
 
 def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,7 @@ class Run(NamedTuple):
 
     judge: Callable[[Weights, Backbone, Sequence[int]], Iterator[Result]]  # one backbone on some seeds
     usual_stride: int | None = USUAL_STRIDE  # of the backbones; None: their own
+    trained: bool = False  # seeds then share nothing, and each is reported as soon as it is there
 
 
 def evaluate(
@@ -106,7 +107,7 @@ def evaluate(
     Args:
         weights: run folders, files of weights, "random" or "imagenet".
         task: one or several of `settings.TASKS`. Those that look at the same labels share the features.
-        data: images for correspondence (whatever `pretrain` takes), images with label maps for the others.
+        data: images for correspondence (whatever `pretrain` takes), labelled ones for the others (docs/evaluate.md).
         backbone: timm's name, for weights that do not say it. Not given: that of the first weights that do.
         json: file for all results; None: no file.
         settings: fields of `Settings`.
@@ -128,19 +129,19 @@ def evaluate(
     results: list[Result] = []
     for run in runs:
         for contestant in contestants:
-            for seeds in _seed_groups(contestant, chosen.seeds):
+            for seeds in _seed_groups(contestant.random or run.trained, chosen.seeds):
                 started = time.monotonic()
                 made = contestant.backbone(chosen.output_stride, seeds[0], run.usual_stride)
                 found = list(run.judge(contestant, made, seeds))
                 seconds = time.monotonic() - started
                 results += [result._replace(seconds=seconds) for result in found]
+                if json is not None:  # now, so that an interruption leaves what is known
+                    write_results(results, Path(json), data=str(data), settings=chosen)
                 done = ", ".join(dict.fromkeys(result.task for result in found))
                 progress.print(
                     f"{contestant.name}, seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}: {done},"
                     f" {made.channels} channels at stride {made.stride}, {seconds:.0f} s"
                 )
-    if json is not None:
-        write_results(results, Path(json), data=str(data), settings=chosen)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PRINTED_WIDTH)
@@ -148,9 +149,9 @@ def evaluate(
     return results
 
 
-def _seed_groups(contestant: Weights, seeds: int) -> list[range]:
+def _seed_groups(apart: bool, seeds: int) -> list[range]:
     """Random weights are other ones for every seed; given weights go over the data once for all seeds."""
-    return [range(seed, seed + 1) for seed in range(seeds)] if contestant.random else [range(seeds)]
+    return [range(seed, seed + 1) for seed in range(seeds)] if apart else [range(seeds)]
 
 
 def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], settings: Settings) -> Iterator[Run]:
@@ -170,7 +171,7 @@ def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], s
         if train.names != test.names:
             raise UserError(f"{data}: the two splits have different categories.")
         longer_side = max(settings.image_size) if settings.image_size else None
-        yield Run(functools.partial(_detection, train, test, longer_side, settings), usual_stride=None)
+        yield Run(functools.partial(_detection, train, test, longer_side, settings), usual_stride=None, trained=True)
     if set(tasks) & set(DENSE_TASKS):
         stride = contestants[0].backbone(settings.output_stride).stride
         splits = LabelledSplits.open(data, channels, stride, settings)
@@ -178,7 +179,7 @@ def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], s
         if frozen:
             yield Run(functools.partial(_dense, frozen, splits, settings))
         if settings.fine_tune and "segmentation" in tasks:
-            yield Run(functools.partial(_fine_tuned_segmentation, splits, settings))
+            yield Run(functools.partial(_fine_tuned_segmentation, splits, settings), trained=True)
 
 
 # --- the tasks ----------------------------------------------------------------------------------------------------
