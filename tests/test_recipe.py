@@ -142,7 +142,7 @@ def test_two_learning_rates_are_one_too_many() -> None:
 
 
 def test_nothing_to_split() -> None:
-    with pytest.raises(UserError, match="nothing to split: 16 images a device .* --key-split 32. .* such as 8"):
+    with pytest.raises(UserError, match="nothing to split: 16 images at a time .* --key-split 32. .* such as 8"):
         make_recipe(data="images", batch_size=32, devices=2, key_norm="split")
 
 
