@@ -69,7 +69,7 @@ def train(options: argparse.Namespace) -> list[float]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": 0.02}
     biases_and_norms = {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW([weights, biases_and_norms], lr=1.0)  # times the schedule
+    optimizer = torch.optim.AdamW([weights, biases_and_norms], lr=1.0, fused=True)  # lr: times the schedule
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: cosine(options.learning_rate, 0.0, step / options.steps) * ramp(step, options.steps / 10),

@@ -128,9 +128,14 @@ def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts
 def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        # Until training listens to them, signals end the process: there is nothing to save yet.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, _terminate)
+        # Until training listens to them, signals end the process: there is nothing to save yet. Not by an exception,
+        # which is lost if a destructor or a callback of C happens to run when the signal comes.
+        def leave(number: int, frame: Any) -> None:
+            sender.send(("interrupt", "") if number == signal.SIGINT else ("exit", 128 + number))
+            os._exit(128 + number)
+
+        for number in Interrupts.SIGNALS:
+            signal.signal(number, leave)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, Interrupts.SIGNALS)
         outcome = "returned", function(*arguments)
     except UserError as error:
@@ -145,10 +150,6 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
         signal.signal(number, signal.SIG_IGN)
     sender.send(outcome)
     sender.close()
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
