@@ -20,11 +20,12 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is loaded
 
 import torch
+import yaml
 
 from densecl import create_backbone, pretrain
 
 
-def end_to_end(options: argparse.Namespace, **settings: Any) -> dict[str, float]:
+def end_to_end(options: argparse.Namespace, **settings: Any) -> dict[str, Any]:
     """A run as a user starts it, from files to weights; timed between two rows of its own metrics."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         pretrain(
@@ -40,10 +41,12 @@ def end_to_end(options: argparse.Namespace, **settings: Any) -> dict[str, float]
         )
         with (Path(folder) / "run" / "metrics.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) >= options.warm_up]
+        recipe = yaml.safe_load((Path(folder) / "run" / "recipe.yaml").read_text())
     seconds = float(rows[-1]["seconds"]) - float(rows[0]["seconds"])
     steps = int(rows[-1]["step"]) - int(rows[0]["step"])
     waiting = sum(float(row["data_wait"]) for row in rows[1:]) / len(rows[1:])
-    return {"images_per_second": steps * options.batch_size / seconds, "waiting": waiting}
+    found = {"images_per_second": steps * options.batch_size / seconds, "waiting": waiting}
+    return found | {"precision": recipe["precision"], "queue_length": recipe["queue_length"]}
 
 
 def bare(options: argparse.Namespace) -> dict[str, float]:
@@ -86,7 +89,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--warm-up", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--precision", required=True, choices=["32", "bf16"])
+    parser.add_argument("--precision", required=True, choices=["auto", "32", "bf16"], help="auto: not for bare")
     options = parser.parse_args()
     if options.contender == "bare":
         measured = bare(options)
@@ -97,8 +100,10 @@ def main() -> None:
         measured = end_to_end(
             options, workers=options.workers, precision=options.precision, queue_length=options.queue_length, **paper
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**measured, "peak_mib": peak}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    print(json.dumps({**measured, "peak_mib": peak / 2**20}))
 
 
 if __name__ == "__main__":

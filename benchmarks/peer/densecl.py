@@ -65,21 +65,22 @@ def main() -> None:
     loader = torch.utils.data.DataLoader(
         dataset, options.batch_size, shuffle=True, drop_last=True, num_workers=options.workers
     )
-    model = DenseCL(options.backbone)
-    losses = [NTXentLoss(memory_bank_size=(options.queue_length, 128)) for _ in range(2)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = DenseCL(options.backbone).to(device)
+    losses = [NTXentLoss(memory_bank_size=(options.queue_length, 128)).to(device) for _ in range(2)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, weight_decay=1e-4)
 
     done, start = 0, 0.0
     while done < options.warm_up + options.steps:
         for (query_view, key_view), *_ in loader:
             if done == options.warm_up:
-                start = time.perf_counter()
+                start = now()
             for part, average in zip(
                 (model.backbone, model.global_head, model.local_head), model.momentum, strict=True
             ):
                 utils.update_momentum(part, average, 0.999)
-            query_cells, query_global, query_local = model(query_view)
-            key_cells, key_global, key_local = model.forward_momentum(key_view)
+            query_cells, query_global, query_local = model(query_view.to(device))
+            key_cells, key_global, key_local = model.forward_momentum(key_view.to(device))
             matched = utils.select_most_similar(query_cells, key_cells, key_local).flatten(end_dim=1)
             loss = 0.5 * losses[0](query_global, key_global) + 0.5 * losses[1](query_local.flatten(end_dim=1), matched)
             loss.backward()
@@ -88,9 +89,17 @@ def main() -> None:
             done += 1
             if done == options.warm_up + options.steps:
                 break
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"images_per_second": options.steps * options.batch_size / seconds, "peak_mib": peak}))
+    seconds = now() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    print(json.dumps({"images_per_second": options.steps * options.batch_size / seconds, "peak_mib": peak / 2**20}))
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 if __name__ == "__main__":

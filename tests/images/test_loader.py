@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -464,6 +465,23 @@ def test_a_program_ends_with_a_loader_left_over():
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
     assert (result.stdout, result.returncode) == ("2\n", 1)
     assert "KeyError" in result.stderr
+
+
+def test_workers_end_with_a_program_that_is_killed():
+    code = """
+        import os, signal, time
+        import numpy as np, torch
+        from densecl.images.loader import StepSampler, make_loader
+        from tests.images.test_loader import Patches, pairs_of
+        pairs = pairs_of(Patches(64), image_size=48)
+        batches = iter(make_loader(pairs, StepSampler(64, 8, seed=0, stop_step=40), workers=2))
+        next(batches)
+        time.sleep(1)  # until the pipe is full: 55 kB a batch
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    # The workers hold the ends of these pipes that are written to, and this waits until they are closed.
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == -signal.SIGKILL
 
 
 def test_small_tensors_travel_by_value():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import operator
 import os
 import signal
@@ -78,7 +79,11 @@ def test_ctrl_c_while_processes_start(photos: Path, tmp_path: Path) -> None:
     settings = ["--backbone", "test_resnet", "--image-size", "32", "--output-stride", "8", "--devices", "2"]
     settings += ["--batch-size", "4", "--steps", "100000", "--workers", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*map(str, command), *settings], start_new_session=True, **pipes) as process:
+    # Of what a shell starts in the background, Ctrl-C is ignored from the start.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        [*map(str, command), *settings], start_new_session=True, preexec_fn=heard, **pipes
+    ) as process:
         assert process.stdout is not None
         while "steps into" not in process.stdout.readline():
             assert process.poll() is None

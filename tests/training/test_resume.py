@@ -45,6 +45,7 @@ def run_and_kill(recipe: Recipe, out: Path, step: int) -> None:
     file = out.with_suffix(".yaml")
     write_recipe(recipe, file)
     command = [sys.executable, "-c", PROGRAM, str(file), str(out), str(step), str(int(signal.SIGKILL))]
+    # Its workers hold the other ends of these pipes: that this ends shows that they do.
     ended = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=250)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 

@@ -37,6 +37,10 @@ SMALL_BYTES = 65_536
 MAX_BAD_SHARE = 0.05
 
 
+#: Seconds between two looks of a worker whether the main process is still there.
+LOOK_AFTER = 2.0
+
+
 class BadRecord(NamedTuple):
     """An image that could not be used."""
 
@@ -261,9 +265,15 @@ def _start_worker(worker: int) -> None:
 
 
 def _leave_when_told(parent: int) -> None:
-    """A main process that ends with an iterator of its loader left over sends SIGTERM, and waits for ever."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+    """A main process that ends with an iterator of its loader left over sends SIGTERM, and waits for ever.
+
+    One that is killed sends nothing. torch's workers notice, but then wait for ever until somebody takes what they had
+    ready from a pipe that the other workers hold open, and keep their memory.
+    """
+    while os.getppid() == parent:
+        told = signal.sigtimedwait({signal.SIGTERM}, LOOK_AFTER)
+        if told is not None and told.si_pid == parent:
+            break
     os._exit(0)
 
 

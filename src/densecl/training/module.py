@@ -70,6 +70,7 @@ class DenseCLModule(pl.LightningModule):
         self.optimizer_settings = (optimizer, momentum, weight_decay)
         self.start_step = start_step
         self._optimizer_state = optimizer_state
+        self._copies: torch.cuda.Stream | None = None
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.seed = seed
@@ -94,6 +95,20 @@ class DenseCLModule(pl.LightningModule):
             optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
         return optimizer
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """On a stream of its own, so that a GPU copies the next batch while it still works on the one before."""
+        if device.type != "cuda":
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._copies):
+            batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        work = torch.cuda.current_stream(device)
+        work.wait_stream(self._copies)
+        # Or the memory of these tensors would be given to the next copy as soon as Python lets go of them.
+        apply_to_collection(batch, Tensor, lambda tensor: tensor.record_stream(work))
+        return batch
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.settings = settings = self.schedules.at(self.step, self.progress(self.step))

@@ -1,0 +1,40 @@
+"""Images per second of `densecl pretrain --data FOLDER` as it comes, beside the peer and the bare encoders.
+
+    python benchmarks/auto.py --data FOLDER [--batch-size 32] [--peer PYTHON] [--rounds 3]
+
+Nothing is set but the length of the run and, so that the peer fits into a small machine's memory, the batch size. The
+peer then gets the same backbone, image size, batch size and length of queue, and the bare encoders the precision that
+was chosen. Rows are appended to docs/benchmarks/throughput.csv, as the work "default settings".
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from throughput import HERE, Work, measure, race
+
+from densecl.recipe import make_recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a folder of JPEG files")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--peer", type=Path, default=HERE / "peer" / ".venv" / "bin" / "python")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="of the peer")
+    options = parser.parse_args()
+
+    recipe = make_recipe(data=options.data)
+    options.precision = "auto"
+    work = Work(recipe.backbone, recipe.image_size, options.batch_size, 0, warm_up=1, steps=1)
+    settled = race("auto", work, options)
+    options.precision = settled["precision"]
+    work = work._replace(queue_length=settled["queue_length"] or 4096, warm_up=2, steps=4)
+    measure("default settings", work, ["peer", "auto", "bare"], options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Peak memory of a training step: densecl and the peer (LightlySSL's DenseCL), on the same work in the same run.
+
+    python benchmarks/memory.py --data FOLDER [--work NAME ...] [--peer PYTHON]
+
+Each is a process of its own that trains for three steps; counted is the highest resident memory of that process,
+without its workers (on a GPU: what torch allocated there). Beside it stands the same for the smallest of works, most of
+which is libraries. Writes docs/benchmarks/memory.csv anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import platform
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from throughput import HERE, WORKS, Work, race
+
+TABLE = HERE.parent / "docs" / "benchmarks" / "memory.csv"
+FIELDS = ("work", "contender", "precision", "peak_mib", "libraries_mib", "date", "machine")
+SMALLEST = Work("resnet18", 32, 8, 1024, 1, 2)
+CONTENDERS = (("peer", "32"), ("densecl", "32"), ("densecl", "bf16"), ("bare", "32"), ("bare", "bf16"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a folder of JPEG files")
+    parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--peer", type=Path, default=HERE / "peer" / ".venv" / "bin" / "python")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    machine = f"{platform.machine()}, torch {torch.__version__}"
+    table = Table("work", "contender", "precision", "peak MiB", "libraries MiB")
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    with TABLE.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FIELDS)
+        for contender, precision in CONTENDERS:
+            options.precision = precision
+            libraries = race(contender, SMALLEST, options)["peak_mib"]
+            for name in options.work:
+                peak = race(contender, WORKS[name]._replace(warm_up=1, steps=2), options)["peak_mib"]
+                row = (name, contender, precision, f"{peak:.0f}", f"{libraries:.0f}")
+                table.add_row(*row)
+                writer.writerow((*row, datetime.date.today().isoformat(), machine))
+                file.flush()
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
