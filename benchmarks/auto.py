@@ -2,20 +2,24 @@
 
     python benchmarks/auto.py --data FOLDER [--batch-size 32] [--peer PYTHON] [--rounds 3]
 
-Nothing is set but the length of the run and, so that the peer fits into a small machine's memory, the batch size. The
-peer then gets the same backbone, image size, batch size and length of queue, and the bare encoders the precision that
-was chosen. Rows are appended to docs/benchmarks/throughput.csv, as the work "default settings".
+Nothing is set but the batch size, so that the peer fits into a small machine's memory, and the length of the run, whose
+queue is nevertheless as long as in a run of the usual length. The peer gets the same backbone, image size, batch size
+and queue, and the bare encoders the precision that was chosen. Rows are appended to docs/benchmarks/throughput.csv, as
+the work "default settings".
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
-from throughput import HERE, Work, measure, race
+from throughput import HERE, Work, measure
 
+from densecl.images.sources import open_source
 from densecl.recipe import make_recipe
+from densecl.training import automatic
 
 
 def main() -> None:
@@ -28,11 +32,12 @@ def main() -> None:
     options = parser.parse_args()
 
     recipe = make_recipe(data=options.data)
+    images = len(open_source(options.data))
+    assert recipe.epochs is not None
+    momentum = automatic.key_momentum(math.ceil(recipe.epochs * images / options.batch_size))
+    queue_length = automatic.queue_length(images, options.batch_size, momentum)
     options.precision = "auto"
-    work = Work(recipe.backbone, recipe.image_size, options.batch_size, 0, warm_up=1, steps=1)
-    settled = race("auto", work, options)
-    options.precision = settled["precision"]
-    work = work._replace(queue_length=settled["queue_length"] or 4096, warm_up=2, steps=4)
+    work = Work(recipe.backbone, recipe.image_size, options.batch_size, queue_length, warm_up=2, steps=4)
     measure("default settings", work, ["peer", "auto", "bare"], options)
 
 

@@ -19,7 +19,6 @@ import functools
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from machine import this_machine
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -146,9 +146,7 @@ def main() -> None:
         print(json.dumps(measure(folder, form, *map(int, numbers), seconds=options.seconds)))
         return
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = f"{platform.machine()}, {cores} cores, torch {torch.__version__}"
-    print(f"{datetime.date.today()}, {machine}")
+    print(f"{datetime.date.today()}, {this_machine()}")
     print("{:16}{:10}{:>10}{:>9}{:>19}{:>8}".format(*FIELDS[:6]))
     with tempfile.TemporaryDirectory() as temporary:
         for number, (name, kind) in enumerate(KINDS.items()):
@@ -172,7 +170,7 @@ def main() -> None:
                     writer = csv.writer(file, lineterminator="\n")
                     if begin:
                         writer.writerow(FIELDS)
-                    writer.writerow([*row, datetime.date.today().isoformat(), machine])
+                    writer.writerow([*row, datetime.date.today().isoformat(), this_machine()])
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import platform
 import statistics
 import time
 from pathlib import Path
 
-import torch
+from machine import this_machine
 
 from densecl.demo import Scores, demo
 
@@ -35,8 +34,7 @@ def read() -> list[dict[str, str]]:
 def append(key_norm: str, seed: int, scores: list[Scores], minutes: float) -> None:
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     begin = not TABLE.is_file()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    made = (f"{minutes:.1f}", datetime.date.today().isoformat(), machine)
+    made = (f"{minutes:.1f}", datetime.date.today().isoformat(), this_machine())
     with TABLE.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if begin:

@@ -17,7 +17,6 @@ import csv
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import this_machine
 from torch import Tensor
 
 from densecl.model import attention_kernels
@@ -177,7 +177,7 @@ def main() -> None:
         return
 
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    machine = f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}"
+    machine = f"{this_machine()}, {options.threads} threads"
     for case in options.only:
         for form, dtype in FORMS:
             known = any(

@@ -4,7 +4,7 @@
 
 Each is a process of its own that trains for three steps; counted is the highest resident memory of that process,
 without its workers (on a GPU: what torch allocated there). Beside it stands the same for the smallest of works, most of
-which is libraries. Writes docs/benchmarks/memory.csv anew.
+which is libraries. Writes this machine's rows of docs/benchmarks/memory.csv anew.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import platform
 from pathlib import Path
 
-import torch
+from machine import this_machine
 from rich.console import Console
 from rich.table import Table
-from throughput import HERE, WORKS, Work, race
+from rows import read
+from throughput import HERE, WORKS, Work, peer_versions, race
 
 TABLE = HERE.parent / "docs" / "benchmarks" / "memory.csv"
-FIELDS = ("work", "contender", "precision", "peak_mib", "libraries_mib", "date", "machine")
+FIELDS: tuple[str, ...] = ("work", "contender", "precision", "peak_mib", "libraries_mib", "date", "machine")
 SMALLEST = Work("resnet18", 32, 8, 1024, 1, 2)
 CONTENDERS = (("peer", "32"), ("densecl", "32"), ("densecl", "bf16"), ("bare", "32"), ("bare", "bf16"))
 
@@ -33,12 +33,14 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, default=HERE / "peer" / ".venv" / "bin" / "python")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    machine = f"{platform.machine()}, torch {torch.__version__}"
     table = Table("work", "contender", "precision", "peak MiB", "libraries MiB")
+    table.title = f"{datetime.date.today()}, {this_machine()}; the peer with {peer_versions(options.peer)}"
+    others = [row for row in read(TABLE) if row["machine"] != this_machine()]
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     with TABLE.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FIELDS)
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(others)
         for contender, precision in CONTENDERS:
             options.precision = precision
             libraries = race(contender, SMALLEST, options)["peak_mib"]
@@ -46,7 +48,8 @@ def main() -> None:
                 peak = race(contender, WORKS[name]._replace(warm_up=1, steps=2), options)["peak_mib"]
                 row = (name, contender, precision, f"{peak:.0f}", f"{libraries:.0f}")
                 table.add_row(*row)
-                writer.writerow((*row, datetime.date.today().isoformat(), machine))
+                made = (datetime.date.today().isoformat(), this_machine())
+                writer.writerow(dict(zip(FIELDS, (*row, *made), strict=True)))
                 file.flush()
     Console().print(table)
 

@@ -10,16 +10,18 @@ where it stood. Remove rows after a change of the recipe or the scenes.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
-import platform
-import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from augment import torchvision_pipeline
+from machine import this_machine
+from rows import append, mean_and_deviation, read
 
+import densecl.training.module
 from densecl import pretrain
 from densecl.demo import DEMO_RECIPE, JUDGED, JUDGED_STRIDE, LABELLED, PAIRS_MEASURED, RADIUS
 from densecl.demo import SCENES as DRAWN
@@ -31,7 +33,7 @@ from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, Backbone, Normalisation, create_backbone, load_backbone
 from densecl.training.parts import IMAGENET
-from densecl.views import Views
+from densecl.views import Crop, Views
 
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "methods.csv"
 MEASURES = ("miou", "match_accuracy", "effective_rank")
@@ -105,23 +107,6 @@ def effective_rank(backbone: Backbone, views: tuple[Views, Views], batch_size: i
     return torch.special.entr(values / values.sum()).sum().exp().item()
 
 
-def read(table: Path) -> list[dict[str, str]]:
-    if not table.is_file():
-        return []
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def append(table: Path, row: Row) -> None:
-    table.parent.mkdir(parents=True, exist_ok=True)
-    begin = not table.is_file()
-    with table.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if begin:
-            writer.writerow(Row._fields)
-        writer.writerow([f"{value:.2f}" if isinstance(value, float) else value for value in row])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
@@ -131,11 +116,15 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=DRAWN)
     parser.add_argument("--labelled", type=int, default=LABELLED)
     parser.add_argument("--judged", type=int, default=JUDGED)
+    parser.add_argument("--photometrics", choices=["densecl", "torchvision"], default="densecl")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
     settings = dict(one.split("=", 1) for one in options.set)
+    if options.photometrics == "torchvision":
+        densecl.training.module.augment = augment_one_by_one
+        options.set.append("photometrics=torchvision")
     said = " ".join(options.set)
 
     runs = [
@@ -179,10 +168,16 @@ def main() -> None:
                 **scores,
                 minutes=(time.monotonic() - begun) / 60,
                 date=datetime.date.today().isoformat(),
-                machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+                machine=this_machine(),
             ),
         )
     present(read(options.table))
+
+
+def augment_one_by_one(crop: Crop, mean: Sequence[float], std: Sequence[float]) -> Views:
+    """In place of `densecl.augment`: torchvision's operations on eight-bit images, with chance of their own."""
+    pipeline = torchvision_pipeline(crop.pixels.shape[-1])
+    return Views(torch.stack([pipeline(image) for image in crop.pixels]), crop.box, crop.flipped)
 
 
 def present(rows: list[dict[str, str]]) -> None:
@@ -192,8 +187,7 @@ def present(rows: list[dict[str, str]]) -> None:
         cells = []
         for measure in MEASURES:
             values = [float(row[measure]) for row in rows if tuple(row[key] for key in keys) == run]
-            deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-            cells.append(f"{statistics.mean(values):.1f} ± {deviation:.1f}")
+            cells.append(mean_and_deviation(values))
         print(f"{run[0]:16}{run[1]:>14}  {run[2]:30}" + "".join(f"{cell:>18}" for cell in cells))
 
 

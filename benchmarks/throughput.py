@@ -3,10 +3,12 @@
     python -m venv benchmarks/peer/.venv && benchmarks/peer/.venv/bin/pip install -r benchmarks/peer/requirements.txt
     python benchmarks/throughput.py --data FOLDER [--work NAME ...] [--peer PYTHON] [--rounds 3]
 
+By default densecl chooses its precision, as it does for a user, and the bare encoders get the same. On a GPU both
+compile the encoders.
+
 Contenders take turns in the same run on the same machine, and the median of the rounds counts; only ratios mean
 something elsewhere. Peak memory is that of the training process (on a GPU: what torch allocated there). Every round is
-a row of docs/benchmarks/throughput.csv; those that are there already for this machine are not run again. Remove them
-after a change.
+a row of docs/benchmarks/throughput.csv; those of today on this machine are not run again. Remove them after a change.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import csv
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,8 +25,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from machine import this_machine
 from rich.console import Console
 from rich.table import Table
+from rows import read
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "docs" / "benchmarks" / "throughput.csv"
@@ -54,10 +57,13 @@ class Work(NamedTuple):
 
 
 WORKS = {
-    "resnet18-128-q65536": Work("resnet18", 128, 64, 65536, 5, 15),
-    "resnet18-128-q4096": Work("resnet18", 128, 64, 4096, 5, 20),
+    "resnet18-128-q65536": Work("resnet18", 128, 64, 65536, 3, 10),
+    "resnet18-128-q4096": Work("resnet18", 128, 64, 4096, 3, 10),
     "resnet50-224-q65536": Work("resnet50", 224, 32, 65536, 2, 4),
 }
+#: For a GPU; too much for the rest.
+GPU_WORKS = {"resnet50-224-b256-q65536": Work("resnet50", 224, 256, 65536, 30, 100)}
+ON_GPU = torch.cuda.is_available()
 
 
 def race(contender: str, work: Work, options: argparse.Namespace) -> dict[str, Any]:
@@ -65,6 +71,7 @@ def race(contender: str, work: Work, options: argparse.Namespace) -> dict[str, A
     command = [options.peer, HERE / "peer" / "densecl.py"]
     if contender != "peer":
         command = [sys.executable, HERE / "contenders.py", contender, "--precision", options.precision]
+        command += ["--compile"] * ON_GPU
     for name, value in work._asdict().items():
         command += ["--" + name.replace("_", "-"), value]
     command += ["--data", options.data, "--workers", options.workers]
@@ -75,15 +82,22 @@ def race(contender: str, work: Work, options: argparse.Namespace) -> dict[str, A
 
 
 def measure(name: str, work: Work, contenders: list[str], options: argparse.Namespace) -> None:
-    """Runs what is missing of `options.rounds` rounds, each contender once a round, and prints the medians."""
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    if torch.cuda.is_available():
-        machine += f", {torch.cuda.get_device_name()}"
-    found = {(row["contender"], int(row["round"])): row for row in read(name, machine)}
+    """Runs what is missing of today's `options.rounds` rounds, each contender once a round, and prints the medians."""
+    today = datetime.date.today().isoformat()
+    found = {
+        (row["contender"], int(row["round"])): row
+        for row in read(TABLE)
+        if (row["work"], row["machine"], row["date"]) == (name, this_machine(), today)
+    }
     for number in range(options.rounds):
         for contender in contenders:
             if (contender, number) not in found:
-                result = race(contender, work, options)
+                if options.precision == "auto" and contender == "bare":
+                    ours = next(found[one, number] for one in ("densecl", "auto") if (one, number) in found)
+                    chosen = argparse.Namespace(**{**vars(options), "precision": ours["precision"]})
+                else:
+                    chosen = options
+                result = race(contender, work, chosen)
                 row = {
                     "work": name,
                     "contender": contender,
@@ -91,20 +105,18 @@ def measure(name: str, work: Work, contenders: list[str], options: argparse.Name
                     "images_per_second": f"{result['images_per_second']:.2f}",
                     "waiting": f"{result['waiting']:.3f}" if "waiting" in result else "",
                     "peak_mib": f"{result['peak_mib']:.0f}",
-                    "precision": result.get("precision", "32" if contender == "peer" else options.precision),
-                    "date": datetime.date.today().isoformat(),
-                    "machine": machine,
+                    "precision": result.get("precision", "32" if contender == "peer" else chosen.precision),
+                    "date": today,
+                    "machine": this_machine(),
                 }
                 append(row)
                 found[contender, number] = row
-    show(name, [row for (contender, _), row in found.items() if contender in contenders])
+    show(f"{name}; {today}, {this_machine()}; the peer with {peer_versions(options.peer)}", list(found.values()))
 
 
-def read(work: str, machine: str) -> list[dict[str, Any]]:
-    if not TABLE.is_file():
-        return []
-    with TABLE.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if (row["work"], row["machine"]) == (work, machine)]
+def peer_versions(python: Path) -> str:
+    program = "from importlib.metadata import version as v; print('lightly', v('lightly'), 'torch', v('torch'), end='')"
+    return subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout
 
 
 def append(row: dict[str, Any]) -> None:
@@ -117,35 +129,48 @@ def append(row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def show(name: str, rows: list[dict[str, Any]]) -> None:
-    rates: dict[str, list[float]] = {}
-    peaks: dict[str, list[float]] = {}
-    for row in rows:
-        rates.setdefault(row["contender"], []).append(float(row["images_per_second"]))
-        peaks.setdefault(row["contender"], []).append(float(row["peak_mib"]))
-    medians = {contender: statistics.median(values) for contender, values in rates.items()}
-    table = Table(title=name, title_justify="left")
-    for column in ("contender", "images/s", "rounds", "of the peer", "of the bare encoders", "peak MiB"):
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    contenders = dict.fromkeys(row["contender"] for row in rows)
+
+    def medians(measure: str) -> dict[str, float]:
+        """Of the contenders for whom it was measured."""
+        values = {one: [row[measure] for row in rows if row["contender"] == one] for one in contenders}
+        return {one: statistics.median(map(float, found)) for one, found in values.items() if all(found)}
+
+    rates, peaks, waits = map(medians, ("images_per_second", "peak_mib", "waiting"))
+    table = Table(title=title, title_justify="left")
+    columns = ("contender", "precision", "images/s", "rounds", "of the peer", "of bare encoders", "waiting", "peak MiB")
+    for column in columns:
         table.add_column(column, justify="left" if column == "contender" else "right")
-    for contender, median in medians.items():
-        ratios = [f"{median / medians[other]:.2f}" if other in medians else "" for other in ("peer", "bare")]
-        rounds = f"{min(rates[contender]):.1f} to {max(rates[contender]):.1f}"
-        table.add_row(contender, f"{median:.1f}", rounds, *ratios, f"{statistics.median(peaks[contender]):.0f}")
-    Console().print(table)
+    for one, rate in rates.items():
+        mine = [row for row in rows if row["contender"] == one]
+        rounds = [float(row["images_per_second"]) for row in mine]
+        table.add_row(
+            one,
+            ", ".join(dict.fromkeys(row["precision"] for row in mine)),
+            f"{rate:.1f}",
+            f"{min(rounds):.1f} to {max(rounds):.1f}",
+            *(f"{rate / rates[other]:.2f}" if other in rates else "" for other in ("peer", "bare")),
+            f"{waits[one]:.1%}" if one in waits else "",
+            f"{peaks[one]:.0f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a folder of JPEG files")
-    parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--contenders", nargs="+", default=["peer", "densecl", "bare"])
+    parser.add_argument("--work", nargs="+", choices=WORKS | GPU_WORKS, default=list(GPU_WORKS if ON_GPU else WORKS))
+    parser.add_argument("--contenders", nargs="+", default=["peer", "densecl", "bare"], help="bare after densecl")
     parser.add_argument("--peer", type=Path, default=HERE / "peer" / ".venv" / "bin" / "python")
-    parser.add_argument("--precision", default="bf16", choices=["32", "bf16"], help="of all but the peer, which has 32")
+    parser.add_argument(
+        "--precision", default="auto", choices=["auto", "32", "bf16"], help="of all but the peer, which has 32"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--workers", type=int, default=min(16 if ON_GPU else 2, os.cpu_count() or 1))
     options = parser.parse_args()
     for name in options.work:
-        measure(name, WORKS[name], options.contenders, options)
+        measure(name, (WORKS | GPU_WORKS)[name], options.contenders, options)
 
 
 if __name__ == "__main__":

@@ -328,6 +328,7 @@ def test_values_come_to_the_type_of_the_field(name: str, typed: object, value: o
             {"temperature": 0.2, "temperature_max": 0.1},
             "--temperature-max must be at least --temperature 0.2, not 0.1.",
         ),
+        ({"local_crop_size": 96}, "--local-crop-size 96 does nothing without --local-crops."),
         ({"epochs": 3, "steps": 4}, "Give only one of --epochs and --steps"),
         ({"time_limit": "8"}, "--time-limit takes a number and a unit"),
         ({"time_limit": "0m"}, "--time-limit must be longer than nothing"),

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -44,6 +45,10 @@ GREY = (0.2989, 0.587, 0.114)
 
 #: Values of a batch that a thread on a CPU works on at a time, so that they stay in its cache.
 VALUES_IN_CACHE = 2**21
+
+#: Weights of the blur below this, beside 1 in the middle, are nothing to float32. Left in, they are subnormal numbers,
+#: with which CPUs multiply up to thirty times as slowly.
+NO_WEIGHT = 1e-12
 
 WHITE = {torch.uint8: 255, torch.uint16: 65535}
 
@@ -304,6 +309,7 @@ def _blur_matrix(sigma: Float[Tensor, "images"], size: int) -> Float[Tensor, "im
     distance = torch.arange(2 * size, device=sigma.device, dtype=torch.float32)
     # Deviations this small leave the pixels as they are, and 0 gives no 0/0.
     kernel = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)[:, None]) ** 2) * (distance < size)
+    kernel = F.threshold(kernel, NO_WEIGHT, 0.0)
     kernel = kernel / (2 * kernel.sum(dim=1, keepdim=True) - kernel[:, :1])
     to, source = torch.meshgrid(*[torch.arange(size, device=sigma.device)] * 2, indexing="ij")
     beyond = 2 * size - 1  # a distance of no weight: the end pixels have no reflection

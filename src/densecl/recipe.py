@@ -164,7 +164,7 @@ class Recipe:
 
     # --- the machine ----------------------------------------------------------------------------
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """auto: bf16 where the hardware multiplies it and a trial at the start does not contradict, else 32."""
+    """auto: bf16 on GPUs that have it and CPUs with AMX, unless a trial at the start contradicts; else 32."""
     channels_last: bool | Auto = "auto"
     """The memory format of images and weights. auto: on for GPUs and bf16, unless a trial at the start contradicts."""
     compile: bool = False
@@ -628,6 +628,8 @@ def _check(recipe: Recipe) -> None:
     for name, values in (("mean", recipe.mean), ("std", recipe.std)):
         if values is not None and len(values) != recipe.channels:
             raise UserError(f"{flag(name)} takes one number a channel: {recipe.channels}, not {len(values)}.")
+    if isinstance(recipe.local_crop_size, int) and not recipe.local_crops:
+        raise UserError(f"--local-crop-size {recipe.local_crop_size} does nothing without --local-crops. Give how many.")
     if recipe.recipe == "paper" and recipe.method != "moco":
         raise UserError(f"--recipe paper is that of moco, not of {recipe.method}. Leave it out.")
     if (

@@ -40,10 +40,19 @@ def test_a_method_brings_the_values_of_its_own_optimizer(method):
 
 
 @pytest.mark.parametrize(
-    ("image_size", "stride", "size"), [(224, 32, 128), (224, 16, 96), (64, 16, 64), (512, 32, 224), (96, 8, 40)]
+    ("image_size", "stride", "grid", "size"),
+    [
+        (224, 32, None, 128),
+        (224, 16, None, 96),
+        (64, 16, None, 64),
+        (512, 32, None, 224),
+        (96, 8, None, 40),
+        (224, 32, 7, 224),
+        (224, 16, 2, 96),
+    ],
 )
-def test_small_views_are_three_sevenths_and_four_cells_at_least(image_size, stride, size):
-    assert automatic.local_crop_size(image_size, stride) == size
+def test_small_views_are_three_sevenths_and_as_many_cells_as_are_needed(image_size, stride, grid, size):
+    assert automatic.local_crop_size(image_size, stride, grid) == size
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(3.0, 0.3), (100.0, 10), (800.0, 10), (None, 1)])

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from densecl.allocator import keep_freed_memory
 from densecl.errors import UserError
 from densecl.evaluation.clustering import fit_clusters
 from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
@@ -118,6 +119,7 @@ def evaluate(
     Raises:
         UserError: whatever the caller can put right.
     """
+    keep_freed_memory()
     tasks = (task,) if isinstance(task, str) else tuple(dict.fromkeys(task))
     chosen = Settings(**settings)
     check_tasks(tasks, chosen)

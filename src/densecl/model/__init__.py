@@ -3,6 +3,7 @@
 from densecl.model.backbone import Backbone, Normalisation, create_backbone, load_backbone, save_backbone
 from densecl.model.densecl import DenseCL, Output
 from densecl.model.encoder import Embeddings
+from densecl.model.heads import HeadShape
 from densecl.model.methods import METHODS, Method
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Backbone",
     "DenseCL",
     "Embeddings",
+    "HeadShape",
     "Method",
     "Normalisation",
     "Output",

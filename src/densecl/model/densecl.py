@@ -204,8 +204,8 @@ class DenseCL(nn.Module):
         """
         if len(first.pixels) < self.method.least_batch:
             raise UserError(
-                f"--method {self.method.name} takes statistics over the batch: it needs at least"
-                f" {self.method.least_batch} images per device, not {len(first.pixels)}."
+                f"--method {self.method.name} takes statistics over the batch {self.method.needs_batch_in}:"
+                f" it needs at least {self.method.least_batch} images per device, not {len(first.pixels)}."
             )
         directions = [(first, second), (second, first)] if self.symmetric else [(first, second)]
         projected = [self.query_encoder(query_views.pixels) for query_views, _ in directions]
@@ -311,7 +311,8 @@ class DenseCL(nn.Module):
             batch, cells, _ = key.cells.shape
             chosen = own_part(torch.randint(cells, (batch * world_size(),), generator=self._generator()))
             device = key.cells.device
-            self.dense_queue.enqueue(gather(key.cells[torch.arange(batch, device=device), chosen.to(device)]))
+            chosen = chosen.to(device, non_blocking=True)
+            self.dense_queue.enqueue(gather(key.cells[torch.arange(batch, device=device), chosen]))
 
     @torch.no_grad()
     def move_key_encoder(self) -> None:
@@ -334,15 +335,19 @@ class DenseCL(nn.Module):
         assert self.key_encoder is not None
         self.key_encoder.train(self.training and self.key_norm != "ema")
         if self.key_norm == "shuffle" and world_size() > 1:
-            order = torch.randperm(len(pixels) * world_size(), generator=self._generator()).to(pixels.device)
+            order = self._order(len(pixels) * world_size(), pixels.device)
             mixed = self.key_encoder(own_part(gather(pixels)[order]))
             return fieldwise(lambda field: own_part(gather(field)[order.argsort()]), mixed)
         if self.key_norm == "split" and len(pixels) > self.key_split:
-            order = torch.randperm(len(pixels), generator=self._generator()).to(pixels.device)
+            order = self._order(len(pixels), pixels.device)
             parts = pixels[order].tensor_split(math.ceil(len(pixels) / self.key_split))
             encoded = [self.key_encoder(part) for part in parts]
             return fieldwise(lambda *fields: torch.cat(fields)[order.argsort()], *encoded)
         return self.key_encoder(pixels)
+
+    def _order(self, images: int, device: torch.device) -> Int[Tensor, "images"]:
+        """A random order, the same on every process. The copy does not wait for what the device still has to do."""
+        return torch.randperm(images, generator=self._generator()).to(device, non_blocking=True)
 
     # --- state ----------------------------------------------------------------------------------------
 

@@ -52,6 +52,11 @@ class Method:
         return any(head is not None and (head.norm or head.last_norm) for head in (self.projector, self.predictor))
 
     @property
+    def needs_batch_in(self) -> str:
+        """What takes statistics over the batch, if anything does."""
+        return "in its loss" if self.statistics else "in its heads"
+
+    @property
     def least_batch(self) -> int:
         """Images that a process needs at least in a step."""
         return 2 if self.batch_norm or self.statistics else 1

@@ -62,9 +62,12 @@ def key_momentum(steps: int | None, highest: float = 0.999) -> float:
     return min(highest, max(0.9, 1 - 10 / steps))
 
 
-def local_crop_size(image_size: int, stride: int) -> int:
-    """3/7 of a large view, as DINO's 96 of 224, in whole cells of the feature map, at least `SMALL_GRID` a side."""
-    return stride * max(SMALL_GRID, round(image_size * 3 / 7 / stride))
+def local_crop_size(image_size: int, stride: int, grid: int | None = None) -> int:
+    """3/7 of a large view, as DINO's 96 of 224, in whole cells of the feature map.
+
+    That is at least `SMALL_GRID` cells a side, or as many as the map is pooled to.
+    """
+    return stride * max(SMALL_GRID, grid or 0, round(image_size * 3 / 7 / stride))
 
 
 def queue_length(images: int, batch_size: int, momentum: float) -> int:

@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import Dataset
 
+from densecl.allocator import keep_freed_memory
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
@@ -105,6 +106,7 @@ def pretrain(
         SystemExit: on SIGTERM, after a checkpoint was saved; code 143, as a shell reports that signal.
     """
     out = Path(out)
+    keep_freed_memory()
     first = global_rank(recipe.devices) == 0
     console = Console(quiet=not first)
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
@@ -145,6 +147,7 @@ def _train_in_process(
     recipe: Recipe, out: Path, resume: bool, dataset: Dataset[Any] | None, backbone: nn.Module | None
 ) -> RunResult:
     """The part of `pretrain` that each of several processes does."""
+    keep_freed_memory()
     with _quiet(), _memory_explained(recipe):
         parts, _ = build(recipe, out if resume else None, dataset, backbone)
         return train(parts, out, Console() if global_rank(recipe.devices) == 0 else None)
@@ -485,6 +488,9 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
         ):
             raise
         sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
+        images = recipe.batch_size // (recipe.devices * recipe.nodes * recipe.accumulate)
+        if images % 2 == 0 and images >= 4:  # two at least to a part, for methods that take statistics over the batch
+            sizes.append(f"--accumulate {recipe.accumulate * 2}")
         if recipe.image_size >= 64:
             sizes.append(f"--image-size {recipe.image_size * 3 // 4 // 32 * 32}")
         if recipe.output_stride in (8, 16):

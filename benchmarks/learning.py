@@ -1,0 +1,216 @@
+"""What is learned from real photographs: pre-trained weights on frozen features, beside random ones.
+
+    python benchmarks/learning.py --data UNLABELLED --labelled CAMVID [--arms auto global ...] [--seeds 0 1 2]
+        (--steps 200 | --minutes 8) [--judge choose|test] [--set KEY=VALUE ...]
+
+An arm is a set of settings (ARMS below), on top of those that all share: ResNet-18 at output stride 16, 64 images of
+64 px a step. Its weights are judged by `densecl evaluate`: linear segmentation and retrieval in mIoU, and match
+accuracy of the labelled frames. `--judge choose` splits the labelled training frames by video, to choose settings
+with; `test` scores the test frames, all of them and those of the video that the training frames do not share.
+
+Appends a row for each run to docs/benchmarks/learning.csv, skips what is there, and prints means and standard
+deviations, and how far arms are above the same at dense weight 0, seed by seed. Interrupted, it goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from machine import this_machine
+from rich.console import Console
+from rich.table import Table
+from rows import append, mean_and_deviation, read
+
+from densecl import evaluate, pretrain
+from densecl.errors import UserError
+from densecl.model import METHODS
+
+TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "learning.csv"
+
+#: On which the arms build.
+COMMON: dict[str, Any] = {
+    "backbone": "resnet18",
+    "output_stride": 16,
+    "image_size": 64,
+    "batch_size": 64,
+    "loggers": (),
+}
+RANDOM = "random weights"
+ARMS: dict[str, dict[str, Any]] = {
+    RANDOM: {},
+    "auto": {},
+    "auto global": {"dense_weight": 0.0},
+    "paper": {"recipe": "paper", "queue_length": 2048},
+    **{method: {"method": method} for method in METHODS},
+    **{f"{method} global": {"method": method, "dense_weight": 0.0} for method in METHODS},
+}
+
+#: The video of CamVid's training frames that settings are fitted on when they are chosen; the others judge.
+FITTED_VIDEO = "0016E5"
+#: The video of its test frames that no training frame is from.
+APART = "Seq05V*"
+VOID = 11
+TASKS = ("segmentation", "retrieval", "correspondence")
+
+
+class Row(NamedTuple):
+    """What identifies a run, and what came of it, in percent."""
+
+    arm: str
+    settings: str  # other than the arm's
+    length: str
+    judge: str
+    seed: int
+    miou: float = 0.0  # linear segmentation of frozen features
+    miou_apart: float = 0.0  # ... of the video apart
+    retrieval: float = 0.0
+    retrieval_apart: float = 0.0
+    match_accuracy: float = 0.0
+    match_chance: float = 0.0
+    steps: int = 0
+    minutes: float = 0.0
+    date: str = ""
+    machine: str = ""
+
+    @property
+    def run(self) -> tuple[str, ...]:
+        return tuple(map(str, self[:5]))
+
+
+MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accuracy")
+
+
+@contextmanager
+def judged_data(labelled: Path, judge: str) -> Iterator[dict[str, Any]]:
+    """Settings of `densecl.evaluate` that say which frames to fit on and which to judge by."""
+    if judge == "test":
+        yield {"train_split": "train", "test_split": "test", "also": (APART,)}
+        return
+    lines = [line.split() for line in (labelled / "train.txt").read_text().splitlines() if line.strip()]
+    frames = [tuple(str((labelled / path).resolve()) for path in pair) for pair in lines]
+    with tempfile.TemporaryDirectory() as folder:
+        lists = {name: Path(folder) / f"{name}.txt" for name in ("fit", "choose")}
+        for name, path in lists.items():
+            mine = [pair for pair in frames if Path(pair[0]).name.startswith(FITTED_VIDEO) == (name == "fit")]
+            path.write_text("".join(f"{image} {label}\n" for image, label in mine))
+        yield {"train_split": str(lists["fit"]), "test_split": str(lists["choose"])}
+
+
+def judge(weights: str, options: argparse.Namespace, splits: dict[str, Any], seeds: int) -> list[dict[str, float]]:
+    """The measures of weights, for each seed."""
+    results = evaluate(
+        [weights],
+        TASKS,
+        options.labelled,
+        backbone=COMMON["backbone"],
+        json=None,
+        seeds=seeds,
+        ignore=(VOID,),
+        image_size=None,
+        **splits,
+    )
+    names = {
+        ("segmentation", "all"): ("miou", "miou"),
+        ("segmentation", APART): ("miou_apart", "miou"),
+        ("retrieval", "all"): ("retrieval", "miou"),
+        ("retrieval", APART): ("retrieval_apart", "miou"),
+        ("correspondence", "all"): ("match_accuracy", "accuracy"),
+    }
+    found: list[dict[str, float]] = []
+    for seed in range(seeds):
+        scores: dict[str, float] = {}
+        for result in results:
+            if result.seed == seed and (result.task, result.subset) in names:
+                name, score = names[result.task, result.subset]
+                scores[name] = result.scores[score]
+                if result.task == "correspondence":
+                    scores["match_chance"] = result.scores["chance"]
+        found.append(scores)
+    return found
+
+
+def present(rows: list[dict[str, str]], console: Console) -> None:
+    keys = ("judge", "length", "arm", "settings")
+    table = Table(*keys, "seeds", *MEASURES)
+    groups: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), {})[row["seed"]] = row
+    for group, found in groups.items():
+        table.add_row(
+            *group,
+            str(len(found)),
+            *(mean_and_deviation([float(row[name]) for row in found.values()]) for name in MEASURES),
+        )
+    for (judge, length, arm, settings), found in groups.items():
+        plain = groups.get((judge, length, f"{arm} global", settings), {})
+        both = sorted(found.keys() & plain.keys())
+        if both:
+            gains = ([float(found[seed][name]) - float(plain[seed][name]) for seed in both] for name in MEASURES)
+            table.add_row(
+                judge, length, f"{arm} above global", settings, str(len(both)), *map(mean_and_deviation, gains)
+            )
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder of photographs")
+    parser.add_argument("--labelled", type=Path, required=True, help="a folder with CamVid's lists")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[RANDOM, "auto", "auto global"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    lengths = parser.add_mutually_exclusive_group(required=True)
+    lengths.add_argument("--steps", type=int)
+    lengths.add_argument("--minutes", type=float)
+    parser.add_argument("--judge", choices=["choose", "test"], default="test")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of every run")
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--table", type=Path, default=TABLE)
+    options = parser.parse_args()
+    settings = dict(one.split("=", 1) for one in options.set)
+    said = " ".join(options.set)
+    lasts: dict[str, Any] = {"steps": options.steps} if options.steps else {"time_limit": f"{options.minutes:g}m"}
+    length = f"{options.steps} steps" if options.steps else f"{options.minutes:g} min"
+
+    def known(row: Row) -> bool:
+        return any(tuple(done[name] for name in Row._fields[:5]) == row.run for done in read(options.table))
+
+    def finish(row: Row, scores: dict[str, float], **others: Any) -> None:
+        made = {"date": datetime.date.today().isoformat(), "machine": this_machine()}
+        append(options.table, row._replace(**scores, **others, **made))
+
+    with judged_data(options.labelled, options.judge) as splits:
+        if RANDOM in options.arms:
+            rows = [Row(RANDOM, "", "", options.judge, seed) for seed in options.seeds]
+            if not all(map(known, rows)):
+                scores = judge("random", options, splits, max(options.seeds) + 1)
+                for row in rows:
+                    if not known(row):
+                        finish(row, scores[row.seed])
+        for seed in options.seeds:
+            for arm in options.arms:
+                row = Row(arm, said, length, options.judge, seed)
+                if arm == RANDOM or known(row):
+                    continue
+                out = options.out / "-".join([*arm.split(), *length.split(), *options.set, f"seed{seed}"])
+                begun = time.monotonic()
+                try:
+                    result = pretrain(
+                        options.data, out, resume=True, **{**COMMON, **ARMS[arm], **lasts, **settings, "seed": seed}
+                    )
+                except UserError as error:  # such as a collapse: the others are still worth knowing
+                    print(f"{arm}, seed {seed}: {error}")
+                    continue
+                minutes = (time.monotonic() - begun) / 60
+                finish(row, judge(str(out), options, splits, 1)[0], steps=result.steps, minutes=minutes)
+    present(read(options.table), Console())
+
+
+if __name__ == "__main__":
+    main()

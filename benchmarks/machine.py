@@ -1,0 +1,21 @@
+"""The machine that a row of a table was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+
+def this_machine() -> str:
+    """Such as "x86_64, 2 cores, amx_bf16, torch 2.14.1": what decides how fast a network is trained."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {_cores()} cores, torch {torch.__version__}"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may not tell yet
+    best = next((name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if capabilities.get(name)), "")
+    return ", ".join(filter(None, (platform.machine(), f"{_cores()} cores", best, f"torch {torch.__version__}")))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
