@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,37 @@ from safetensors.torch import load_file
 import densecl
 from densecl.errors import UserError
 from densecl.images.scenes import write_scenes
-from tests.examples.forms import EXAMPLES, flags, train
+from densecl.model import METHODS
+from tests.examples.forms import EXAMPLES, flags, train, train_beside_the_command
+from tests.processes import on_two_processes
 
 FORMS = ("pytorch", "pytorch_lightning", "pytorch_lightning_distributed")
 
 #: As flags of a script; `densecl.pretrain` takes the same as keywords.
-TINY = {"image_size": 64, "batch_size": 4, "steps": 4, "learning_rate": 0.001, "workers": 0, "seed": 3}
+TINY = {
+    "image_size": 64,
+    "output_stride": 16,
+    "batch_size": 4,
+    "steps": 4,
+    "learning_rate": 0.001,
+    "workers": 0,
+    "seed": 3,
+    "log_every": 1,
+}
+
+#: Every method, and among them every setting of one. What is left out is the method's own.
+CASES: dict[str, dict[str, Any]] = {
+    "moco": {"method": "moco", "backbone": "test_resnet", "matching": "features", "dense_negatives": "pooled"},
+    "simclr": {"method": "simclr", "backbone": "test_resnet", "matching": "both", "match_top_k": 0.5},
+    "byol": {"method": "byol", "backbone": "test_resnet", "matching": "mutual"},
+    "simsiam": {"method": "simsiam", "backbone": "test_resnet", "symmetric": False},
+    "barlow": {"method": "barlow", "backbone": "test_resnet"},
+    "vicreg": {"method": "vicreg", "backbone": "test_resnet", "dense_weight": 0.8},
+    "dino": {"method": "dino", "backbone": "test_vit"},
+    "moco, symmetric, with a ViT": {"method": "moco", "backbone": "test_vit", "symmetric": True},
+    # More than 10 steps have a warm-up of more than one.
+    "byol without the dense loss": {"method": "byol", "backbone": "test_resnet", "dense_weight": 0.0, "steps": 12},
+}
 
 
 def script(form: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -30,6 +56,11 @@ def script(form: str, *arguments: str, cwd: Path | None = None) -> subprocess.Co
 def column(path: Path, name: str) -> list[float]:
     with path.open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def rounded(losses: list[float]) -> list[float]:
+    """As the command's table has them."""
+    return [float(f"{loss:.6g}") for loss in losses]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -43,31 +74,41 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "images"
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"backbone": "test_resnet", "matching": "features", "dense_negatives": "pooled"},
-        {"backbone": "test_vit", "matching": "geometry", "dense_negatives": "batch"},
-    ],
-    ids=lambda method: method["backbone"],
-)
-def test_on_one_process_all_forms_train_the_same_model(method: dict[str, str], images: Path, tmp_path: Path) -> None:
-    settings = {**TINY, **method, "data": images, "output_stride": 16, "precision": "32"}
+def differences(out: Path, other: Path) -> list[str]:
+    """Tensors in which two results are not the same bit by bit."""
+    found, expected = weights(out), weights(other)
+    assert found.keys() == expected.keys()
+    return [name for name in expected if not torch.equal(found[name], expected[name])]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_on_one_process_all_forms_train_the_same_model(case: str, images: Path, tmp_path: Path) -> None:
+    settings = {**TINY, **CASES[case], "data": images, "precision": "32"}
     plain = train("pytorch", **settings, out=tmp_path / "plain")
     lightning = train("pytorch_lightning", **settings, out=tmp_path / "lightning")
     run = tmp_path / "command"
-    result = densecl.pretrain(out=run, **settings, log_every=1, loggers=())  # pyright: ignore[reportArgumentType]
+    # Left to itself, the command tries which memory format is faster here.
+    result = densecl.pretrain(out=run, **settings, loggers=(), channels_last=False)
 
-    assert len(set(plain)) == TINY["steps"]
+    assert len(set(plain)) == settings["steps"]
     assert plain == lightning
     # The table is rounded to six digits; the last row and the weights are not.
-    assert column(run / "metrics.csv", "loss") == [float(f"{loss:.6g}") for loss in plain]
+    assert column(run / "metrics.csv", "loss") == rounded(plain)
     assert result.metrics["loss"] == plain[-1]
-    expected = weights(run)
     for form in ("plain", "lightning"):
-        found = weights(tmp_path / form)
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert differences(tmp_path / form, run) == []
+
+
+def test_on_two_processes_every_method_trains_the_model_of_the_command(images: Path, tmp_path: Path) -> None:
+    methods = {name: {**TINY, **CASES[name], "steps": 2, "data": images, "precision": "32"} for name in METHODS}
+    losses, others = on_two_processes(train_beside_the_command, methods, tmp_path)
+    assert losses == others  # each process has the average
+    for name in methods:
+        example, command = tmp_path / name / "example", tmp_path / name / "command"
+        assert len(set(losses[name])) == 2
+        assert column(example / "logs" / "metrics.csv", "loss") == losses[name]
+        assert column(command / "metrics.csv", "loss") == rounded(losses[name])
+        assert differences(example, command) == []
 
 
 def test_the_colours_are_not_computed_in_half_precision(images: Path, tmp_path: Path) -> None:
@@ -78,7 +119,7 @@ def test_the_colours_are_not_computed_in_half_precision(images: Path, tmp_path: 
 
 
 def test_two_processes_train_the_same_model_as_one(images: Path, tmp_path: Path) -> None:
-    settings = {**TINY, "data": images, "backbone": "test_vit", "matching": "geometry", "dense_negatives": "batch"}
+    settings = {**TINY, "data": images, "backbone": "test_vit", "method": "dino"}
     one = train("pytorch", **settings, out=tmp_path / "one")
     done = script("pytorch_lightning_distributed", *flags(**settings, devices=2, out=tmp_path / "two"))
     assert done.returncode == 0, done.stderr
@@ -110,3 +151,8 @@ def test_synchronised_batch_norm_on_the_cpu_is_an_error_of_one_line(tmp_path: Pa
 def test_wrong_input_is_a_user_error(form: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         train(form, data=tmp_path / "nowhere", out=tmp_path / "out")
+
+
+def test_a_setting_of_something_that_the_method_does_not_have_is_a_user_error(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="byol has no dense negatives"):
+        train("pytorch", method="byol", dense_negatives="batch", data=images, batch_size=4, out=tmp_path / "out")

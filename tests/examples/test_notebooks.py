@@ -17,7 +17,18 @@ from tests.examples.forms import EXAMPLES, train
 NOTEBOOKS = sorted((EXAMPLES / "notebooks").glob("*.ipynb"))
 
 #: Only a ResNet of torchvision's can be loaded into torchvision.
-TINY = {"image_size": 64, "batch_size": 4, "steps": 2, "workers": 0, "backbone": "resnet18", "output_stride": 16}
+TINY = {
+    "image_size": 64,
+    "batch_size": 4,
+    "steps": 2,
+    "log_every": 1,
+    "workers": 0,
+    "backbone": "resnet18",
+    "output_stride": 16,
+}
+
+#: One of each kind: with a queue, with a predictor, with a scheduled teacher.
+METHOD = {"pytorch": "moco", "pytorch_lightning": "byol", "pytorch_lightning_distributed": "dino"}
 
 #: In the notebook the script has another name, so it need not be taken off the path.
 GUARD = re.compile(r"# Python looks for modules.*?sys\.path\.pop\(0\)\n\n", re.DOTALL)
@@ -46,7 +57,12 @@ def test_the_distributed_one_writes_the_script_of_the_examples() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_and_trains_what_the_script_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scenes(tmp_path, size=64, count=24)
-    settings = {**TINY, "data": str(tmp_path / "images"), "out": str(tmp_path / "run with a space")}
+    settings = {
+        **TINY,
+        "method": METHOD[path.stem],
+        "data": str(tmp_path / "images"),
+        "out": str(tmp_path / "run with a space"),
+    }
     notebook = nbformat.read(path, as_version=4)
     place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     assigned = {node.targets[0].id for node in ast.parse(notebook.cells[place].source).body}  # type: ignore[attr-defined]
@@ -54,7 +70,7 @@ def test_runs_and_trains_what_the_script_trains(path: Path, tmp_path: Path, monk
     notebook.cells.insert(
         place + 1, new_code_cell("\n".join(f"{name} = {value!r}" for name, value in settings.items()))
     )
-    notebook.cells.append(new_code_cell("print(losses, matching, dense_negatives, learning_rate)"))
+    notebook.cells.append(new_code_cell("print((losses, matching, dense_negatives, learning_rate))"))
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
@@ -65,7 +81,7 @@ def test_runs_and_trains_what_the_script_trains(path: Path, tmp_path: Path, monk
     assert (run / "backbone.safetensors").is_file()
     assert (run / "correspondences.png").is_file()
     if path.stem != "pytorch_lightning_distributed":  # for which the text of the script is compared
-        losses, matching, dense_negatives, rate = printed(notebook)
+        losses, matching, dense_negatives, rate = ast.literal_eval(notebook.cells[-1].outputs[0].text)
         settings |= {
             "matching": matching,
             "dense_negatives": dense_negatives,
@@ -73,11 +89,3 @@ def test_runs_and_trains_what_the_script_trains(path: Path, tmp_path: Path, monk
             "out": tmp_path / "s",
         }
         assert losses == train(path.stem, **settings)
-
-
-def printed(notebook: nbformat.NotebookNode) -> tuple[list[float], str, str, float]:
-    """The losses and the settings of the method that the last cell prints."""
-    text = notebook.cells[-1].outputs[0].text
-    losses, rest = re.fullmatch(r"(\[.*\]) (.*)\n", text).groups()  # type: ignore[union-attr]
-    matching, dense_negatives, rate = rest.split()
-    return ast.literal_eval(losses), matching, dense_negatives, float(rate)

@@ -67,10 +67,7 @@ def test_gradients_of_positives_and_negatives(dtype: torch.dtype) -> None:
 @dtypes
 @pytest.mark.parametrize("spread", [1.0, 0.2])
 def test_trained_vectors(dtype: torch.dtype, spread: float) -> None:
-    """Close to their positives, in a queue that is more or less of one direction.
-
-    The gradient is then a small difference of vectors that half precision has rounded.
-    """
+    """Close to their positives, in a queue that is more or less of one direction."""
     centre = units(1, 64)
     query, queue = (F.normalize(centre + spread * units(n, 64, seed=n), dim=1).to(dtype) for n in (100, 999))
     positive = F.normalize(query.double() + 0.3 * units(100, 64, seed=2), dim=1).to(dtype)
@@ -81,7 +78,9 @@ def test_trained_vectors(dtype: torch.dtype, spread: float) -> None:
         positive,
         queue,
         rest=(0.1,),
-        tolerance=TOLERANCE[dtype] / spread**0.5,
+        # Of one direction, the mean of the keys and the positive are nearly the same, and their difference, which is
+        # the gradient, a third as long. Half precision rounds both before: 8e-3 and 1.04e-3 were measured.
+        tolerance={torch.bfloat16: 1e-2, torch.float16: 1.3e-3}.get(dtype, 0.0) if spread < 1 else 0.0,
     )
 
 
@@ -91,18 +90,22 @@ def test_a_small_loss_keeps_its_gradient(dtype: torch.dtype) -> None:
     query = units(50, 32, seed=1).to(dtype).requires_grad_()
     queue = (-F.normalize(query.detach()[:1] + units(40, 32, seed=2), dim=1)).to(dtype)
     positive = F.normalize(query.detach() + 0.1 * units(50, 32, seed=3).to(dtype), dim=1)
-    compare(
-        info_nce, plain.info_nce, query, positive, queue, rest=(0.07,), tolerance=1e-10 if dtype.itemsize > 4 else 2e-5
-    )
+    # In float64 too the rounding of logits, 1e-15, is much of a loss that small: 5e-13 was measured.
+    tolerance = 1e-11 if dtype == torch.float64 else 0.0
+    compare(info_nce, plain.info_nce, query, positive, queue, rest=(0.07,), tolerance=tolerance)
 
 
-def test_a_queue_that_has_just_begun_to_fill() -> None:
+@dtypes
+def test_a_queue_that_has_just_begun_to_fill(dtype: torch.dtype) -> None:
     """A few real keys, which are the queries' own positives of the step before, among random ones."""
     queue = Queue(512, 32)
     keys = F.normalize(units(1, 32) + 0.1 * units(20, 32, seed=1), dim=1).float()
     queue.enqueue(keys)
-    query = F.normalize(keys + 0.05 * units(20, 32, seed=2).float(), dim=1).requires_grad_()
-    compare(info_nce, plain.info_nce, query, keys, queue.keys, rest=(0.1,))
+    query = F.normalize(keys + 0.05 * units(20, 32, seed=2).float(), dim=1).to(dtype).requires_grad_()
+    # Nearly all weight is on keys that are almost the positive: of the mean of the keys less the positive an eleventh
+    # is left, and in half precision eleven times the error of rounding both: 3.1e-2 and 3.9e-3 were measured.
+    tolerance = {torch.bfloat16: 4e-2, torch.float16: 5e-3}.get(dtype, 0.0)
+    compare(info_nce, plain.info_nce, query, keys.to(dtype), queue.keys.to(dtype), rest=(0.1,), tolerance=tolerance)
 
 
 def test_an_empty_queue() -> None:

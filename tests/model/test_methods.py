@@ -6,6 +6,9 @@ import copy
 import dataclasses
 import itertools
 import math
+import re
+from collections import Counter
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -20,8 +23,9 @@ from densecl.errors import UserError
 from densecl.model import METHODS, DenseCL, create_backbone
 from densecl.model.heads import Prototypes
 from densecl.model.matching import Match, keep_best
-from densecl.model.methods import find_method
+from densecl.model.methods import DenseNegatives, find_method
 from densecl.model.objectives import Pairs, image_pairs
+from densecl.recipe import Matching
 from densecl.recipe import Method as MethodName
 from densecl.views import Views
 from tests.model import reference
@@ -30,6 +34,7 @@ from tests.processes import on_two_processes
 
 NAMES = list(METHODS)
 BATCH, RADIUS = 3, 0.7
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 class PatchNet(nn.Module):
@@ -145,7 +150,9 @@ def test_matched_cells_go_through_the_papers_formula(name: str, matching: str, s
     for kind in ("features", "geometry") if matching == "both" else (matching,):
         matches = []
         for image, table in enumerate(tables):
-            similarity = reference.similarities(output.query.features[image].detach(), output.key.features[image])
+            similarity = reference.similarities(
+                output.query.features[image].detach(), output.key.features[image].detach()
+            )
             found = {
                 "features": lambda _table, similarity: reference.match_by_features(similarity),
                 "mutual": lambda _table, similarity: reference.match_mutually(similarity),
@@ -282,11 +289,53 @@ def test_small_views_are_compared_with_the_keys_of_the_large_ones(name: str, mat
 # --- it trains ------------------------------------------------------------------------------------------------------
 
 
-BACKBONES = {"test_resnet": {"output_stride": 8}, "test_convnext": {}, "test_vit": {}}
-COMBINATIONS = [
-    (name, [*BACKBONES][number % 3], matching, (METHODS[name].dense_negatives or (None,))[number % 2 - 1])
-    for number, (name, matching) in enumerate(itertools.product(NAMES, matchings))
+#: What makes it, and the sides in pixels of large and small views.
+BACKBONES = {
+    "test_resnet": ({"output_stride": 8}, 32, 16),
+    "test_convnext": ({}, 64, 32),
+    "test_vit": ({}, 48, 32),
+}
+POSSIBLE = [
+    (name, backbone, matching, negatives)
+    for name, backbone, matching in itertools.product(NAMES, BACKBONES, matchings)
+    for negatives in METHODS[name].dense_negatives or (None,)
 ]
+
+
+def covering(size: int) -> list[tuple]:
+    """A few of the possible combinations with all values together that any has, `size` at a time.
+
+    Greedily: always one with most that is still missing, of those the first whose values were chosen least often.
+    """
+    groups = {one: set(itertools.combinations(enumerate(one), size)) for one in POSSIBLE}
+    missing, chosen, times = set().union(*groups.values()), [], Counter()
+    while missing:
+        best = max(POSSIBLE, key=lambda one: (len(groups[one] & missing), -sum(times[each] for each in enumerate(one))))
+        chosen.append(best)
+        missing -= groups[best]
+        times.update(enumerate(best))
+    return chosen
+
+
+COMBINATIONS, ON_TWO_PROCESSES = covering(2), covering(1)
+
+
+def test_every_possible_pair_of_values_is_among_the_combinations() -> None:
+    for one, other in itertools.combinations(range(4), 2):
+        assert {(row[one], row[other]) for row in COMBINATIONS} == {(row[one], row[other]) for row in POSSIBLE}
+    # Some that could be lost by a mistake in what is possible.
+    for name, backbone in itertools.product(NAMES, BACKBONES):
+        assert any(row[:2] == (name, backbone) for row in COMBINATIONS)
+    for name, negatives in (("moco", "pooled"), ("moco", "cells"), ("moco", "batch"), ("simclr", "pooled")):
+        assert any((row[0], row[3]) == (name, negatives) for row in COMBINATIONS)
+    for place, negatives in itertools.product([*BACKBONES, *matchings], [*get_args(DenseNegatives), None]):
+        assert any(place in row and row[3] == negatives for row in COMBINATIONS)
+    assert len(COMBINATIONS) < len(POSSIBLE) / 2
+
+
+def test_every_value_is_run_on_two_processes() -> None:
+    occurring = [set(column) for column in zip(*ON_TWO_PROCESSES, strict=True)]
+    assert occurring == [{*METHODS}, {*BACKBONES}, {*get_args(Matching)}, {*get_args(DenseNegatives), None}]
 
 
 def steps(rank: int, world: int, combinations: list) -> list[list[Tensor]]:
@@ -295,15 +344,16 @@ def steps(rank: int, world: int, combinations: list) -> list[list[Tensor]]:
     results = []
     for name, backbone, matching, negatives in combinations:
         torch.manual_seed(0)
-        size = {"test_convnext": 64}.get(backbone, 32)
+        settings, large_size, small_size = BACKBONES[backbone]
         queue = {"queue_length": 16} if METHODS[name].queue else {}
         small = {"dim": 16, "hidden_dim": 16, **queue, "dense_negatives": negatives, "matching": matching}
-        method = DenseCL(create_backbone(backbone, **BACKBONES[backbone]), method=name, match_top_k=0.8, **small)
+        method = DenseCL(create_backbone(backbone, **settings), method=name, match_top_k=0.8, **small)
         model = DistributedDataParallel(method) if world > 1 else method
         optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-3)
         losses = []
         for step in range(2):
-            three = [views(3 * step + number + 10 * rank, size, 2, torch.float32) for number in range(3)]
+            sizes = enumerate((large_size, large_size, small_size))
+            three = [views(3 * step + number + 10 * rank, size, 2, torch.float32) for number, size in sizes]
             loss = model(*three[:2], three[2:]).loss
             optimizer.zero_grad()
             loss.backward()
@@ -321,8 +371,8 @@ def test_a_few_steps(combination: tuple) -> None:
 
 
 def test_a_few_steps_on_two_processes() -> None:
-    first, second = on_two_processes(steps, 2, COMBINATIONS[::3])
-    for combination, ours, theirs in zip(COMBINATIONS[::3], first, second, strict=True):
+    first, second = on_two_processes(steps, 2, ON_TWO_PROCESSES)
+    for combination, ours, theirs in zip(ON_TWO_PROCESSES, first, second, strict=True):
         assert all(value.isfinite() for value in [*ours, *theirs]), combination
         assert torch.equal(ours[-1], theirs[-1]), f"{combination}: the processes' weights differ"
 
@@ -403,3 +453,28 @@ def test_a_method_of_ones_own_needs_no_entry_in_the_table() -> None:
     own = dataclasses.replace(METHODS["byol"], name="mine", symmetric=False)
     model = DenseCL(PatchNet(), method=own, hidden_dim=8).double()
     assert model(views(1), views(2)).loss.isfinite() and not model.symmetric
+
+
+# --- an eighth ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("matching", get_args(Matching))
+def test_the_documented_example_of_an_eighth_method(matching: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENTATION.read_text(), flags=re.DOTALL | re.MULTILINE)
+    documented: dict[str, Any] = {}
+    exec(code, documented)
+    assert documented["model"].method.name == "distance"
+
+    monkeypatch.setitem(METHODS, "distance", documented["distance"])
+    model = make("distance", matching=matching, dense_weight=1.0, symmetric=False)
+    query, key = views(1), views(2)
+    output = model(query, key)
+    expected = (output.query.vector - output.key.vector).square().sum(dim=1).mean()
+    assert output.global_loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    if matching != "both":  # whose second match is not told
+        assert output.query.cells is not None and output.key.cells is not None
+        pairs = Pairs(output.query.cells, output.key.cells, output.match, *[None] * 3)  # pyright: ignore[reportArgumentType]
+        distances = (pairs.query - pairs.positive).square().sum(dim=2)[output.weight]
+        assert output.dense_loss.item() == pytest.approx(distances.mean().item(), rel=1e-12)
+    output.loss.backward()
+    assert all(weight.grad is not None for weight in model.query_encoder.dense_head.parameters())

@@ -7,10 +7,12 @@ import csv
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import Block
 
 from densecl.augment import augment
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, StepSampler, collate
+from densecl.model.objectives import DINO
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.parts import build
 from densecl.training.recorder import Recorder
@@ -57,6 +59,18 @@ def test_the_key_encoder_moves_once_a_step(tiny, tmp_path):
     torch.testing.assert_close(ends[2][f"key_encoder.{name}"], 0.9 * key + 0.1 * query, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_dinos_centres_move_once_a_step(tiny, tmp_path, monkeypatch, parts):
+    observe = DINO.observe
+    monkeypatch.setattr(DINO, "observe", lambda self, keys: observe(self, torch.ones_like(keys)))
+    own = dict.fromkeys(("queue_length", "dense_negatives", "key_momentum"), "auto")
+    pretrain(tiny(method="dino", hidden_dim=16, batch_size=8, accumulate=parts, steps=2, **own), tmp_path)
+    model = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["model"]
+    for level in ("global", "dense"):
+        centre = model[f"{level}_objective.centre"]
+        torch.testing.assert_close(centre, torch.full_like(centre, 1 - 0.9**2))  # after two steps from 0 towards 1
+
+
 def test_rows_count_whole_steps(tiny, tmp_path):
     pretrain(tiny(batch_size=8, accumulate=2, steps=4), tmp_path)
     with (tmp_path / "metrics.csv").open(newline="") as file:
@@ -93,3 +107,30 @@ def test_parts_must_be_equal_and_large_enough(tiny, tmp_path):
     )
     with pytest.raises(UserError, match="in 4 parts: barlow takes statistics .* Give at least 8"):
         pretrain(recipe, tmp_path / "run")
+
+
+def test_activations_computed_twice_train_the_same_weights(tiny, tmp_path, monkeypatch):
+    """The other way to save memory, through whole steps: the query encoder's blocks run once more on the way back."""
+    ran, states = {}, {}
+    forward = Block.forward
+
+    def counted(self, *arguments, **settings):
+        ran[checkpointed] += 1
+        return forward(self, *arguments, **settings)
+
+    monkeypatch.setattr(Block, "forward", counted)
+    for checkpointed in (False, True):
+        recipe = tiny(
+            backbone="test_vit", output_stride=None, image_size=48, accumulate=2, checkpoint_activations=checkpointed
+        )
+        ran[checkpointed] = 0
+        pretrain(recipe, tmp_path / str(checkpointed))
+        states[checkpointed] = load_checkpoint(tmp_path / str(checkpointed) / "checkpoints" / "last.ckpt")["model"]
+    depth, batches = 6, 3 * 2
+    assert ran[True] - ran[False] == depth * batches
+    start = build(recipe, None, None, None)[0].model.state_dict()
+    for name, value in states[False].items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(states[True][name], value, msg=lambda text, name=name: f"{name}: {text}")
+    name = "query_encoder.backbone.model.blocks.0.attn.qkv.weight"
+    assert (states[True][name] - start[name]).abs().max() > 1e-4  # or it would be no wonder

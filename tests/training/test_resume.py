@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from densecl.errors import UserError
+from densecl.model.methods import METHODS, Method
 from densecl.recipe import Recipe, read_recipe, write_recipe
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.recorder import TIMINGS, Recorder
@@ -64,20 +65,17 @@ def tensors(tree: object, place: str = "") -> dict[str, object]:
     return {place: tree}
 
 
-#: What is in the checkpoint beside the query encoder, by method.
-KEPT = {
-    "moco": {"global_queue.keys", "dense_queue.keys", "key_encoder.global_head.layers.0.weight"},
-    "simclr": set(),
-    "byol": {
-        "predictor.vector_layers.0.weight",
-        "predictor.cell_layers.0.weight",
-        "key_encoder.global_head.layers.0.weight",
-    },
-    "simsiam": {"predictor.vector_layers.0.weight", "predictor.cell_layers.0.weight"},
-    "barlow": set(),
-    "vicreg": set(),
-    "dino": {"global_objective.centre", "dense_objective.centre", "key_encoder.global_head.layers.0.weight"},
-}
+def kept(method: Method) -> set[str]:
+    """Some of what is in the checkpoint beside the query encoder: of each part that the method has, something."""
+    state = [name for name, _ in method.objective(4).named_buffers()]
+    names = {f"{level}_objective.{name}" for level in ("global", "dense") for name in state}
+    if method.keys == "average":
+        names |= {"key_encoder.global_head.layers.0.weight", "key_encoder.dense_head.layers.0.weight"}
+    if method.predictor is not None:
+        names |= {"predictor.vector_layers.0.weight", "predictor.cell_layers.0.weight"}
+    if method.queue:
+        names |= {"global_queue.keys", "dense_queue.keys"}
+    return names
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -159,12 +157,12 @@ def test_a_signal_saves_first(
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", KEPT)
-def test_every_method_resumes_exactly(tiny, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_every_method_resumes_exactly(tiny, tmp_path: Path, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"queue_length": "auto", "key_momentum": "auto", "dense_negatives": "auto", "optimizer": "adamw"}
-    own |= {"method": method, "hidden_dim": 16, "steps": 5, "learning_rate": 0.001, "local_crops": 1}
-    if method == "moco":
-        own["dense_negatives"] = "pooled"
+    own |= {"method": method.name, "hidden_dim": 16, "steps": 5, "learning_rate": 0.001, "local_crops": 1}
+    if method.queue:
+        own["dense_negatives"] = "pooled"  # so that there is a dense queue, too
     recipe = tiny(**own)
     with monkeypatch.context() as patch:
         send_at(3, signal.SIGTERM, patch)
@@ -172,22 +170,23 @@ def test_every_method_resumes_exactly(tiny, tmp_path: Path, method: str, monkeyp
             pretrain(recipe, tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert checkpoint["step"] == 3
-    assert KEPT[method] <= checkpoint["model"].keys()
+    assert kept(method) <= checkpoint["model"].keys()
     pretrain(recipe, tmp_path / "run", resume=True)
     pretrain(recipe, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
     last = rows(tmp_path / "run" / "metrics.csv")[-1]
+    candidates = bool(method.dense_negatives) or method.teacher_temperature is not None
     for column, has in (
         ("loss", True),
         ("dense_loss", True),
-        ("global_chance_loss", method in ("moco", "simclr", "dino")),
-        ("dense_chance_loss", method in ("moco", "simclr", "dino")),
-        ("key_momentum", method in ("moco", "byol", "dino")),
-        ("temperature", method in ("moco", "simclr", "dino")),
+        ("global_chance_loss", candidates),
+        ("dense_chance_loss", candidates),
+        ("key_momentum", method.key_momentum is not None),
+        ("temperature", method.temperature is not None),
         ("cell_spread", True),
     ):
         assert bool(last[column]) == has, column
-    assert read_recipe(tmp_path / "run" / "recipe.yaml").symmetric == (method != "moco")
+    assert read_recipe(tmp_path / "run" / "recipe.yaml").symmetric == method.symmetric
 
 
 def test_killed_before_the_first_checkpoint_begins_anew(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

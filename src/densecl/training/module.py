@@ -115,9 +115,12 @@ class DenseCLModule(pl.LightningModule):
         for group in self.optimizers().param_groups:  # pyright: ignore[reportAttributeAccessIssue]
             group["lr"] = settings.learning_rate
         self.model.dense_weight = settings.dense_weight
-        # The key encoder moves with every batch, of which a step may have several.
+        # The key encoder moves with every batch, of which a step may have several, and so does what objectives keep.
         parts = self.trainer.accumulate_grad_batches
         self.model.key_momentum = None if settings.key_momentum is None else settings.key_momentum ** (1 / parts)
+        for objective in (self.model.global_objective, self.model.dense_objective):
+            if objective is not None:
+                objective.parts = parts
         self.model.temperature = settings.temperature
         self.model.teacher_temperature = settings.teacher_temperature
 

@@ -49,12 +49,17 @@ class Objective(nn.Module):
         dim: length of the vectors.
         statistics: where a loss is one of statistics, the vectors that they are taken over: all matched "cells" of
             the batch, or those of each "position" in the query's map.
+
+    Attributes:
+        parts: in how many parts a step is computed, set by whoever accumulates gradients. What a method keeps as a
+            moving average moves with each of them, together as far as in a step of one part.
     """
 
     def __init__(self, dim: int, statistics: Statistics = "cells") -> None:
         super().__init__()
         self.dim = dim
         self.statistics = statistics
+        self.parts = 1
 
     def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
         """The mean loss over the pairs that count, which carries the gradient.

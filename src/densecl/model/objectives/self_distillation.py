@@ -35,4 +35,5 @@ class DINO(Objective):
     @torch.no_grad()
     def observe(self, keys: Float[Tensor, "vectors dim"]) -> None:
         """Moves the centre towards the mean of these keys, of all processes [paper, eq. 4]."""
-        self.centre.lerp_(mean_over_processes(keys.mean(dim=0)).to(self.centre.dtype), 1 - self.centre_momentum)
+        momentum = self.centre_momentum ** (1 / self.parts)
+        self.centre.lerp_(mean_over_processes(keys.mean(dim=0)).to(self.centre.dtype), 1 - momentum)
