@@ -29,10 +29,10 @@ from densecl.errors import UserError
 from densecl.images.loader import Batch, CropPairDataset, Quarantine, StepSampler, make_loader
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
-from densecl.model import Normalisation, save_backbone
+from densecl.model import METHODS, Normalisation, save_backbone
 from densecl.model.distributed import mean_over_processes
 from densecl.training import automatic
-from densecl.training.schedules import cosine, ramp
+from densecl.training.schedules import Schedules
 from densecl.views import Views
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -41,9 +41,12 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 class Pretraining(pl.LightningModule):
     """The training step around `DenseCL`, and each process's part of the data."""
 
-    def __init__(self, model: DenseCL, pairs: CropPairDataset, options: argparse.Namespace) -> None:
+    def __init__(
+        self, model: DenseCL, schedules: Schedules, pairs: CropPairDataset, options: argparse.Namespace
+    ) -> None:
         super().__init__()
         self.model = model
+        self.schedules = schedules
         self.pairs = pairs
         self.options = options
         self.quarantine = Quarantine(options.out / "quarantine.csv", len(pairs))
@@ -60,28 +63,32 @@ class Pretraining(pl.LightningModule):
         )
         return make_loader(self.pairs, sampler, workers=self.options.workers, pin_memory=self.on_gpu)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        settings = self.schedules.at(self.global_step, self.global_step / self.options.steps)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = settings.learning_rate
+        self.model.key_momentum, self.model.teacher_temperature = settings.key_momentum, settings.teacher_temperature
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Views, Views]:
         self.quarantine.record(batch.bad)  # what could not be read, and was replaced by other images
         return augment(batch.pairs.first, *IMAGENET), augment(batch.pairs.second, *IMAGENET)
 
     def training_step(self, views: tuple[Views, Views], batch_idx: int) -> torch.Tensor:
-        output = self.model(*views)  # moves the key encoder and fills the queues with the keys of all, too
-        self.log("loss", output.loss, prog_bar=True, sync_dist=True)
-        self.log_dict({"global_loss": output.global_loss, "dense_loss": output.dense_loss}, sync_dist=True)
-        self.losses.append(mean_over_processes(output.loss.detach()))
+        output = self.model(*views)  # moves the key encoder, and fills the queue with the keys of all processes
+        self.losses.append(output.loss.detach())
+        done = self.global_step + 1
+        if done % self.options.log_every == 0:  # not oftener: to tell a number, all GPUs have to halt
+            loss, global_loss, dense_loss = mean_over_processes(torch.stack(output[:3])).tolist()
+            self.log_dict({"loss": loss, "global_loss": global_loss, "dense_loss": dense_loss})
+            self.print(f"step {done}: loss {loss:.3f} (global {global_loss:.3f}, dense {dense_loss:.3f})")
         return output.loss
 
-    def configure_optimizers(self) -> Any:
-        # The key encoder has no gradient: it is a moving average of the query encoder.
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        # A key encoder has no gradient: it is a moving average of the query encoder.
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         weights = {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": 0.02}
         biases_and_norms = {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0}
-        optimizer = torch.optim.AdamW([weights, biases_and_norms], lr=1.0, fused=True)  # lr: times the schedule
-        peak, steps = self.options.learning_rate, self.options.steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine(peak, 0.0, step / steps) * ramp(step, steps / 10)
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return torch.optim.AdamW([weights, biases_and_norms], fused=True)  # learning rate: set before each step
 
 
 def train(options: argparse.Namespace) -> list[float]:
@@ -107,21 +114,44 @@ def train(options: argparse.Namespace) -> list[float]:
         seed=options.seed,
     )
 
-    # The query and the key encoder around the backbone, the queues, and the loss. On a short run the key
-    # encoder follows faster than the paper's 0.999, and the queue is shorter, so that its keys are not too old.
+    # On a short run the key encoder follows faster than in the papers, and moco's queue is shorter, so that its keys
+    # are not too old. The other methods have no queue, some no key encoder: what a method does not have is None.
+    method = METHODS[options.method]
+    key_momentum = queue_length = None
+    if method.key_momentum is not None:
+        key_momentum = automatic.key_momentum(options.steps, method.key_momentum)
+        if method.queue:
+            queue_length = automatic.queue_length(len(source), options.batch_size, key_momentum)
+
+    # The encoders around the backbone, what the method keeps, and its loss.
     torch.manual_seed(options.seed)
-    key_momentum = automatic.key_momentum(options.steps)
     model = DenseCL(
         create_backbone(options.backbone, output_stride=options.output_stride),
+        method=method,
         dense_weight=options.dense_weight,
         matching=options.matching,
-        dense_negatives=options.dense_negatives,
+        match_top_k=options.match_top_k,
+        dense_negatives=options.dense_negatives or ("batch" if method.dense_negatives else None),
+        symmetric=options.symmetric,
         key_momentum=key_momentum,
-        queue_length=automatic.queue_length(len(source), options.batch_size, key_momentum),
+        queue_length=queue_length,
         seed=options.seed,
     )
 
-    module = Pretraining(model, pairs, options)
+    # A warm-up of a tenth of the run, but of 10 epochs at most, then a cosine to 0. The key momentum of byol and dino
+    # follows a cosine too, and the temperature of dino's teacher a warm-up.
+    epochs = options.steps * options.batch_size / len(source)
+    schedules = Schedules(
+        learning_rate=options.learning_rate,
+        warmup_steps=automatic.warmup_epochs(epochs) * (len(source) / options.batch_size),
+        dense_weight=options.dense_weight,
+        key_momentum=key_momentum,
+        key_momentum_end=method.key_momentum_end,
+        temperature=method.temperature,
+        teacher_temperature=method.teacher_temperature,
+    )
+
+    module = Pretraining(model, schedules, pairs, options)
     trainer = pl.Trainer(
         accelerator="gpu" if gpus else "cpu",
         devices=devices,
@@ -132,7 +162,7 @@ def train(options: argparse.Namespace) -> list[float]:
         max_epochs=1,  # as Lightning counts: the sampler goes through all epochs in one
         use_distributed_sampler=False,  # ours knows its part
         logger=CSVLogger(options.out, name="logs", version=""),
-        log_every_n_steps=1,
+        log_every_n_steps=options.log_every,
         enable_checkpointing=False,
     )
     trainer.fit(module)
@@ -140,7 +170,7 @@ def train(options: argparse.Namespace) -> list[float]:
     if trainer.is_global_zero:
         save_backbone(model.backbone, options.out / "backbone.safetensors", IMAGENET)
         print(f'To load the result: backbone, normalisation = densecl.load_backbone("{options.out}")')
-    return [loss.item() for loss in module.losses]
+    return mean_over_processes(torch.stack(module.losses)).tolist()
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -153,14 +183,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="images per step, over all devices together")
     parser.add_argument("--steps", type=int, default=600, help="length of the training")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="at its peak; a third without batch norm")
-    parser.add_argument("--dense-weight", type=float, default=0.5, help="share of the dense loss")
-    parser.add_argument("--matching", choices=["geometry", "features", "mutual"], default="geometry", help="of cells")
-    parser.add_argument("--dense-negatives", choices=["batch", "cells", "pooled"], default="batch", help="of a cell")
+    parser.add_argument("--method", choices=METHODS, default="moco", help="docs/methods.md compares them")
+    parser.add_argument("--dense-weight", type=float, default=0.5, help="share of the dense loss; 0: the plain method")
+    matchings = ["geometry", "features", "mutual", "both"]
+    parser.add_argument("--matching", choices=matchings, default="geometry", help="how cells find their positives")
+    parser.add_argument("--match-top-k", type=float, default=1.0, help="share of the cells to keep, the best matched")
+    negatives = ["batch", "cells", "pooled"]
+    parser.add_argument("--dense-negatives", choices=negatives, help="of a cell, for moco and simclr; None: batch")
+    parser.add_argument(
+        "--symmetric", action=argparse.BooleanOptionalAction, help="both views are queries; None: as in the paper"
+    )
     parser.add_argument("--devices", type=int, help="of each machine; None: all GPUs, or two processes on the CPU")
     parser.add_argument("--nodes", type=int, default=1, help="machines")
     parser.add_argument("--sync-batch-norm", action="store_true", help="batch statistics over all GPUs")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's arithmetic")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images, for each device")
+    parser.add_argument("--log-every", type=int, default=10, help="steps between reports")
     parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colours")
     return parser.parse_args(arguments)
 
