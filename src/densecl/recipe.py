@@ -629,7 +629,9 @@ def _check(recipe: Recipe) -> None:
         if values is not None and len(values) != recipe.channels:
             raise UserError(f"{flag(name)} takes one number a channel: {recipe.channels}, not {len(values)}.")
     if isinstance(recipe.local_crop_size, int) and not recipe.local_crops:
-        raise UserError(f"--local-crop-size {recipe.local_crop_size} does nothing without --local-crops. Give how many.")
+        raise UserError(
+            f"--local-crop-size {recipe.local_crop_size} does nothing without --local-crops. Give how many."
+        )
     if recipe.recipe == "paper" and recipe.method != "moco":
         raise UserError(f"--recipe paper is that of moco, not of {recipe.method}. Leave it out.")
     if (

@@ -289,7 +289,9 @@ def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     monkeypatch.setattr(DenseCL, "forward", hungry)
-    with pytest.raises(UserError, match="Out of memory at --batch-size 4 .* --batch-size 2, --accumulate 2, --output-stride 16"):
+    with pytest.raises(
+        UserError, match="Out of memory at --batch-size 4 .* --batch-size 2, --accumulate 2, --output-stride 16"
+    ):
         pretrain(tiny(), tmp_path / "run")
 
 
