@@ -164,6 +164,15 @@ def test_orientation_of_a_tiff_that_pillow_reads(write):
     assert measure(path, 3) == (17, 13)
 
 
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_orientation_of_sixteen_bits(tmp_path, orientation):
+    deep = COLOURS.astype(np.uint16) * 200
+    path = tmp_path / "deep.tif"
+    tifffile.imwrite(path, deep, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    expected = {2: deep[:, ::-1], 3: deep[::-1, ::-1], 6: np.rot90(deep, -1)}[orientation]
+    assert same(decode(path, 3), channels_first(expected))
+
+
 def test_broken_metadata_do_not_make_a_broken_image(write):
     data = encoded(Image.fromarray(COLOURS), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert decode(write(data), 3).shape == (3, 13, 17)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -67,6 +69,9 @@ def test_a_compiled_run_learns_the_same_and_keeps_its_names(tiny, tmp_path, monk
         compiled.append(function)
         return torch_compile(function, backend="eager")
 
+    # With torch 2.11 the compiler stumbles over the tests' checks of shapes.
+    for name, function in inspect.getmembers(Backbone, inspect.isfunction):
+        monkeypatch.setattr(Backbone, name, inspect.unwrap(function))
     torch_compile = torch.compile
     pretrain(tiny(), tmp_path / "plain")
     monkeypatch.setattr(torch, "compile", compile_eagerly)

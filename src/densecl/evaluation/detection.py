@@ -28,6 +28,7 @@ from densecl.errors import UserError
 from densecl.evaluation.dense import device_of
 from densecl.evaluation.fine_tuning import LEARNING_RATE, descend, draw_batches
 from densecl.evaluation.frozen import evaluating
+from densecl.images.crops import flip
 from densecl.images.decode import BadImage, decode
 from densecl.model.backbone import Backbone
 
@@ -220,7 +221,7 @@ def detection(
 def _flipped(item: Boxed) -> tuple[Tensor, Tensor]:
     x0, y0, x1, y1 = item.boxes.unbind(dim=1)
     width = item.image.shape[2]
-    return item.image.flip(2), torch.stack([width - x1, y0, width - x0, y1], dim=1)
+    return flip(item.image, 2), torch.stack([width - x1, y0, width - x0, y1], dim=1)
 
 
 def _unit(image: Tensor, longer_side: int) -> Float[Tensor, "channels height width"]:

@@ -56,7 +56,14 @@ def take_crop(
     """The box of a uint8 or uint16 image, resized (bilinear, antialiased) to size x size, mirrored if `flipped`."""
     x0, y0, x1, y1 = (int(edge) for edge in box)
     crop = resize(image[:, y0:y1, x0:x1], size, size)
-    return crop.flip(-1) if flipped else crop.contiguous()
+    return flip(crop, 2) if flipped else crop.contiguous()
+
+
+def flip(pixels: Shaped[Tensor, "channels height width"], *axes: int) -> Shaped[Tensor, "channels height width"]:
+    """A copy of a uint8 or uint16 image, reversed along some axes."""
+    if pixels.dtype == torch.uint16:  # which torch 2.11 cannot flip
+        return pixels.view(torch.int16).flip(axes).view(torch.uint16)
+    return pixels.flip(axes)
 
 
 def resize(

@@ -39,7 +39,7 @@ from jaxtyping import Shaped
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from densecl.images.crops import resize
+from densecl.images.crops import flip, resize
 
 #: Images of more pixels are refused. Pillow's own guard against decompression bombs stands at the same place.
 MAX_PIXELS = 178_956_970
@@ -505,7 +505,7 @@ def _over_white(
 
 def _upright(pixels: Shaped[Tensor, "bands _ _"], orientation: int) -> Shaped[Tensor, "bands _ _"]:
     swap, mirrored = ORIENTATIONS.get(orientation, (False, ()))
-    return (pixels.transpose(1, 2) if swap else pixels).flip(mirrored) if swap or mirrored else pixels
+    return flip(pixels.transpose(1, 2) if swap else pixels, *mirrored) if swap or mirrored else pixels
 
 
 def _shrink(pixels: Shaped[Tensor, "channels _ _"], least_side: int) -> Shaped[Tensor, "channels _ _"]:
