@@ -15,9 +15,10 @@ deviations, and how far arms are above the same at dense weight 0, seed by seed.
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime
+import math
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,7 @@ ARMS: dict[str, dict[str, Any]] = {
     RANDOM: {},
     "auto": {},
     "auto global": {"dense_weight": 0.0},
-    "paper": {"recipe": "paper", "queue_length": 2048},
+    "paper": {"recipe": "paper", "queue_length": 2048, "schedule_per": "step"},
     **{method: {"method": method} for method in METHODS},
     **{f"{method} global": {"method": method, "dense_weight": 0.0} for method in METHODS},
 }
@@ -68,12 +69,12 @@ class Row(NamedTuple):
     length: str
     judge: str
     seed: int
-    miou: float = 0.0  # linear segmentation of frozen features
-    miou_apart: float = 0.0  # ... of the video apart
-    retrieval: float = 0.0
-    retrieval_apart: float = 0.0
-    match_accuracy: float = 0.0
-    match_chance: float = 0.0
+    miou: float = math.nan  # linear segmentation of frozen features
+    miou_apart: float = math.nan  # ... of the video apart, when the test frames judge
+    retrieval: float = math.nan
+    retrieval_apart: float = math.nan
+    match_accuracy: float = math.nan
+    match_chance: float = math.nan
     steps: int = 0
     minutes: float = 0.0
     date: str = ""
@@ -103,37 +104,36 @@ def judged_data(labelled: Path, judge: str) -> Iterator[dict[str, Any]]:
         yield {"train_split": str(lists["fit"]), "test_split": str(lists["choose"])}
 
 
-def judge(weights: str, options: argparse.Namespace, splits: dict[str, Any], seeds: int) -> list[dict[str, float]]:
-    """The measures of weights, for each seed."""
+def judge(weights: str, options: argparse.Namespace, splits: dict[str, Any], seed: int) -> dict[str, float]:
+    """The measures of weights, with what is drawn (random weights, pairs of views) as for this seed."""
     results = evaluate(
         [weights],
         TASKS,
         options.labelled,
         backbone=COMMON["backbone"],
         json=None,
-        seeds=seeds,
+        seeds=seed + 1,
         ignore=(VOID,),
-        image_size=None,
         **splits,
     )
     names = {
-        ("segmentation", "all"): ("miou", "miou"),
-        ("segmentation", APART): ("miou_apart", "miou"),
-        ("retrieval", "all"): ("retrieval", "miou"),
-        ("retrieval", APART): ("retrieval_apart", "miou"),
-        ("correspondence", "all"): ("match_accuracy", "accuracy"),
+        ("segmentation", "all"): {"miou": "miou"},
+        ("segmentation", APART): {"miou": "miou_apart"},
+        ("retrieval", "all"): {"miou": "retrieval"},
+        ("retrieval", APART): {"miou": "retrieval_apart"},
+        ("correspondence", "all"): {"accuracy": "match_accuracy", "chance": "match_chance"},
     }
-    found: list[dict[str, float]] = []
-    for seed in range(seeds):
-        scores: dict[str, float] = {}
-        for result in results:
-            if result.seed == seed and (result.task, result.subset) in names:
-                name, score = names[result.task, result.subset]
-                scores[name] = result.scores[score]
-                if result.task == "correspondence":
-                    scores["match_chance"] = result.scores["chance"]
-        found.append(scores)
-    return found
+    return {
+        name: result.scores[score]
+        for result in results  # those of the last seed come last; where nothing is drawn there is only one
+        for score, name in names.get((result.task, result.subset), {}).items()
+    }
+
+
+def minutes_trained(run: Path) -> float:
+    """By the run's own clock, which goes on where an interrupted run goes on."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return float(list(csv.DictReader(file))[-1]["seconds"]) / 60
 
 
 def present(rows: list[dict[str, str]], console: Console) -> None:
@@ -186,20 +186,16 @@ def main() -> None:
         append(options.table, row._replace(**scores, **others, **made))
 
     with judged_data(options.labelled, options.judge) as splits:
-        if RANDOM in options.arms:
-            rows = [Row(RANDOM, "", "", options.judge, seed) for seed in options.seeds]
-            if not all(map(known, rows)):
-                scores = judge("random", options, splits, max(options.seeds) + 1)
-                for row in rows:
-                    if not known(row):
-                        finish(row, scores[row.seed])
+        for seed in options.seeds if RANDOM in options.arms else ():
+            row = Row(RANDOM, "", "", options.judge, seed)
+            if not known(row):
+                finish(row, judge("random", options, splits, seed))
         for seed in options.seeds:
             for arm in options.arms:
                 row = Row(arm, said, length, options.judge, seed)
                 if arm == RANDOM or known(row):
                     continue
                 out = options.out / "-".join([*arm.split(), *length.split(), *options.set, f"seed{seed}"])
-                begun = time.monotonic()
                 try:
                     result = pretrain(
                         options.data, out, resume=True, **{**COMMON, **ARMS[arm], **lasts, **settings, "seed": seed}
@@ -207,9 +203,9 @@ def main() -> None:
                 except UserError as error:  # such as a collapse: the others are still worth knowing
                     print(f"{arm}, seed {seed}: {error}")
                     continue
-                minutes = (time.monotonic() - begun) / 60
-                finish(row, judge(str(out), options, splits, 1)[0], steps=result.steps, minutes=minutes)
-    present(read(options.table), Console())
+                scores = judge(str(out), options, splits, seed)
+                finish(row, scores, steps=result.steps, minutes=minutes_trained(out))
+    present(read(options.table), Console(width=160))
 
 
 if __name__ == "__main__":

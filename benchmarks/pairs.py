@@ -26,7 +26,6 @@ from machine import this_machine
 from rich.console import Console
 from torch.nn.parallel import DistributedDataParallel
 
-from densecl.errors import UserError
 from densecl.evaluation.correspondence import fixed_view_pairs
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
@@ -52,7 +51,7 @@ FIELDS = (
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet18": {"output_stride": 16},
     "convnext_nano": {"output_stride": 16},
-    "vit_tiny_patch16_224": {"img_size": 64, "depth": 3},
+    "vit_tiny_patch16_224": {"dynamic_img_size": True, "depth": 3},
 }
 
 Batches = list[tuple[Views, Views]]
@@ -100,7 +99,11 @@ def train(method: str, backbone: str, matching: Any, negatives: str, batches: Ba
     if not all(torch.tensor(losses).isfinite()) or not all(weight.isfinite().all() for weight in weights):
         return losses, "not finite"
     if processes > 1:
-        sums = torch.stack([weight.detach().double().sum() for weight in weights])
+        # Running statistics of batch norm are each process's own; all else must be the same.
+        kept = [
+            value for name, value in model.state_dict().items() if "running_" not in name and torch.is_tensor(value)
+        ]
+        sums = torch.stack([value.double().sum() for value in kept])
         others = [torch.empty_like(sums) for _ in range(processes)]
         dist.all_gather(others, sums)
         if not all(torch.equal(sums, other) for other in others):
@@ -118,7 +121,7 @@ def run(rank: int, processes: int, folder: str, options: argparse.Namespace) -> 
         for combination in combinations():
             try:
                 losses, result = train(*combination, batches)
-            except (UserError, RuntimeError, ValueError, TypeError) as error:
+            except Exception as error:
                 losses, result = [float("nan")], f"{type(error).__name__}: {error}".splitlines()[0]
             today = datetime.date.today().isoformat()
             writer.writerow(
@@ -149,7 +152,7 @@ def main() -> None:
         writer.writerows(rows)
     bad = [row for row in rows if row[7] != "ok"]
     for row in bad:
-        Console().print(*row)
+        Console(markup=False).print(*row)
     print(f"{datetime.date.today()}, {this_machine()}: {len(rows) - len(bad)} of {len(rows)} went well,", end=" ")
     print(f"in {time.perf_counter() - start:.0f} s")
     raise SystemExit(1 if bad else 0)

@@ -329,6 +329,10 @@ def test_values_come_to_the_type_of_the_field(name: str, typed: object, value: o
             "--temperature-max must be at least --temperature 0.2, not 0.1.",
         ),
         ({"local_crop_size": 96}, "--local-crop-size 96 does nothing without --local-crops."),
+        (
+            {"local_crop_size": "none", "local_crops": 2},
+            "--local-crop-size none: the small views of --local-crops need",
+        ),
         ({"epochs": 3, "steps": 4}, "Give only one of --epochs and --steps"),
         ({"time_limit": "8"}, "--time-limit takes a number and a unit"),
         ({"time_limit": "0m"}, "--time-limit must be longer than nothing"),
@@ -344,6 +348,17 @@ def test_wrong_settings_are_one_clear_line(settings: dict, complaint: str) -> No
         make_recipe(**{"data": "images", **settings})
     assert str(caught.value).startswith(complaint)
     assert "\n" not in str(caught.value)
+
+
+def test_the_size_of_small_views_is_chosen_anew_with_what_it_rests_on(tmp_path: Path) -> None:
+    recorded = tmp_path / "recipe.yaml"
+    with_small = Recipe(data="images", local_crops=2, local_crop_size=128, settled=("local_crop_size",))
+    write_recipe(with_small, recorded)
+    assert make_recipe(recorded).local_crop_size == 128
+    for change in ({"local_crops": 0}, {"output_stride": 16}, {"grid": 7}):
+        assert make_recipe(recorded, **change).local_crop_size == "auto"
+    write_recipe(Recipe(data="images", local_crop_size=None, settled=("local_crop_size",)), recorded)
+    assert make_recipe(recorded, local_crops=2).local_crop_size == "auto"
 
 
 def test_every_number_has_a_range() -> None:

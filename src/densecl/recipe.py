@@ -256,7 +256,7 @@ LENGTHS = ("epochs", "steps", "time_limit")
 RESTS_ON = {
     "mean": ("data", "channels"),
     "std": ("data", "channels"),
-    "local_crop_size": ("image_size", "backbone"),
+    "local_crop_size": ("local_crops", "image_size", "backbone", "output_stride", "grid"),
     "temperature": ("method",),
     "teacher_temperature": ("method",),
     "key_momentum": ("data", "batch_size", "method", *LENGTHS),
@@ -628,7 +628,9 @@ def _check(recipe: Recipe) -> None:
     for name, values in (("mean", recipe.mean), ("std", recipe.std)):
         if values is not None and len(values) != recipe.channels:
             raise UserError(f"{flag(name)} takes one number a channel: {recipe.channels}, not {len(values)}.")
-    if isinstance(recipe.local_crop_size, int) and not recipe.local_crops:
+    if recipe.local_crops and recipe.local_crop_size is None:
+        raise UserError("--local-crop-size none: the small views of --local-crops need a size. Leave it out for auto.")
+    if isinstance(recipe.local_crop_size, int) and not recipe.local_crops and "local_crop_size" not in recipe.settled:
         raise UserError(
             f"--local-crop-size {recipe.local_crop_size} does nothing without --local-crops. Give how many."
         )

@@ -17,14 +17,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from densecl.allocator import keep_freed_memory
 from densecl.errors import UserError
 from densecl.evaluation.clustering import fit_clusters
 from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
 from densecl.evaluation.dense import LabelledMaps, Probe, Segmentation, judge
 from densecl.evaluation.detection import CocoFiles, detection, open_coco
 from densecl.evaluation.fine_tuning import fine_tuned_segmentation
-from densecl.evaluation.labelled import LabelledFiles, open_labelled
+from densecl.evaluation.labelled import LabelledFiles, is_labelled, open_labelled
 from densecl.evaluation.neighbours import ClassifiedFiles, neighbours, open_classified
 from densecl.evaluation.retrieval import MEMORY_CELLS, fit_retrieval
 from densecl.evaluation.segmentation import fit_linear
@@ -119,7 +118,6 @@ def evaluate(
     Raises:
         UserError: whatever the caller can put right.
     """
-    keep_freed_memory()
     tasks = (task,) if isinstance(task, str) else tuple(dict.fromkeys(task))
     chosen = Settings(**settings)
     check_tasks(tasks, chosen)
@@ -266,7 +264,7 @@ def _some(images: ClassifiedFiles, settings: Settings) -> ClassifiedFiles:
 
 def _images(data: Path, settings: Settings, channels: int) -> ImageSource:
     """The images of a folder; of a labelled one those to score on, without the label maps."""
-    if any((data / name).is_dir() for name in ("labels", "SegmentationClass")):
+    if settings.test_split is not None or is_labelled(data):
         return open_source(open_labelled(data, settings.test_split, channels=channels), channels=channels)
     return open_source(data, channels=channels)
 

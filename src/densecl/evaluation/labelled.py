@@ -146,6 +146,14 @@ def open_labelled(data: Path | str, split: str | None = None, *, channels: int =
     return LabelledFiles(pairs, channels=channels)
 
 
+def is_labelled(data: Path) -> bool:
+    """Whether a folder has label maps in one of these layouts."""
+    if any((data / name).is_dir() for name in ("labels", "SegmentationClass")):
+        return True
+    lists = [data / f"{split}.txt" for split in TEST_SPLITS if (data / f"{split}.txt").is_file()]
+    return any(len(line.split()) == 2 for path in lists for _, line in _lines(path)[:1])
+
+
 def _find_pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
     if split.endswith(".txt"):
         return _listed(Path(split).expanduser())

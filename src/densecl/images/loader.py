@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from densecl.allocator import return_freed_memory
 from densecl.errors import UserError
 from densecl.images.crops import draw_crop, take_crop
 from densecl.images.decode import BadImage
@@ -256,6 +257,7 @@ def make_loader(
 
 
 def _start_worker(worker: int) -> None:
+    return_freed_memory()  # a worker that has met a large image would keep as much for ever
     # Ctrl-C and the end of a cluster job reach every process of the group. The main process decides what
     # they mean, and needs its workers until its last step; they leave when it tells them to or is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

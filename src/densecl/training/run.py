@@ -100,13 +100,15 @@ def pretrain(
         backbone: instead of ``recipe.backbone``, a module that returns a feature map. It is trained in place, but
             with several devices a copy is.
 
+    On a CPU this process keeps the memory of freed tensors from then on (`allocator.keep_freed_memory`).
+
     Raises:
         UserError: whatever the caller can put right.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved.
         SystemExit: on SIGTERM, after a checkpoint was saved; code 143, as a shell reports that signal.
     """
     out = Path(out)
-    keep_freed_memory()
+    _keep_memory()
     first = global_rank(recipe.devices) == 0
     console = Console(quiet=not first)
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
@@ -147,10 +149,15 @@ def _train_in_process(
     recipe: Recipe, out: Path, resume: bool, dataset: Dataset[Any] | None, backbone: nn.Module | None
 ) -> RunResult:
     """The part of `pretrain` that each of several processes does."""
-    keep_freed_memory()
+    _keep_memory()
     with _quiet(), _memory_explained(recipe):
         parts, _ = build(recipe, out if resume else None, dataset, backbone)
         return train(parts, out, Console() if global_rank(recipe.devices) == 0 else None)
+
+
+def _keep_memory() -> None:
+    if not torch.cuda.is_available():  # where layers are computed in other memory
+        keep_freed_memory()
 
 
 # --- what is checked ----------------------------------------------------------------------------------
@@ -489,7 +496,7 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
             raise
         sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
         images = recipe.batch_size // (recipe.devices * recipe.nodes * recipe.accumulate)
-        if images % 2 == 0 and images >= 4:  # two at least to a part, for methods that take statistics over the batch
+        if images % 2 == 0 and images >= 4 and recipe.key_norm != "split":  # which wants large parts; others two images
             sizes.append(f"--accumulate {recipe.accumulate * 2}")
         if recipe.image_size >= 64:
             sizes.append(f"--image-size {recipe.image_size * 3 // 4 // 32 * 32}")
