@@ -90,6 +90,8 @@ def pretrain(
 ) -> RunResult:
     """Runs a recipe and leaves the result in `out`.
 
+    On a CPU this process keeps the memory of freed tensors from then on (`allocator.keep_freed_memory`).
+
     Args:
         recipe: all settings. What is "auto" or None is settled here and recorded in ``out/recipe.yaml``.
         out: folder of the run, see contract in the documentation.
@@ -99,8 +101,6 @@ def pretrain(
         dataset: instead of ``recipe.data``, a map-style data set of images.
         backbone: instead of ``recipe.backbone``, a module that returns a feature map. It is trained in place, but
             with several devices a copy is.
-
-    On a CPU this process keeps the memory of freed tensors from then on (`allocator.keep_freed_memory`).
 
     Raises:
         UserError: whatever the caller can put right.
@@ -496,7 +496,8 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
             raise
         sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
         images = recipe.batch_size // (recipe.devices * recipe.nodes * recipe.accumulate)
-        if images % 2 == 0 and images >= 4 and recipe.key_norm != "split":  # which wants large parts; others two images
+        # Statistics over the batch, which some methods take, need two images in a part, and split more.
+        if images % 2 == 0 and images >= 4 and recipe.key_norm != "split":
             sizes.append(f"--accumulate {recipe.accumulate * 2}")
         if recipe.image_size >= 64:
             sizes.append(f"--image-size {recipe.image_size * 3 // 4 // 32 * 32}")
