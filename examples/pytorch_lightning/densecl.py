@@ -61,7 +61,8 @@ class Pretraining(pl.LightningModule):
         output = self.model(*views)  # moves the key encoder and fills the queue, too, if there is one
         self.losses.append(output.loss.detach())
         done = self.global_step + 1
-        if done % self.log_every == 0:  # not oftener, and not in the progress bar: to tell a number, a GPU has to halt
+        # Not oftener, and not in the progress bar: to tell a number, a GPU has to halt.
+        if done % self.log_every == 0 or done == self.steps:
             loss, global_loss, dense_loss = torch.stack(output[:3]).tolist()
             self.log_dict({"loss": loss, "global_loss": global_loss, "dense_loss": dense_loss})
             self.print(f"step {done}: loss {loss:.3f} (global {global_loss:.3f}, dense {dense_loss:.3f})")

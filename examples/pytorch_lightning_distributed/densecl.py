@@ -77,7 +77,8 @@ class Pretraining(pl.LightningModule):
         output = self.model(*views)  # moves the key encoder, and fills the queue with the keys of all processes
         self.losses.append(output.loss.detach())
         done = self.global_step + 1
-        if done % self.options.log_every == 0:  # not oftener: to tell a number, all GPUs have to halt
+        # Not oftener: to tell a number, all GPUs have to halt.
+        if done % self.options.log_every == 0 or done == self.options.steps:
             loss, global_loss, dense_loss = mean_over_processes(torch.stack(output[:3])).tolist()
             self.log_dict({"loss": loss, "global_loss": global_loss, "dense_loss": dense_loss})
             self.print(f"step {done}: loss {loss:.3f} (global {global_loss:.3f}, dense {dense_loss:.3f})")
