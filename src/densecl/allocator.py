@@ -12,8 +12,8 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 #: version 2.35 glibc takes no number above 32 MiB, which is what it comes to by itself as such blocks are freed.
 LARGE = (2**30, 2**25)
 
-#: What glibc begins with.
-ITS_OWN = {MMAP_THRESHOLD: 2**17, TRIM_THRESHOLD: 2**17, TOP_PAD: 0}
+#: What glibc comes to by itself: with what it begins with, 128 KiB, every image would get pages of its own.
+ITS_OWN = {MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**26, TOP_PAD: 0}
 
 
 def keep_freed_memory() -> None:
