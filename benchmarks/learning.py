@@ -1,12 +1,15 @@
 """What is learned from real photographs: pre-trained weights on frozen features, beside random ones.
 
     python benchmarks/learning.py --data UNLABELLED --labelled CAMVID [--arms auto global ...] [--seeds 0 1 2]
-        (--steps 200 | --minutes 8) [--judge choose|test] [--set KEY=VALUE ...]
+        (--steps 200 | --minutes 8) [--judge choose test] [--set KEY=VALUE ...]
 
 An arm is a set of settings (ARMS below), on top of those that all share: ResNet-18 at output stride 16, 64 images of
 64 px a step. Its weights are judged by `densecl evaluate`: linear segmentation and retrieval in mIoU, and match
 accuracy of the labelled frames. `--judge choose` splits the labelled training frames by video, to choose settings
 with; `test` scores the test frames, all of them and those of the video that the training frames do not share.
+
+The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py), whose only settings are `--set learning_rate=...`
+and `precision=bf16`, in an environment of its own (`--peer`, made as throughput.py says).
 
 Appends a row for each run to docs/benchmarks/learning.csv, skips what is there, and prints means and standard
 deviations, and how far arms are above the same at dense weight 0, seed by seed. Interrupted, it goes on where it stood.
@@ -17,7 +20,9 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import json
 import math
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +38,7 @@ from densecl import evaluate, pretrain
 from densecl.errors import UserError
 from densecl.model import METHODS
 
+PEER_PROGRAM = Path(__file__).parent / "peer" / "densecl.py"
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "learning.csv"
 
 #: On which the arms build.
@@ -44,8 +50,10 @@ COMMON: dict[str, Any] = {
     "loggers": (),
 }
 RANDOM = "random weights"
+PEER = "peer"
 ARMS: dict[str, dict[str, Any]] = {
     RANDOM: {},
+    PEER: {},
     "auto": {},
     "auto global": {"dense_weight": 0.0},
     "paper": {"recipe": "paper", "queue_length": 2048, "schedule_per": "step"},
@@ -104,18 +112,12 @@ def judged_data(labelled: Path, judge: str) -> Iterator[dict[str, Any]]:
         yield {"train_split": str(lists["fit"]), "test_split": str(lists["choose"])}
 
 
-def judge(weights: str, options: argparse.Namespace, splits: dict[str, Any], seed: int) -> dict[str, float]:
+def scores_of(weights: str, backbone: str, labelled: Path, judge: str, seed: int) -> dict[str, float]:
     """The measures of weights, with what is drawn (random weights, pairs of views) as for this seed."""
-    results = evaluate(
-        [weights],
-        TASKS,
-        options.labelled,
-        backbone=COMMON["backbone"],
-        json=None,
-        seeds=seed + 1,
-        ignore=(VOID,),
-        **splits,
-    )
+    with judged_data(labelled, judge) as splits:
+        results = evaluate(
+            [weights], TASKS, labelled, backbone=backbone, json=None, seeds=seed + 1, ignore=(VOID,), **splits
+        )
     names = {
         ("segmentation", "all"): {"miou": "miou"},
         ("segmentation", APART): {"miou": "miou_apart"},
@@ -128,6 +130,24 @@ def judge(weights: str, options: argparse.Namespace, splits: dict[str, Any], see
         for result in results  # those of the last seed come last; where nothing is drawn there is only one
         for score, name in names.get((result.task, result.subset), {}).items()
     }
+
+
+def train_peer(
+    options: argparse.Namespace, settings: dict[str, str], seed: int, out: Path
+) -> tuple[str, dict[str, Any]]:
+    """Weights of LightlySSL's example, trained as long, on the same images, at the same size and batch size."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = out / "backbone.pth"
+    command = [options.peer, PEER_PROGRAM, "--data", options.data, "--backbone", COMMON["backbone"]]
+    command += ["--image-size", COMMON["image_size"], "--batch-size", COMMON["batch_size"], "--queue-length", 4096]
+    command += ["--workers", 2, "--seed", seed, "--save", weights]
+    command += ["--steps", options.steps] if options.steps else ["--minutes", options.minutes]
+    for name, value in settings.items():
+        command += [f"--{name.replace('_', '-')}", value]
+    said = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = json.loads(said.splitlines()[-1])
+    minutes = found["steps"] * COMMON["batch_size"] / found["images_per_second"] / 60
+    return str(weights), {"steps": found["steps"], "minutes": minutes}
 
 
 def minutes_trained(run: Path) -> float:
@@ -168,8 +188,9 @@ def main() -> None:
     lengths = parser.add_mutually_exclusive_group(required=True)
     lengths.add_argument("--steps", type=int)
     lengths.add_argument("--minutes", type=float)
-    parser.add_argument("--judge", choices=["choose", "test"], default="test")
+    parser.add_argument("--judge", nargs="+", choices=["choose", "test"], default=["test"])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of every run")
+    parser.add_argument("--peer", type=Path, default=Path(__file__).parent / "peer" / ".venv" / "bin" / "python")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
@@ -178,33 +199,37 @@ def main() -> None:
     lasts: dict[str, Any] = {"steps": options.steps} if options.steps else {"time_limit": f"{options.minutes:g}m"}
     length = f"{options.steps} steps" if options.steps else f"{options.minutes:g} min"
 
-    def known(row: Row) -> bool:
-        return any(tuple(done[name] for name in Row._fields[:5]) == row.run for done in read(options.table))
-
-    def finish(row: Row, scores: dict[str, float], **others: Any) -> None:
-        made = {"date": datetime.date.today().isoformat(), "machine": this_machine()}
-        append(options.table, row._replace(**scores, **others, **made))
-
-    with judged_data(options.labelled, options.judge) as splits:
-        for seed in options.seeds if RANDOM in options.arms else ():
-            row = Row(RANDOM, "", "", options.judge, seed)
-            if not known(row):
-                finish(row, judge("random", options, splits, seed))
-        for seed in options.seeds:
-            for arm in options.arms:
-                row = Row(arm, said, length, options.judge, seed)
-                if arm == RANDOM or known(row):
-                    continue
-                out = options.out / "-".join([*arm.split(), *length.split(), *options.set, f"seed{seed}"])
+    done = {tuple(row[name] for name in Row._fields[:5]) for row in read(options.table)}
+    backbone = settings.get("backbone", COMMON["backbone"])
+    for seed in options.seeds:
+        for arm in options.arms:
+            rows = [
+                Row(RANDOM, f"backbone={backbone}", "", judge, seed)
+                if arm == RANDOM
+                else Row(arm, said, length, judge, seed)
+                for judge in options.judge
+            ]
+            rows = [row for row in rows if row.run not in done]
+            if not rows:
+                continue
+            out = options.out / "-".join([*arm.split(), *length.split(), *options.set, f"seed{seed}"])
+            trained: dict[str, Any] = {}
+            if arm == RANDOM:
+                weights = "random"
+            elif arm == PEER:
+                weights, trained = train_peer(options, settings, seed, out)
+            else:
+                recipe = {**COMMON, **ARMS[arm], **lasts, **settings, "seed": seed}
                 try:
-                    result = pretrain(
-                        options.data, out, resume=True, **{**COMMON, **ARMS[arm], **lasts, **settings, "seed": seed}
-                    )
+                    result = pretrain(options.data, out, resume=True, **recipe)
                 except UserError as error:  # such as a collapse: the others are still worth knowing
                     print(f"{arm}, seed {seed}: {error}")
                     continue
-                scores = judge(str(out), options, splits, seed)
-                finish(row, scores, steps=result.steps, minutes=minutes_trained(out))
+                weights, trained = str(out), {"steps": result.steps, "minutes": minutes_trained(out)}
+            for row in rows:
+                scores = scores_of(weights, backbone, options.labelled, row.judge, seed)
+                made = {"date": datetime.date.today().isoformat(), "machine": this_machine()}
+                append(options.table, row._replace(**scores, **trained, **made))
     present(read(options.table), Console(width=160))
 
 

@@ -1,7 +1,8 @@
-"""LightlySSL's DenseCL, put together from its own public parts as its documentation does, timed end to end.
+"""LightlySSL's DenseCL, put together from its own public parts as its documentation does.
 
-Runs in an environment of its own (requirements.txt) and prints one line of JSON. Its queries come from the query
-network and its keys from it too, as in its example; that is what its users run.
+Runs in an environment of its own (requirements.txt) for a number of steps, timed end to end (throughput.py), or for a
+number of minutes, to be judged by what it has learned (learning.py), and prints one line of JSON. Its queries come from
+the query network and its keys from it too, as in its example; that is what its users run.
 """
 
 from __future__ import annotations
@@ -57,9 +58,16 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--queue-length", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--warm-up", type=int, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, default=0.06, help="of SGD, constant, as in the example")
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32")
+    parser.add_argument("--warm-up", type=int, default=0, help="steps before the clock starts")
+    lengths = parser.add_mutually_exclusive_group(required=True)
+    lengths.add_argument("--steps", type=int)
+    lengths.add_argument("--minutes", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", help="a file for the backbone's weights, named as torchvision names them")
     options = parser.parse_args()
+    torch.manual_seed(options.seed)
 
     dataset = LightlyDataset(options.data, transform=DenseCLTransform(input_size=options.image_size))
     loader = torch.utils.data.DataLoader(
@@ -68,32 +76,46 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = DenseCL(options.backbone).to(device)
     losses = [NTXentLoss(memory_bank_size=(options.queue_length, 128)).to(device) for _ in range(2)]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=options.learning_rate, momentum=0.9, weight_decay=1e-4)
 
     done, start = 0, 0.0
-    while done < options.warm_up + options.steps:
+    while not finished(options, done, start):
         for (query_view, key_view), *_ in loader:
             if done == options.warm_up:
                 start = now()
-            for part, average in zip(
-                (model.backbone, model.global_head, model.local_head), model.momentum, strict=True
-            ):
+            for part, average in zip(model.parts(), model.momentum, strict=True):
                 utils.update_momentum(part, average, 0.999)
-            query_cells, query_global, query_local = model(query_view.to(device))
-            key_cells, key_global, key_local = model.forward_momentum(key_view.to(device))
+            with torch.autocast(device, torch.bfloat16, enabled=options.precision == "bf16"):
+                query_cells, query_global, query_local = model(query_view.to(device))
+                key_cells, key_global, key_local = model.forward_momentum(key_view.to(device))
             matched = utils.select_most_similar(query_cells, key_cells, key_local).flatten(end_dim=1)
-            loss = 0.5 * losses[0](query_global, key_global) + 0.5 * losses[1](query_local.flatten(end_dim=1), matched)
+            local = losses[1](query_local.flatten(end_dim=1).float(), matched.float())
+            loss = 0.5 * losses[0](query_global.float(), key_global.float()) + 0.5 * local
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             done += 1
-            if done == options.warm_up + options.steps:
+            if finished(options, done, start):
                 break
     seconds = now() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    print(json.dumps({"images_per_second": options.steps * options.batch_size / seconds, "peak_mib": peak / 2**20}))
+    if options.save:
+        stem = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+        weights = {
+            ".".join((stem[int(name.split(".")[0])], *name.split(".")[1:])): value.cpu()
+            for name, value in model.backbone.state_dict().items()
+        }
+        torch.save(weights, options.save)
+    images = (done - options.warm_up) * options.batch_size
+    print(json.dumps({"steps": done, "images_per_second": images / seconds, "peak_mib": peak / 2**20}))
+
+
+def finished(options: argparse.Namespace, done: int, start: float) -> bool:
+    if options.steps is not None:
+        return done == options.warm_up + options.steps
+    return done > options.warm_up and now() - start >= 60 * options.minutes
 
 
 def now() -> float:
