@@ -11,14 +11,14 @@ with; `test` scores the test frames, all of them and those of the video that the
 The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py), whose only settings are `--set learning_rate=...`
 and `precision=bf16`, in an environment of its own (`--peer`, made as throughput.py says).
 
-Appends a row for each run to docs/benchmarks/learning.csv, skips what is there, and prints means and standard
-deviations, and how far arms are above the same at dense weight 0, seed by seed. Interrupted, it goes on where it stood.
+Appends a row for each run to docs/benchmarks/learning.csv and what it measured on its way to learning-curves.csv, skips
+what is there, and prints means and standard deviations, and how far arms are above the same at dense weight 0, seed by
+seed. Interrupted, it goes on where it stood.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import math
@@ -93,6 +93,23 @@ class Row(NamedTuple):
         return tuple(map(str, self[:5]))
 
 
+class Point(NamedTuple):
+    """A row of a run's metrics.csv, or of its match_accuracy.csv; matches in percent."""
+
+    arm: str
+    settings: str
+    length: str
+    seed: str
+    step: str
+    minutes: float = math.nan
+    global_loss: float = math.nan
+    global_chance_loss: float = math.nan
+    dense_loss: float = math.nan
+    dense_chance_loss: float = math.nan
+    match_accuracy: float = math.nan  # of the batch
+    fixed_match_accuracy: float = math.nan  # of pairs of views that stay the same throughout
+
+
 MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accuracy")
 
 
@@ -152,8 +169,24 @@ def train_peer(
 
 def minutes_trained(run: Path) -> float:
     """By the run's own clock, which goes on where an interrupted run goes on."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return float(list(csv.DictReader(file))[-1]["seconds"]) / 60
+    return float(read(run / "metrics.csv")[-1]["seconds"]) / 60
+
+
+def keep_curve(run: Path, table: Path, arm: str, settings: str, length: str, seed: int) -> None:
+    """Adds what a finished run has measured on its way to the table of curves, once."""
+    who = (arm, settings, length, str(seed))
+    if not (run / "metrics.csv").is_file() or any(tuple(row.values())[:4] == who for row in read(table)):
+        return
+
+    def number(row: dict[str, str], name: str, factor: float = 1) -> float:
+        return factor * float(row.get(name) or math.nan)
+
+    for row in read(run / "metrics.csv"):
+        losses = [number(row, name) for name in Point._fields[6:10]]
+        matches = number(row, "match_accuracy", 100)
+        append(table, Point(*who, row["step"], number(row, "seconds", 1 / 60), *losses, matches))
+    for row in read(run / "match_accuracy.csv"):
+        append(table, Point(*who, row["step"], fixed_match_accuracy=number(row, "match_accuracy", 100)))
 
 
 def present(rows: list[dict[str, str]], console: Console) -> None:
@@ -193,6 +226,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, default=Path(__file__).parent / "peer" / ".venv" / "bin" / "python")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--curves", type=Path, default=TABLE.with_name("learning-curves.csv"))
     options = parser.parse_args()
     settings = dict(one.split("=", 1) for one in options.set)
     said = " ".join(options.set)
@@ -210,9 +244,10 @@ def main() -> None:
                 for judge in options.judge
             ]
             rows = [row for row in rows if row.run not in done]
-            if not rows:
-                continue
             out = options.out / "-".join([*arm.split(), *length.split(), *options.set, f"seed{seed}"])
+            if not rows:
+                keep_curve(out, options.curves, arm, said, length, seed)
+                continue
             trained: dict[str, Any] = {}
             if arm == RANDOM:
                 weights = "random"
@@ -230,6 +265,7 @@ def main() -> None:
                 scores = scores_of(weights, backbone, options.labelled, row.judge, seed)
                 made = {"date": datetime.date.today().isoformat(), "machine": this_machine()}
                 append(options.table, row._replace(**scores, **trained, **made))
+            keep_curve(out, options.curves, arm, said, length, seed)
     present(read(options.table), Console(width=160))
 
 

@@ -85,7 +85,7 @@ def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) 
         ("pretrain --out OUT --data x --jitter 1 2", "--jitter"),
         (
             "pretrain --out OUT --data x --method mocco",
-            "--method takes moco, densecl, simclr, byol, simsiam, barlow, vicreg or dino, not 'mocco'. Did you mean",
+            "--method takes auto, moco, densecl, simclr, byol, simsiam, barlow, vicreg or dino, not 'mocco'. Did",
         ),
         ("pretrain --out OUT --data x --dense-weight 1.5", "--dense-weight must lie in 0..1, not 1.5."),
         ("pretrain --out OUT --data x --steps 3 --epochs 4", "Give only one of --epochs and --steps"),

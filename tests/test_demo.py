@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
 def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {**TINY, "backbone": "test_resnet", "output_stride": 16, "workers": 0}
     scores = demo(tmp_path / "demo", seed=3, **settings)
-    assert [row.weights for row in scores] == ["random weights", "global only", "DenseCL"]
+    assert [row.weights for row in scores] == ["random weights", "global only", "global and dense"]
     assert len({row.miou for row in scores}) == 3  # three different networks
     assert len({row.match_chance for row in scores}) == 1  # on the same pairs
     assert all(0 < row.miou < 100 and 0 < row.match_accuracy < 100 for row in scores)
@@ -39,16 +39,16 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     with Image.open(out / "correspondences.png") as picture:
         assert picture.width > 500
     assert len(list((out / "scenes" / "images").iterdir())) == len(list((out / "scenes" / "labels").iterdir())) == 24
-    plain, dense = (read_recipe(out / name / "recipe.yaml") for name in ("global", "densecl"))
+    plain, dense = (read_recipe(out / name / "recipe.yaml") for name in ("global", "dense"))
     assert plain.dense_weight == 0 and dense.dense_weight > 0
-    one, other = (load_backbone(out / name)[0].state_dict() for name in ("global", "densecl"))
+    one, other = (load_backbone(out / name)[0].state_dict() for name in ("global", "dense"))
     assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
     shown = capsys.readouterr().out
     assert "correspondences.png" in shown and f"{scores[2].miou:.1f}" in shown
 
     # Again: nothing is trained anew, and the same comes out.
-    before = (out / "densecl" / "backbone.safetensors").stat().st_mtime_ns
+    before = (out / "dense" / "backbone.safetensors").stat().st_mtime_ns
     assert demo(out, seed=3, **settings) == scores
-    assert (out / "densecl" / "backbone.safetensors").stat().st_mtime_ns == before
+    assert (out / "dense" / "backbone.safetensors").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="--seed 3 -> 4"):
         demo(out, seed=4, **settings)

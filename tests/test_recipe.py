@@ -95,6 +95,7 @@ def test_explicit_beats_config_beats_named_recipe(config) -> None:
 #: As a run records it: all settings concrete, with a note of those that it chose.
 RECORDED = """
 data: /images
+method: moco
 optimizer: adamw
 batch_size: 64
 steps: 1000
@@ -129,6 +130,18 @@ def test_what_a_run_chose_is_chosen_anew_where_its_grounds_change(given: dict, o
     assert set(recipe.settled) == set(recorded.settled) - open_again - given.keys()
     for name in set(recorded.settled) - open_again - given.keys():
         assert getattr(recipe, name) == getattr(recorded, name)
+
+
+def test_a_setting_of_the_keys_asks_for_the_method_anew(config) -> None:
+    recorded = config(
+        "data: /images\nmethod: simclr\ntemperature: 0.1\nqueue_length: null\n"
+        "settled: [method, temperature, queue_length]\n"
+    )
+    assert (make_recipe(recorded).method, make_recipe(recorded).temperature) == ("simclr", 0.1)
+    for new in ({"queue_length": 512}, {"key_norm": "ema"}, {"dense_negatives": "cells"}, {"batch_size": 8}):
+        recipe = make_recipe(recorded, **new)
+        assert (recipe.method, recipe.temperature) == ("auto", "auto")
+        assert recipe.queue_length == new.get("queue_length", "auto")
 
 
 def test_what_the_user_chose_stays(config) -> None:
@@ -306,7 +319,7 @@ def test_values_come_to_the_type_of_the_field(name: str, typed: object, value: o
         ({"dense_weight": "nan"}, "--dense-weight must lie in 0..1, not nan."),
         (
             {"method": "mocco"},
-            "--method takes moco, densecl, simclr, byol, simsiam, barlow, vicreg or dino, not 'mocco'. Did you",
+            "--method takes auto, moco, densecl, simclr, byol, simsiam, barlow, vicreg or dino, not 'mocco'. Did you",
         ),
         (
             {"queue_length": "autoo"},

@@ -25,13 +25,13 @@ from densecl.model.backbone import Backbone, Normalisation, create_backbone, loa
 from densecl.report.correspondences import MatchRow, draw_correspondences, save_picture
 from densecl.views import Views
 
-#: The settings of both runs. The global one differs in its dense weight of 0 alone.
+#: The settings of both runs, beside the defaults. They differ in the dense weight alone.
 DEMO_RECIPE: dict[str, Any] = {
     "backbone": "resnet10t",
     "output_stride": 16,
     "image_size": 64,
     "batch_size": 64,
-    "steps": 400,
+    "steps": 200,
     "loggers": (),
 }
 
@@ -71,7 +71,7 @@ def demo(
 ) -> list[Scores]:
     """Draw labelled scenes, pre-train on them without the labels, and compare what was learned.
 
-    Random weights, the global method alone and DenseCL are each frozen; a linear classifier of cells is fitted
+    Random weights, the global loss alone and with the dense one are each frozen; a linear classifier of cells is fitted
     to the labels of some of the scenes, and judged on scenes that none of them has seen. A demo that was
     interrupted goes on where it stood.
 
@@ -84,7 +84,7 @@ def demo(
         settings: of the recipe, instead of those of `DEMO_RECIPE`.
 
     Returns:
-        The scores of random weights, of the global method, of DenseCL.
+        The scores of random weights, of the global loss alone, of both.
 
     Raises:
         UserError: whatever the caller can put right, such as a folder that holds another demo.
@@ -98,7 +98,7 @@ def demo(
     train, test = Scenes("train", seed=seed, count=scenes), Scenes("test", seed=seed, count=judged)
     folder = _draw(train, out / "scenes", console)
 
-    for name, dense_weight in (("global", 0.0), ("densecl", 0.5)):
+    for name, dense_weight in (("global", 0.0), ("dense", 0.5)):
         console.rule(f"{name}: --dense-weight {dense_weight:g}")
         # From the last checkpoint, if there is one: a finished run is not run again.
         try:
@@ -108,11 +108,11 @@ def demo(
             raise
 
     console.rule("what was learned")
-    (plain, normalisation), (dense, _) = (load_backbone(out / name) for name in ("global", "densecl"))
+    (plain, normalisation), (dense, _) = (load_backbone(out / name) for name in ("global", "dense"))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = create_backbone(plain.name, output_stride=plain.output_stride)
-    contestants = (("random weights", untrained), ("global only", plain), ("DenseCL", dense))
+    contestants = (("random weights", untrained), ("global only", plain), ("global and dense", dense))
     query, key = fixed_view_pairs(
         open_source(test),
         image_size=recipe["image_size"],
@@ -232,9 +232,9 @@ def _present(scores: Sequence[Scores], out: Path, folder: Path, seconds: float, 
     for path, what in (
         (out / "correspondences.png", "which cells of two views each of them takes for the same place"),
         (out / "scores.csv", "the table"),
-        (out / "densecl" / "backbone.safetensors", "the weights, with their mean and std"),
-        (out / "densecl" / "recipe.yaml", "every setting; --config repeats the run"),
-        (out / "densecl" / "metrics.csv", "how it went"),
+        (out / "dense" / "backbone.safetensors", "the weights, with their mean and std"),
+        (out / "dense" / "recipe.yaml", "every setting; --config repeats the run"),
+        (out / "dense" / "metrics.csv", "how it went"),
         (out / "global", "the same without the dense loss"),
         (folder, "the scenes; their labels lie beside them"),
     ):

@@ -29,7 +29,7 @@ import yaml
 from densecl.errors import UserError, nearest
 
 Auto = Literal["auto"]
-Method = Literal["moco", "densecl", "simclr", "byol", "simsiam", "barlow", "vicreg", "dino"]
+Method = Literal["auto", "moco", "densecl", "simclr", "byol", "simsiam", "barlow", "vicreg", "dino"]
 Matching = Literal["features", "mutual", "geometry", "both"]
 DenseNegatives = Literal["pooled", "cells", "batch"]
 DenseStatistics = Literal["cells", "position"]
@@ -90,8 +90,9 @@ class Recipe:
     """Start from these weights (.safetensors, .pth) instead of random ones; 'imagenet': timm's pretrained ones."""
 
     # --- the method -----------------------------------------------------------------------------
-    method: Method = "moco"
-    """The self-supervised objective, used on image vectors and on cells. 'densecl': moco at --dense-weight 0.5."""
+    method: Method = "auto"
+    """The self-supervised objective, used on image vectors and on cells. 'densecl': moco at --dense-weight 0.5.
+    auto: simclr, or moco where the batch is too small to find negatives in, or a setting of its keys is given."""
     dense_weight: float = 0.5
     """Share of the dense loss, 0 to 1; 0 is the plain global method [paper: 0.5]."""
     dense_warmup_steps: int = 0
@@ -251,11 +252,15 @@ PAPER = {
 #: At most one of these says how long a run is.
 LENGTHS = ("epochs", "steps", "time_limit")
 
+#: Whoever gives one of these wants keys from a moving average.
+OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
+
 #: The settings that a run may choose itself, once for all its resumptions, and what they rest on. (Precision,
 #: memory format and workers rest on the machine.)
 RESTS_ON = {
     "mean": ("data", "channels"),
     "std": ("data", "channels"),
+    "method": ("batch_size", "accumulate", "dense_negatives", *OF_THE_KEYS),  # before what rests on it
     "local_crop_size": ("local_crops", "image_size", "backbone", "output_stride", "grid"),
     "temperature": ("method",),
     "teacher_temperature": ("method",),

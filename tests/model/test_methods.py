@@ -76,7 +76,7 @@ def make(name: str, **settings) -> DenseCL:
 
 
 def test_the_command_line_knows_the_methods_of_the_table() -> None:
-    assert {*get_args(MethodName)} == {*METHODS, "densecl"}
+    assert {*get_args(MethodName)} == {*METHODS, "densecl", "auto"}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from densecl.errors import UserError
 from densecl.model import DenseCL, load_backbone
 from densecl.recipe import read_recipe
-from densecl.training import checkpoints, recorder, run
+from densecl.training import automatic, checkpoints, recorder, run
 from densecl.training.diagnosis import PATIENCE
 from densecl.training.recorder import COLUMNS
 from densecl.training.run import pretrain
@@ -102,6 +102,32 @@ def test_settings_that_a_method_does_not_have_stand_as_none(tiny, tmp_path: Path
     pretrain(recipe, tmp_path / "again")
     first, second = (load_file(tmp_path / run / "backbone.safetensors") for run in ("run", "again"))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "reason"),
+    [
+        ({}, "simclr", "negatives from a batch, for 4 images"),
+        ({"accumulate": 2}, "moco", "negatives from a queue, for 2 images"),
+        ({"queue_length": 16}, "moco", "for --queue-length"),
+        ({"key_norm": "ema"}, "moco", "for --key-norm"),
+        ({"dense_negatives": "cells"}, "moco", "for --dense-negatives cells"),
+        ({"dense_negatives": "pooled"}, "simclr", "negatives from a batch, for 4 images"),
+        ({"method": "byol"}, "byol", None),
+    ],
+)
+def test_the_method_is_chosen_by_what_is_given(
+    tiny, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, settings: dict, method: str, reason: str | None
+) -> None:
+    monkeypatch.setattr(automatic, "ENOUGH_NEGATIVES", 4)
+    out = tmp_path / "run"
+    pretrain(tiny(**{**FREE, "steps": 1, **settings}), out)
+    recipe = read_recipe(out / "recipe.yaml")
+    assert (recipe.method, "method" in recipe.settled) == (method, reason is not None)
+    said = capsys.readouterr().out
+    assert f"\n{method}, test_resnet at 32 px" in said
+    assert (f"--method {method} ({reason})" in said) == (reason is not None)
+    assert pretrain(tiny(**{**FREE, "steps": 1, **settings}), out, resume=True).steps == 1  # which finds nothing new
 
 
 # --- what the user is told --------------------------------------------------------------------------

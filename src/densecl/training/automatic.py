@@ -10,11 +10,23 @@ from densecl.recipe import resolve_queue_length
 #: The batch size that `Recipe.base_learning_rate` is meant for.
 REFERENCE_BATCH = 256
 
+#: Images a step in which a method without a queue finds enough negatives.
+ENOUGH_NEGATIVES = 32
+
 #: Cells a side below which the dense loss means little.
 SMALL_GRID = 4
 
 #: Key momentum when nobody knows how many steps a time limit will hold.
 TIMED_MOMENTUM = 0.99
+
+
+def method(images: int, *, keys_given: bool) -> str:
+    """simclr; moco where a step has too few `images` to find negatives in, or settings of its keys are given.
+
+    In runs of some hundred steps moco's global loss climbs towards that of guessing instead of falling, while
+    negatives from the batch are always of the present network: docs/automatic-settings.md.
+    """
+    return "moco" if keys_given or images < ENOUGH_NEGATIVES else "simclr"
 
 
 def base_learning_rate(optimizer: str, batch_norm: bool, method: Method = METHODS["moco"]) -> float:

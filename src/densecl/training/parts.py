@@ -21,7 +21,7 @@ from densecl.images.statistics import measure_mean_std
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
 from densecl.model.backbone import initialise_from
 from densecl.model.methods import Method, find_method
-from densecl.recipe import Recipe, flag, parse_time_limit, resolve_queue_length
+from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
 from densecl.training.checkpoints import load_checkpoint
@@ -120,7 +120,7 @@ def build(
             )
     elif recipe.init is not None:
         reasons.append(f"start: {initialise_from(backbone, recipe.init)}")
-    method = find_method(recipe.method)
+    method = _method(recipe, reasons)
     _check_batch(recipe, method)
     grid, warning = _check_grid(recipe, backbone)
     reasons += warning
@@ -215,6 +215,7 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
     """Settles every "auto" but those that the model settles, and says why in `reasons`."""
     chosen: dict[str, Any] = {}
     own = {
+        "method": method.name,
         "temperature": method.temperature,
         "teacher_temperature": method.teacher_temperature,
         "key_momentum_end": method.key_momentum_end,
@@ -282,6 +283,24 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
         chosen["workers"] = automatic.workers(cores, recipe.devices, on_gpu=torch.cuda.is_available())
         reasons.append(f"--workers {chosen['workers']} ({cores} cores)")
     return dataclasses.replace(recipe, **chosen, settled=tuple(sorted({*recipe.settled, *chosen})))
+
+
+def _method(recipe: Recipe, reasons: list[str]) -> Method:
+    """The method that was given, or else the one that suits the batch and the other settings."""
+    if recipe.method != "auto":
+        return find_method(recipe.method)
+    given = [flag(name) for name in OF_THE_KEYS if getattr(recipe, name) not in ("auto", None)]
+    if recipe.dense_negatives == "cells":
+        given.append("--dense-negatives cells")
+    images = recipe.batch_size // recipe.accumulate
+    name = automatic.method(images, keys_given=bool(given))
+    reason = (
+        f"for {given[0]}"
+        if given
+        else f"negatives from a {'queue' if name == 'moco' else 'batch'}, for {images} images"
+    )
+    reasons.append(f"--method {name} ({reason})")
+    return find_method(name)
 
 
 def _check_batch(recipe: Recipe, method: Method) -> None:

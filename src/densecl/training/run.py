@@ -503,8 +503,6 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
             sizes.append(f"--image-size {recipe.image_size * 3 // 4 // 32 * 32}")
         if recipe.output_stride in (8, 16):
             sizes.append(f"--output-stride {recipe.output_stride * 2}")
-        if recipe.dense_negatives == "batch":
-            sizes.append("--dense-negatives cells")
         raise UserError(
             f"Out of memory at --batch-size {recipe.batch_size} and --image-size {recipe.image_size}. Try one of:"
             f" {', '.join(sizes)}."

@@ -1,0 +1,153 @@
+"""The figures of docs/benchmarks.md, from the committed tables alone.
+
+python benchmarks/plots.py [--out docs/images]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from rows import read
+
+mpl.use("agg")
+TABLES = Path(__file__).parents[1] / "docs" / "benchmarks"
+RANDOM = "random weights"
+GLOBAL, DENSE, OTHER = "#d9822b", "#1f6fb2", "#8a8f98"
+
+
+def dots(axes: Axes, place: float, values: Sequence[float], colour: str) -> None:
+    """A dot for each seed, and a bar at their mean."""
+    axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.55, markersize=5, markeredgewidth=0)
+    mean = statistics.mean(values)
+    axes.plot([mean, mean], [place - 0.16, place + 0.16], color=colour, linewidth=2)
+
+
+def compare(
+    axes: Axes,
+    names: Sequence[str],
+    find: Callable[[str, bool], list[float]],
+    random: Sequence[float],
+    title: str,
+) -> None:
+    """For each name the values without and with the dense loss, over a band of those of random weights."""
+    if random:
+        axes.axvspan(min(random) - 0.15, max(random) + 0.15, color=OTHER, alpha=0.3, linewidth=0)
+    for place, name in enumerate(reversed(names)):
+        for dense, colour in ((False, GLOBAL), (True, DENSE)):
+            values = find(name, dense)
+            if values:
+                dots(axes, place + (0.17 if dense else -0.17), values, colour)
+    axes.set_yticks(range(len(names)), reversed(names))
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def legend(figure: Figure) -> None:
+    handles: list[Artist] = [
+        Line2D([], [], marker="o", linewidth=2, color=colour, label=label)
+        for colour, label in ((GLOBAL, "global loss alone"), (DENSE, "with the dense loss"))
+    ]
+    handles.append(Patch(color=OTHER, alpha=0.3, label=RANDOM))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+
+
+def methods(out: Path) -> None:
+    """Drawn scenes: every method, three seeds."""
+    rows = [row for row in read(TABLES / "methods.csv") if not row["settings"]]
+    names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != RANDOM))
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    measures = {"miou": "linear segmentation, mIoU", "match_accuracy": "matches right, %"}
+    for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), measures.items(), strict=True):
+
+        def find(name: str, dense: bool, measure: str = measure) -> list[float]:
+            return [
+                float(row[measure])
+                for row in rows
+                if row["method"] == name and (float(row["dense_weight"]) > 0) == dense
+            ]
+
+        random = [float(row[measure]) for row in rows if row["method"] == RANDOM]
+        compare(axes, names, find, random, title)
+    legend(figure)
+    figure.savefig(out / "methods.png", dpi=110)
+
+
+def learning(out: Path, length: str, names: Sequence[str], settings: str, backbone: str, file: str) -> None:
+    """Photographs: some arms, judged by the test frames of the video that no training frame is from."""
+    rows = [row for row in read(TABLES / "learning.csv") if row["judge"] == "test"]
+    measures = {
+        "miou": "linear segmentation, mIoU",
+        "miou_apart": "the same, video apart",
+        "retrieval": "retrieval, mIoU",
+        "match_accuracy": "matches right, %",
+    }
+    figure = Figure(figsize=(12, 1.6 + 0.55 * len(names)), layout="constrained")
+    for axes, (measure, title) in zip(figure.subplots(1, 4, sharey=True), measures.items(), strict=True):
+
+        def find(name: str, dense: bool, measure: str = measure) -> list[float]:
+            arm = name if dense else f"{name} global"
+            mine = [
+                row for row in rows if row["arm"] == arm and row["length"] == length and row["settings"] == settings
+            ]
+            return [value for row in mine if not math.isnan(value := float(row[measure]))]
+
+        random = [float(r[measure]) for r in rows if r["arm"] == RANDOM and r["settings"] == f"backbone={backbone}"]
+        compare(axes, names, find, random, title)
+    legend(figure)
+    figure.savefig(out / file, dpi=110)
+
+
+def curves(out: Path, length: str, names: Sequence[str]) -> None:
+    """How matches and losses go while a run learns, seed by seed."""
+    points = [row for row in read(TABLES / "learning-curves.csv") if row["length"] == length and not row["settings"]]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    colours = dict(zip(names, (DENSE, GLOBAL, "#3c9d5a", "#9b59b6", OTHER), strict=False))
+    for name, colour in colours.items():
+        for seed in sorted({row["seed"] for row in points if row["arm"] == name}):
+            mine = [row for row in points if row["arm"] == name and row["seed"] == seed and row["minutes"] != "nan"]
+            minutes = [float(row["minutes"]) for row in mine]
+            lines = (
+                [float(row["match_accuracy"]) for row in mine],
+                [float(row["global_loss"]) / float(row["global_chance_loss"]) for row in mine],
+                [float(row["dense_loss"]) / float(row["dense_chance_loss"]) for row in mine],
+            )
+            for axes, line in zip(panels, lines, strict=True):
+                axes.plot(minutes, line, color=colour, linewidth=1, alpha=0.8, label=name if seed == "0" else None)
+    titles = ("matches right in the batch, %", "global loss, share of guessing", "dense loss, share of guessing")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("minutes")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9
+    )
+    figure.savefig(out / "learning-curves.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=TABLES.parent / "images")
+    options = parser.parse_args()
+    methods(options.out)
+    small = "resnet10t"
+    learning(options.out, "200 steps", ["simclr", "moco", "barlow"], f"backbone={small}", small, "learning-200.png")
+    learning(options.out, "8 min", ["auto", "moco", "paper"], "", "resnet18", "learning-8.png")
+    curves(options.out, "8 min", ["auto", "auto global", "moco", "paper"])
+
+
+if __name__ == "__main__":
+    main()
