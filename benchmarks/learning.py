@@ -182,9 +182,9 @@ def keep_curve(run: Path, table: Path, arm: str, settings: str, length: str, see
         return factor * float(row.get(name) or math.nan)
 
     for row in read(run / "metrics.csv"):
-        losses = [number(row, name) for name in Point._fields[6:10]]
-        matches = number(row, "match_accuracy", 100)
-        append(table, Point(*who, row["step"], number(row, "seconds", 1 / 60), *losses, matches))
+        found = {name: number(row, name) for name in Point._fields if name.endswith("_loss")}
+        found |= {"minutes": number(row, "seconds", 1 / 60), "match_accuracy": number(row, "match_accuracy", 100)}
+        append(table, Point(*who, row["step"], **found))
     for row in read(run / "match_accuracy.csv"):
         append(table, Point(*who, row["step"], fixed_match_accuracy=number(row, "match_accuracy", 100)))
 
