@@ -2,10 +2,10 @@
 
     python benchmarks/auto.py --data FOLDER [--batch-size 32] [--peer PYTHON] [--rounds 3]
 
-Nothing is set but the batch size, so that the peer fits into a small machine's memory, and the length of the run, whose
-queue is nevertheless as long as in a run of the usual length. The peer gets the same backbone, image size, batch size
-and queue, and the bare encoders the precision that was chosen. Rows are appended to docs/benchmarks/throughput.csv, as
-the work "default settings".
+Nothing is set but the method, which is the peer's, the batch size, so that the peer fits into a small machine's memory,
+and the length of the run, whose queue is nevertheless as long as in a run of the usual length. The peer gets the same
+backbone, image size, batch size and queue, and the bare encoders the precision that was chosen. Rows are appended to
+docs/benchmarks/throughput.csv, as the work "default settings".
 """
 
 from __future__ import annotations

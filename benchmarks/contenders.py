@@ -105,9 +105,15 @@ def main() -> None:
     if options.contender == "bare":
         measured = bare(options)
     elif options.contender == "auto":  # as a run of the usual length would have it; a momentum so high costs the same
-        measured = end_to_end(options, queue_length=options.queue_length, key_momentum=0.999)
+        measured = end_to_end(options, method="moco", queue_length=options.queue_length, key_momentum=0.999)
     else:  # the peer's work: feature matching, and a queue of pooled vectors
-        paper = {"matching": "features", "dense_negatives": "pooled", "optimizer": "sgd", "learning_rate": 0.06}
+        paper = {
+            "method": "moco",
+            "matching": "features",
+            "dense_negatives": "pooled",
+            "optimizer": "sgd",
+            "learning_rate": 0.06,
+        }
         measured = end_to_end(
             options, workers=options.workers, precision=options.precision, queue_length=options.queue_length, **paper
         )
