@@ -9,7 +9,8 @@ accuracy of the labelled frames. `--judge choose` splits the labelled training f
 with; `test` scores the test frames, all of them and those of the video that the training frames do not share.
 
 The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py), whose only settings are `--set learning_rate=...`
-and `precision=bf16`, in an environment of its own (`--peer`, made as throughput.py says).
+and `precision=bf16`, in an environment of its own (`--peer`, made as throughput.py says). Its ResNet-18 is
+torchvision's, as in the example: at 64 px a map of 2x2 cells, where the others' output stride of 16 gives 4x4.
 
 Appends a row for each run to docs/benchmarks/learning.csv and what it measured on its way to learning-curves.csv, skips
 what is there, and prints means and standard deviations, and how far arms are above the same at dense weight 0, seed by
@@ -154,15 +155,17 @@ def train_peer(
 ) -> tuple[str, dict[str, Any]]:
     """Weights of LightlySSL's example, trained as long, on the same images, at the same size and batch size."""
     out.mkdir(parents=True, exist_ok=True)
-    weights = out / "backbone.pth"
+    weights, report = out / "backbone.pth", out / "report.json"
     command = [options.peer, PEER_PROGRAM, "--data", options.data, "--backbone", COMMON["backbone"]]
     command += ["--image-size", COMMON["image_size"], "--batch-size", COMMON["batch_size"], "--queue-length", 4096]
     command += ["--workers", 2, "--seed", seed, "--save", weights]
     command += ["--steps", options.steps] if options.steps else ["--minutes", options.minutes]
     for name, value in settings.items():
         command += [f"--{name.replace('_', '-')}", value]
-    said = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = json.loads(said.splitlines()[-1])
+    if not report.is_file():
+        said = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout
+        report.write_text(said.splitlines()[-1])
+    found = json.loads(report.read_text())
     minutes = found["steps"] * COMMON["batch_size"] / found["images_per_second"] / 60
     return str(weights), {"steps": found["steps"], "minutes": minutes}
 
@@ -181,12 +184,14 @@ def keep_curve(run: Path, table: Path, arm: str, settings: str, length: str, see
     def number(row: dict[str, str], name: str, factor: float = 1) -> float:
         return factor * float(row.get(name) or math.nan)
 
+    points = []
     for row in read(run / "metrics.csv"):
         found = {name: number(row, name) for name in Point._fields if name.endswith("_loss")}
         found |= {"minutes": number(row, "seconds", 1 / 60), "match_accuracy": number(row, "match_accuracy", 100)}
-        append(table, Point(*who, row["step"], **found))
+        points.append(Point(*who, row["step"], **found))
     for row in read(run / "match_accuracy.csv"):
-        append(table, Point(*who, row["step"], fixed_match_accuracy=number(row, "match_accuracy", 100)))
+        points.append(Point(*who, row["step"], fixed_match_accuracy=number(row, "match_accuracy", 100)))
+    append(table, *points)
 
 
 def present(rows: list[dict[str, str]], console: Console) -> None:
@@ -226,13 +231,13 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, default=Path(__file__).parent / "peer" / ".venv" / "bin" / "python")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--curves", type=Path, default=TABLE.with_name("learning-curves.csv"))
     options = parser.parse_args()
     settings = dict(one.split("=", 1) for one in options.set)
     said = " ".join(options.set)
     lasts: dict[str, Any] = {"steps": options.steps} if options.steps else {"time_limit": f"{options.minutes:g}m"}
     length = f"{options.steps} steps" if options.steps else f"{options.minutes:g} min"
 
+    curves = options.table.with_stem(f"{options.table.stem}-curves")
     done = {tuple(row[name] for name in Row._fields[:5]) for row in read(options.table)}
     backbone = settings.get("backbone", COMMON["backbone"])
     for seed in options.seeds:
@@ -246,7 +251,7 @@ def main() -> None:
             rows = [row for row in rows if row.run not in done]
             out = options.out / "-".join([*arm.split(), *length.split(), *options.set, f"seed{seed}"])
             if not rows:
-                keep_curve(out, options.curves, arm, said, length, seed)
+                keep_curve(out, curves, arm, said, length, seed)
                 continue
             trained: dict[str, Any] = {}
             if arm == RANDOM:
@@ -265,7 +270,7 @@ def main() -> None:
                 scores = scores_of(weights, backbone, options.labelled, row.judge, seed)
                 made = {"date": datetime.date.today().isoformat(), "machine": this_machine()}
                 append(options.table, row._replace(**scores, **trained, **made))
-            keep_curve(out, options.curves, arm, said, length, seed)
+            keep_curve(out, curves, arm, said, length, seed)
     present(read(options.table), Console(width=160))
 
 

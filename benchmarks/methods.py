@@ -153,10 +153,10 @@ def main() -> None:
             if not (images / "images").is_dir() or len(list((images / "images").iterdir())) < options.scenes:
                 write_scenes(images, "train", seed=row.seed, count=options.scenes)
             out = options.out / "-".join([row.method, row.dense_weight, *options.set, f"seed{row.seed}"])
-            recipe = {**DEMO_RECIPE, "steps": options.steps, "seed": row.seed, **settings}
-            dense_weight = float(row.dense_weight)
+            mine = {"method": row.method, "dense_weight": float(row.dense_weight), "seed": row.seed}
+            recipe = {**DEMO_RECIPE, "steps": options.steps, **mine, **settings}
             try:
-                pretrain(images / "images", out, resume=True, method=row.method, dense_weight=dense_weight, **recipe)
+                pretrain(images / "images", out, resume=True, **recipe)
             except UserError as error:  # such as a collapse: the others are still worth knowing
                 print(f"{row.method} at dense weight {row.dense_weight}, seed {row.seed}: {error}")
                 continue

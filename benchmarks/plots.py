@@ -65,7 +65,7 @@ def legend(figure: Figure) -> None:
 
 def methods(out: Path) -> None:
     """Drawn scenes: every method, three seeds."""
-    rows = [row for row in read(TABLES / "methods.csv") if not row["settings"]]
+    rows = [row for row in read(TABLES / "methods.csv") if not row["settings"] and row["steps"] in ("0", "200")]
     names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != RANDOM))
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     measures = {"miou": "linear segmentation, mIoU", "match_accuracy": "matches right, %"}
@@ -93,6 +93,7 @@ def learning(out: Path, length: str, names: Sequence[str], settings: str, backbo
         "retrieval": "retrieval, mIoU",
         "match_accuracy": "matches right, %",
     }
+    names = [name for name in names if any(row["arm"] == name and row["length"] == length for row in rows)]
     figure = Figure(figsize=(12, 1.6 + 0.55 * len(names)), layout="constrained")
     for axes, (measure, title) in zip(figure.subplots(1, 4, sharey=True), measures.items(), strict=True):
 
@@ -114,9 +115,11 @@ def curves(out: Path, length: str, names: Sequence[str]) -> None:
     points = [row for row in read(TABLES / "learning-curves.csv") if row["length"] == length and not row["settings"]]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
+    names = [name for name in names if any(row["arm"] == name for row in points)]
     colours = dict(zip(names, (DENSE, GLOBAL, "#3c9d5a", "#9b59b6", OTHER), strict=False))
     for name, colour in colours.items():
-        for seed in sorted({row["seed"] for row in points if row["arm"] == name}):
+        seeds = sorted({row["seed"] for row in points if row["arm"] == name})
+        for seed in seeds:
             mine = [row for row in points if row["arm"] == name and row["seed"] == seed and row["minutes"] != "nan"]
             minutes = [float(row["minutes"]) for row in mine]
             lines = (
@@ -125,7 +128,7 @@ def curves(out: Path, length: str, names: Sequence[str]) -> None:
                 [float(row["dense_loss"]) / float(row["dense_chance_loss"]) for row in mine],
             )
             for axes, line in zip(panels, lines, strict=True):
-                axes.plot(minutes, line, color=colour, linewidth=1, alpha=0.8, label=name if seed == "0" else None)
+                axes.plot(minutes, line, color=colour, linewidth=1, alpha=0.8, label=name if seed == seeds[0] else None)
     titles = ("matches right in the batch, %", "global loss, share of guessing", "dense loss, share of guessing")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=10)

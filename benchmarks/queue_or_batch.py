@@ -81,8 +81,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             images, run = Path(folder) / "scenes", Path(folder) / "run"
             write_scenes(images, "train", seed=row.seed, count=SCENES)
-            recipe = {**DEMO_RECIPE, "steps": row.steps, "seed": row.seed, **settings}
-            pretrain(images / "images", run, method=name, dense_weight=0.0, **recipe)
+            mine = {"method": name, "dense_weight": 0.0, "steps": row.steps, "seed": row.seed}
+            pretrain(images / "images", run, **{**DEMO_RECIPE, **mine, **settings})
             scores = Judge(row.seed, SCENES, LABELLED, judged=100).score(*load_backbone(run))
             measures = {measure: scores[measure] for measure in ("miou", "match_accuracy", "effective_rank")}
             append(options.table, row._replace(loss_of_guessing=last_loss_of_guessing(run), **measures))

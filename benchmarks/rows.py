@@ -17,15 +17,16 @@ def read(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def append(table: Path, row: Any) -> None:
-    """Adds a row, a named tuple, to the table, which begins with its fields."""
+def append(table: Path, *rows: Any) -> None:
+    """Adds rows, named tuples, to the table, which begins with their fields. At once, so that all are there or none."""
     table.parent.mkdir(parents=True, exist_ok=True)
     begin = not table.is_file()
     with table.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if begin:
-            writer.writerow(row._fields)
-        writer.writerow([f"{value:.2f}" if isinstance(value, float) else value for value in row])
+            writer.writerow(rows[0]._fields)
+        for row in rows:
+            writer.writerow([f"{value:.2f}" if isinstance(value, float) else value for value in row])
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

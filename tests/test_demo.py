@@ -20,7 +20,6 @@ TINY: dict[str, Any] = {
     "image_size": 64,
     "batch_size": 8,
     "steps": 2,
-    "queue_length": 16,
 }
 
 
@@ -50,5 +49,5 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     before = (out / "dense" / "backbone.safetensors").stat().st_mtime_ns
     assert demo(out, seed=3, **settings) == scores
     assert (out / "dense" / "backbone.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="--seed 3 -> 4"):
+    with pytest.raises(UserError, match="--seed 3 -> 4.* For a new demo choose another --out"):
         demo(out, seed=4, **settings)

@@ -27,6 +27,7 @@ from densecl.views import Views
 
 #: The settings of both runs, beside the defaults. They differ in the dense weight alone.
 DEMO_RECIPE: dict[str, Any] = {
+    "method": "simclr",
     "backbone": "resnet10t",
     "output_stride": 16,
     "image_size": 64,
@@ -100,11 +101,16 @@ def demo(
 
     for name, dense_weight in (("global", 0.0), ("dense", 0.5)):
         console.rule(f"{name}: --dense-weight {dense_weight:g}")
+        begun = (out / name / "recipe.yaml").exists()
         # From the last checkpoint, if there is one: a finished run is not run again.
         try:
             pretrain(folder, out / name, resume=True, **{**recipe, "dense_weight": dense_weight})
         except KeyboardInterrupt:
             console.print("The same command goes on with the demo from there.")
+            raise
+        except UserError as error:
+            if begun:  # maybe by another version, or with other settings
+                raise UserError(f"{error} For a new demo choose another --out than {out}.") from error
             raise
 
     console.rule("what was learned")

@@ -260,7 +260,15 @@ OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 RESTS_ON = {
     "mean": ("data", "channels"),
     "std": ("data", "channels"),
-    "method": ("batch_size", "accumulate", "dense_negatives", *OF_THE_KEYS),  # before what rests on it
+    "method": (
+        "batch_size",
+        "devices",
+        "nodes",
+        "accumulate",
+        "recipe",
+        "dense_negatives",
+        *OF_THE_KEYS,
+    ),  # before what rests on it
     "local_crop_size": ("local_crops", "image_size", "backbone", "output_stride", "grid"),
     "temperature": ("method",),
     "teacher_temperature": ("method",),
@@ -639,7 +647,7 @@ def _check(recipe: Recipe) -> None:
         raise UserError(
             f"--local-crop-size {recipe.local_crop_size} does nothing without --local-crops. Give how many."
         )
-    if recipe.recipe == "paper" and recipe.method != "moco":
+    if recipe.recipe == "paper" and recipe.method not in ("auto", "moco"):
         raise UserError(f"--recipe paper is that of moco, not of {recipe.method}. Leave it out.")
     if (
         recipe.temperature_max is not None

@@ -35,6 +35,7 @@ def tiny(photos: Path):
             "output_stride": 8,
             "batch_size": 4,
             "dim": 16,
+            "method": "moco",
             "queue_length": 16,
             "matching": "features",
             "dense_negatives": "pooled",

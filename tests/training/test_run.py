@@ -107,12 +107,16 @@ def test_settings_that_a_method_does_not_have_stand_as_none(tiny, tmp_path: Path
 @pytest.mark.parametrize(
     ("settings", "method", "reason"),
     [
-        ({}, "simclr", "negatives from a batch, for 4 images"),
-        ({"accumulate": 2}, "moco", "negatives from a queue, for 2 images"),
+        ({}, "simclr", "negatives from a batch, for 4 images a device"),
+        ({"accumulate": 2}, "moco", "negatives from a queue, for 2 images a device"),
+        ({"devices": 2}, "moco", "negatives from a queue, for 2 images a device"),
+        ({"devices": 2, "batch_size": 8}, "simclr", "negatives from a batch, for 4 images a device"),
         ({"queue_length": 16}, "moco", "for --queue-length"),
         ({"key_norm": "ema"}, "moco", "for --key-norm"),
+        ({"key_momentum_end": 1.0}, "moco", "for --key-momentum-end"),
         ({"dense_negatives": "cells"}, "moco", "for --dense-negatives cells"),
-        ({"dense_negatives": "pooled"}, "simclr", "negatives from a batch, for 4 images"),
+        ({"dense_negatives": "pooled"}, "simclr", "negatives from a batch, for 4 images a device"),
+        ({"recipe": "paper"}, "moco", "for --recipe paper"),
         ({"method": "byol"}, "byol", None),
     ],
 )
@@ -121,13 +125,21 @@ def test_the_method_is_chosen_by_what_is_given(
 ) -> None:
     monkeypatch.setattr(automatic, "ENOUGH_NEGATIVES", 4)
     out = tmp_path / "run"
-    pretrain(tiny(**{**FREE, "steps": 1, **settings}), out)
-    recipe = read_recipe(out / "recipe.yaml")
-    assert (recipe.method, "method" in recipe.settled) == (method, reason is not None)
+    recipe = tiny(**{**FREE, "method": "auto", "steps": 1, **settings})
+    pretrain(recipe, out)
+    resolved = read_recipe(out / "recipe.yaml")
+    assert (resolved.method, "method" in resolved.settled) == (method, reason is not None)
     said = capsys.readouterr().out
     assert f"\n{method}, test_resnet at 32 px" in said
     assert (f"--method {method} ({reason})" in said) == (reason is not None)
-    assert pretrain(tiny(**{**FREE, "steps": 1, **settings}), out, resume=True).steps == 1  # which finds nothing new
+    assert pretrain(recipe, out, resume=True).steps == 1  # which finds nothing else
+
+
+def test_a_run_whose_method_was_given_is_resumed_without_giving_it_again(tiny, tmp_path: Path) -> None:
+    free = {**FREE, "batch_size": 8, "steps": 1}
+    pretrain(tiny(**free, method="byol"), tmp_path / "run")
+    assert pretrain(tiny(**{**free, "steps": 2}, method="auto"), tmp_path / "run", resume=True).steps == 2
+    assert read_recipe(tmp_path / "run" / "recipe.yaml").method == "byol"
 
 
 # --- what the user is told --------------------------------------------------------------------------
@@ -155,6 +167,10 @@ def test_the_method_is_chosen_by_what_is_given(
         ({**FREE, "method": "vicreg", "teacher_temperature": (0.1, 0.2)}, "--teacher-temperature 0.1: vicreg has no"),
         ({**FREE, "method": "vicreg", "batch_size": 1}, "vicreg takes statistics .* at least 2 images .* at least 2"),
         ({**FREE, "method": "byol", "batch_size": 2, "devices": 2}, "on 2 device.* byol .* Give at least 4"),
+        ({"key_momentum": None}, "--key-momentum none: moco does not go without. Leave it out."),
+        ({"queue_length": None}, "--queue-length none: moco does not go without. Leave it out."),
+        ({**FREE, "method": "simclr", "dense_negatives": None}, "--dense-negatives none: simclr does not go without"),
+        ({**FREE, "method": "vicreg", "dense_statistics": None}, "--dense-statistics none: vicreg does not go without"),
         ({"local_crops": 2, "local_crop_size": 24}, "--local-crop-size 24: .* is then 3x3, .* needs 4x4 .* least 32"),
         ({"local_crops": 2, "grid": 4, "image_size": 48, "local_crop_size": 16}, "is then 2x2, .* at least 32"),
     ],
@@ -319,6 +335,8 @@ def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> 
         UserError, match="Out of memory at --batch-size 4 .* --batch-size 2, --accumulate 2, --output-stride 16"
     ):
         pretrain(tiny(), tmp_path / "run")
+    with pytest.raises(UserError, match=", --method moco"):
+        pretrain(tiny(**FREE, method="simclr"), tmp_path / "other")
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tiny, tmp_path: Path, monkeypatch) -> None:

@@ -120,7 +120,10 @@ def build(
             )
     elif recipe.init is not None:
         reasons.append(f"start: {initialise_from(backbone, recipe.init)}")
-    method = _method(recipe, reasons)
+    name, reason = chosen_method(recipe)
+    method = find_method(name)
+    if reason:
+        reasons.append(f"--method {name} ({reason})")
     _check_batch(recipe, method)
     grid, warning = _check_grid(recipe, backbone)
     reasons += warning
@@ -238,6 +241,17 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
         if has is None and getattr(recipe, name) not in (None, "auto"):
             what = name.removesuffix("_max").removesuffix("_end").replace("_", " ")
             raise UserError(f"{flag(name)} {getattr(recipe, name)}: {method.name} has no {what}. Leave it out.")
+    needed = {
+        "temperature": method.temperature,
+        "teacher_temperature": method.teacher_temperature,
+        "key_momentum": method.key_momentum,
+        "queue_length": method.queue,
+        "dense_negatives": method.dense_negatives,
+        "dense_statistics": method.statistics,
+    }
+    for name, has in needed.items():
+        if has and getattr(recipe, name) is None:
+            raise UserError(f"{flag(name)} none: {method.name} does not go without. Leave it out.")
     momentum = recipe.key_momentum
     if momentum == "auto" and method.key_momentum is None:
         chosen["key_momentum"] = momentum = None
@@ -285,22 +299,20 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
     return dataclasses.replace(recipe, **chosen, settled=tuple(sorted({*recipe.settled, *chosen})))
 
 
-def _method(recipe: Recipe, reasons: list[str]) -> Method:
-    """The method that was given, or else the one that suits the batch and the other settings."""
+def chosen_method(recipe: Recipe) -> tuple[str, str]:
+    """The name of the method that a recipe asks for, and if the recipe leaves it open, why it is this one."""
     if recipe.method != "auto":
-        return find_method(recipe.method)
+        return recipe.method, ""
+    images = recipe.batch_size // (recipe.devices * recipe.nodes * recipe.accumulate)
     given = [flag(name) for name in OF_THE_KEYS if getattr(recipe, name) not in ("auto", None)]
     if recipe.dense_negatives == "cells":
         given.append("--dense-negatives cells")
-    images = recipe.batch_size // recipe.accumulate
+    if recipe.recipe == "paper":
+        given.append("--recipe paper")
     name = automatic.method(images, keys_given=bool(given))
-    reason = (
-        f"for {given[0]}"
-        if given
-        else f"negatives from a {'queue' if name == 'moco' else 'batch'}, for {images} images"
-    )
-    reasons.append(f"--method {name} ({reason})")
-    return find_method(name)
+    if given:
+        return name, f"for {given[0]}"
+    return name, f"negatives from a {'queue' if name == 'moco' else 'batch'}, for {images} images a device"
 
 
 def _check_batch(recipe: Recipe, method: Method) -> None:

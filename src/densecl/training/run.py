@@ -36,7 +36,7 @@ from densecl.training.interrupts import Interrupts
 from densecl.training.launch import launch
 from densecl.training.logs import make_loggers
 from densecl.training.module import DenseCLModule
-from densecl.training.parts import Parts, build
+from densecl.training.parts import Parts, build, chosen_method
 from densecl.training.progress import duration
 from densecl.training.recorder import Clock, Recorder
 from densecl.training.schedules import Schedules
@@ -115,7 +115,7 @@ def pretrain(
     # The caller's random numbers stay as they were.
     with _quiet(), _memory_explained(recipe), torch.random.fork_rng(), contextlib.ExitStack() as held:
         _check_machine(recipe)
-        if first:
+        if first or resume:  # the others of a resumed run must come to the same settings
             recipe = _agree_with_past(recipe, out, resume)
         parts, reasons = build(recipe, out if resume else None, dataset, backbone)
         recipe = parts.recipe
@@ -503,6 +503,8 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
             sizes.append(f"--image-size {recipe.image_size * 3 // 4 // 32 * 32}")
         if recipe.output_stride in (8, 16):
             sizes.append(f"--output-stride {recipe.output_stride * 2}")
+        if chosen_method(recipe)[0] == "simclr":
+            sizes.append("--method moco")  # keeps the activations of one view
         raise UserError(
             f"Out of memory at --batch-size {recipe.batch_size} and --image-size {recipe.image_size}. Try one of:"
             f" {', '.join(sizes)}."
