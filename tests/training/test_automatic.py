@@ -41,7 +41,7 @@ def test_a_method_brings_the_values_of_its_own_optimizer(method):
 
 @pytest.mark.parametrize(
     ("images", "keys_given", "method"),
-    [(256, False, "simclr"), (32, False, "simclr"), (31, False, "moco"), (1, False, "moco"), (256, True, "moco")],
+    [(256, False, "simclr"), (4, False, "simclr"), (3, False, "moco"), (1, False, "moco"), (256, True, "moco")],
 )
 def test_negatives_come_from_the_batch_where_it_has_enough(images, keys_given, method):
     assert automatic.method(images, keys_given=keys_given) == method

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from densecl.errors import UserError
 from densecl.model import DenseCL, load_backbone
 from densecl.recipe import read_recipe
-from densecl.training import automatic, checkpoints, recorder, run
+from densecl.training import checkpoints, recorder, run
 from densecl.training.diagnosis import PATIENCE
 from densecl.training.recorder import COLUMNS
 from densecl.training.run import pretrain
@@ -121,9 +121,8 @@ def test_settings_that_a_method_does_not_have_stand_as_none(tiny, tmp_path: Path
     ],
 )
 def test_the_method_is_chosen_by_what_is_given(
-    tiny, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, settings: dict, method: str, reason: str | None
+    tiny, tmp_path: Path, capsys, settings: dict, method: str, reason: str | None
 ) -> None:
-    monkeypatch.setattr(automatic, "ENOUGH_NEGATIVES", 4)
     out = tmp_path / "run"
     recipe = tiny(**{**FREE, "method": "auto", "steps": 1, **settings})
     pretrain(recipe, out)

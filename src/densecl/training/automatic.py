@@ -10,8 +10,8 @@ from densecl.recipe import resolve_queue_length
 #: The batch size that `Recipe.base_learning_rate` is meant for.
 REFERENCE_BATCH = 256
 
-#: Images a step in which a method without a queue finds enough negatives.
-ENOUGH_NEGATIVES = 32
+#: Images a device and step in which simclr was seen to learn more than moco does with its queue.
+ENOUGH_NEGATIVES = 4
 
 #: Cells a side below which the dense loss means little.
 SMALL_GRID = 4
@@ -21,10 +21,10 @@ TIMED_MOMENTUM = 0.99
 
 
 def method(images: int, *, keys_given: bool) -> str:
-    """simclr; moco where a step has too few `images` to find negatives in, or settings of its keys are given.
+    """simclr; moco where a device has too few `images` a step to find negatives in, or settings of its keys are given.
 
-    In runs of some hundred steps moco's global loss climbs towards that of guessing instead of falling, while
-    negatives from the batch are always of the present network: docs/automatic-settings.md.
+    In runs of some hundred steps keys of a queue are told by their age, while negatives from the batch are all of the
+    present network: docs/automatic-settings.md.
     """
     return "moco" if keys_given or images < ENOUGH_NEGATIVES else "simclr"
 
