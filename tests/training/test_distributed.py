@@ -14,10 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from densecl.errors import UserError
+from densecl.recipe import Recipe
+from densecl.training import run
 from densecl.training.launch import launch
+from densecl.training.parts import Parts
 from densecl.training.run import pretrain
 
 
@@ -38,6 +42,29 @@ def test_two_processes_train_as_one(tiny, tmp_path: Path) -> None:
     weights = load_file(one.backbone)
     for name, tensor in load_file(two.backbone).items():
         torch.testing.assert_close(tensor, weights[name], atol=1e-5, rtol=1e-4)
+
+
+def resumed_settings(recipe: Recipe, out: Path) -> None:
+    """What a process that torchrun has started takes its settings to be, into a file of its own."""
+    rank = os.environ["LOCAL_RANK"]
+    os.environ |= {"RANK": rank, "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+
+    def note(parts: Parts, out: Path, console: Console | None) -> run.RunResult:
+        (out.parent / f"rank{rank}").write_text(f"{parts.recipe.method} {parts.recipe.warmup_epochs}")
+        return run.RunResult(out, out, 0, {})
+
+    run.train = note
+    pretrain(recipe, out, resume=True)
+
+
+def test_all_processes_resume_with_the_settings_of_the_run(tiny, tmp_path: Path) -> None:
+    open_to_choice = dict.fromkeys(
+        ("method", "queue_length", "key_momentum", "dense_negatives", "warmup_epochs"), "auto"
+    )
+    pretrain(tiny(**{**open_to_choice, "method": "byol"}, steps=6, batch_size=8), tmp_path / "run")
+    longer = tiny(**open_to_choice, steps=12, batch_size=8, devices=2)
+    launch(resumed_settings, 2, longer, tmp_path / "run")
+    assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text() == "byol 0.2"
 
 
 def test_an_error_of_one_process_ends_all(tiny, tmp_path: Path) -> None:
