@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,5 +31,7 @@ def append(table: Path, *rows: Any) -> None:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
+    if any(math.isnan(value) for value in values):  # not measured
+        return "-"
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{deviation}"
