@@ -48,6 +48,7 @@ def compare(
             if values:
                 dots(axes, place + (0.17 if dense else -0.17), values, colour)
     axes.set_yticks(range(len(names)), reversed(names))
+    axes.set_ylim(-0.5, len(names) - 0.5)
     axes.set_title(title, fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
