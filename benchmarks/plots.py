@@ -86,7 +86,7 @@ def methods(out: Path) -> None:
 
 
 def learning(out: Path, length: str, names: Sequence[str], settings: str, backbone: str, file: str) -> None:
-    """Photographs: some arms, judged by the test frames of the video that no training frame is from."""
+    """Photographs: some arms, judged by the test frames."""
     rows = [row for row in read(TABLES / "learning.csv") if row["judge"] == "test"]
     measures = {
         "miou": "linear segmentation, mIoU",

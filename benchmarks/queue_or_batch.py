@@ -11,7 +11,6 @@ docs/benchmarks/queue_or_batch.csv, skips what is there, and prints the table.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -58,8 +57,7 @@ class Row(NamedTuple):
 
 
 def last_loss_of_guessing(run: Path) -> float:
-    with (run / "metrics.csv").open(newline="") as file:
-        last = list(csv.DictReader(file))[-1]
+    last = read(run / "metrics.csv")[-1]
     return 100 * float(last["global_loss"]) / float(last["global_chance_loss"])
 
 
