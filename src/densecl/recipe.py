@@ -208,6 +208,11 @@ class Recipe:
     def __post_init__(self) -> None:
         _check(self)
 
+    @property
+    def images_at_once(self) -> int:
+        """Of a step's batch, those that a device computes together."""
+        return self.batch_size // (self.devices * self.nodes * self.accumulate)
+
 
 #: The authors' values for COCO train2017 (facts table; rate, no warm-up, schedule stepped per epoch).
 PAPER = {

@@ -303,23 +303,23 @@ def chosen_method(recipe: Recipe) -> tuple[str, str]:
     """The name of the method that a recipe asks for, and if the recipe leaves it open, why it is this one."""
     if recipe.method != "auto":
         return recipe.method, ""
-    images = recipe.batch_size // (recipe.devices * recipe.nodes * recipe.accumulate)
     given = [flag(name) for name in OF_THE_KEYS if getattr(recipe, name) not in ("auto", None)]
     if recipe.dense_negatives == "cells":
         given.append("--dense-negatives cells")
     if recipe.recipe == "paper":
         given.append("--recipe paper")
-    name = automatic.method(images, keys_given=bool(given))
+    name = automatic.method(recipe.images_at_once, keys_given=bool(given))
     if given:
         return name, f"for {given[0]}"
-    return name, f"negatives from a {'queue' if name == 'moco' else 'batch'}, for {images} images a device"
+    where = "queue" if name == "moco" else "batch"
+    return name, f"negatives from a {where}, for {recipe.images_at_once} images a device"
 
 
 def _check_batch(recipe: Recipe, method: Method) -> None:
     """Raises UserError if a process would get fewer images than the method can learn from."""
     parts = recipe.devices * recipe.nodes * recipe.accumulate
     accumulated = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
-    if recipe.batch_size // parts < method.least_batch:
+    if recipe.images_at_once < method.least_batch:
         raise UserError(
             f"--batch-size {recipe.batch_size} on {recipe.devices * recipe.nodes} device(s){accumulated}:"
             f" {method.name} takes statistics over the batch {method.needs_batch_in} and needs"

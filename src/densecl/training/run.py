@@ -495,7 +495,7 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
         ):
             raise
         sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
-        images = recipe.batch_size // (recipe.devices * recipe.nodes * recipe.accumulate)
+        images = recipe.images_at_once
         # Statistics over the batch, which some methods take, need two images in a part, and split more.
         if images % 2 == 0 and images >= 4 and recipe.key_norm != "split":
             sizes.append(f"--accumulate {recipe.accumulate * 2}")
