@@ -29,15 +29,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
+import torch
+from jaxtyping import Float
 from machine import this_machine
 from rich.console import Console
 from rich.table import Table
 from rows import append, mean_and_deviation, read
+from torch import Tensor
 
 from densecl import evaluate, pretrain
 from densecl.errors import UserError
-from densecl.model import METHODS
+from densecl.model import METHODS, DenseCL, Embeddings
+from densecl.model.matching import Match, match_by_features
 
 PEER_PROGRAM = Path(__file__).parent / "peer" / "densecl.py"
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "learning.csv"
@@ -60,7 +65,27 @@ ARMS: dict[str, dict[str, Any]] = {
     "paper": {"recipe": "paper", "queue_length": 2048, "schedule_per": "step"},
     **{method: {"method": method} for method in METHODS},
     **{f"{method} global": {"method": method, "dense_weight": 0.0} for method in METHODS},
+    **{f"auto matching {how}": {} for how in ("by the head", "at random")},  # OTHER_MATCHING
 }
+
+
+def match_by_head(
+    model: DenseCL, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells key_cells"]
+) -> list[Match]:
+    """By the features that the loss compares, instead of the backbone's."""
+    assert query.cells is not None and key.cells is not None
+    return [match_by_features(query.cells @ key.cells.mT)]
+
+
+def match_at_random(
+    model: DenseCL, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells key_cells"]
+) -> list[Match]:
+    """Any key cell of the image."""
+    return [match_by_features(torch.rand_like(distances))]
+
+
+#: What the paper compares its matching with, and nobody would train with: arms for which `DenseCL.match` is replaced.
+OTHER_MATCHING = {"auto matching by the head": match_by_head, "auto matching at random": match_at_random}
 
 #: The video of CamVid's training frames that settings are fitted on when they are chosen; the others judge.
 FITTED_VIDEO = "0016E5"
@@ -261,7 +286,8 @@ def main() -> None:
             else:
                 recipe = {**COMMON, **ARMS[arm], **lasts, **settings, "seed": seed}
                 try:
-                    result = pretrain(options.data, out, resume=True, **recipe)
+                    with patch.object(DenseCL, "match", OTHER_MATCHING.get(arm, DenseCL.match)):
+                        result = pretrain(options.data, out, resume=True, **recipe)
                 except UserError as error:  # such as a collapse: the others are still worth knowing
                     print(f"{arm}, seed {seed}: {error}")
                     continue

@@ -142,6 +142,40 @@ def curves(out: Path, length: str, names: Sequence[str]) -> None:
     figure.savefig(out / "learning-curves.png", dpi=110)
 
 
+def sweep(out: Path, arm: str, length: str, backbone: str) -> None:
+    """The dense weight: photographs, judged by the choosing frames, a thin line for each seed and the mean."""
+    found: dict[str, dict[float, dict[str, float]]] = {}
+    measures = {
+        "miou": "linear segmentation, mIoU",
+        "retrieval": "retrieval, mIoU",
+        "match_accuracy": "matches right, %",
+    }
+    rows = [row for row in read(TABLES / "recipe-search.csv") if row["length"] == length and row["judge"] == "choose"]
+    for row in rows:
+        other = row["settings"].removeprefix(f"backbone={backbone}").strip()
+        weight = {arm: 0.5, f"{arm} global": 0.0}.get(row["arm"])
+        if other.startswith("dense_weight=") and " " not in other and row["arm"] == arm:
+            weight = float(other.removeprefix("dense_weight="))
+        elif other:
+            continue
+        if weight is not None:
+            found.setdefault(row["seed"], {})[weight] = {name: float(row[name]) for name in measures}
+    weights = sorted(set.intersection(*(set(one) for one in found.values()))) if found else []
+    seeds = [seed for seed, one in found.items() if set(weights) <= set(one)]
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    for axes, (measure, title) in zip(figure.subplots(1, 3), measures.items(), strict=True):
+        lines = [[found[seed][weight][measure] for weight in weights] for seed in seeds]
+        for line in lines:
+            axes.plot(weights, line, color=DENSE, alpha=0.35, linewidth=1)
+        axes.plot(weights, [statistics.mean(values) for values in zip(*lines, strict=True)], "o-", color=DENSE)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("dense weight")
+        axes.set_xticks(weights)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out / "dense-weight.png", dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=TABLES.parent / "images")
@@ -151,6 +185,7 @@ def main() -> None:
     learning(options.out, "200 steps", ["simclr", "moco", "barlow"], f"backbone={small}", small, "learning-200.png")
     learning(options.out, "8 min", ["auto", "moco", "paper"], "", "resnet18", "learning-8.png")
     curves(options.out, "8 min", ["auto", "auto global", "moco", "paper"])
+    sweep(options.out, "simclr", "200 steps", small)
 
 
 if __name__ == "__main__":

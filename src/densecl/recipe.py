@@ -31,7 +31,7 @@ from densecl.errors import UserError, nearest
 Auto = Literal["auto"]
 Method = Literal["auto", "moco", "densecl", "simclr", "byol", "simsiam", "barlow", "vicreg", "dino"]
 Matching = Literal["features", "mutual", "geometry", "both"]
-DenseNegatives = Literal["pooled", "cells", "batch"]
+DenseNegatives = Literal["pooled", "cells", "batch", "others"]
 DenseStatistics = Literal["cells", "position"]
 KeyNorm = Literal["auto", "shuffle", "split", "ema"]
 
@@ -130,7 +130,8 @@ class Recipe:
     match_top_k: float = 1.0
     """Share of an image's cells to keep, those with the best matches [VICRegL: 0.4]."""
     dense_negatives: DenseNegatives | Auto | None = "auto"
-    """moco, simclr: the batch's cells (auto), pooled vectors (in a queue: the paper), or a queue of single cells."""
+    """moco, simclr: the batch's cells (auto), or those of its other images, pooled vectors (in a queue: the paper),
+    or a queue of single cells."""
     dense_statistics: DenseStatistics | Auto | None = "auto"
     """barlow, vicreg: statistics over all matched cells (auto), or over the batch at each position [VICRegL]."""
     symmetric: bool | Auto = "auto"

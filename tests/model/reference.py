@@ -270,7 +270,8 @@ class Reference:
                     continue
                 if self.dense_queue is None:
                     every = [other.cells for other in keys]
-                    negatives = cell_negatives(every, image, match, distance[cell], settings.radius)
+                    radius = math.inf if settings.dense_negatives == "others" else settings.radius
+                    negatives = cell_negatives(every, image, match, distance[cell], radius)
                 else:
                     negatives = list(self.dense_queue)
                 positive = key.cells[match]

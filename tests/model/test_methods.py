@@ -222,6 +222,21 @@ def test_pooled_negatives_of_simclr_are_those_of_the_other_images_in_both_views(
     torch.testing.assert_close(output.dense_loss, expected_loss("simclr", pairs, "cells", torch.zeros(6)))
 
 
+def test_negatives_of_simclr_may_be_the_cells_of_the_other_images_in_both_views() -> None:
+    output = make("simclr", symmetric=False, dense_negatives="others")(views(1), views(2))
+    assert output.query.cells is not None and output.key.cells is not None
+    own_image = torch.ones(BATCH, 9, 9, dtype=torch.bool)
+    pairs = Pairs(output.query.cells, output.key.cells, output.match, output.weight, own_image, own_image)
+    torch.testing.assert_close(output.dense_loss, expected_loss("simclr", pairs, "cells", torch.zeros(6)))
+
+
+@pytest.mark.parametrize("name", ["moco", "simclr"])
+def test_negatives_from_other_images_need_other_images(name: str) -> None:
+    alone = Views(*(field[:1] for field in views(1)))
+    with pytest.raises(UserError, match=r"one image has no others|at least 2 images"):
+        make(name, dense_negatives="others")(alone, alone)
+
+
 # --- keys and directions ----------------------------------------------------------------------------------------------
 
 
@@ -326,7 +341,8 @@ def test_every_possible_pair_of_values_is_among_the_combinations() -> None:
     # Some that could be lost by a mistake in what is possible.
     for name, backbone in itertools.product(NAMES, BACKBONES):
         assert any(row[:2] == (name, backbone) for row in COMBINATIONS)
-    for name, negatives in (("moco", "pooled"), ("moco", "cells"), ("moco", "batch"), ("simclr", "pooled")):
+    either = (("moco", "pooled"), ("moco", "cells"), ("moco", "batch"), ("simclr", "pooled"), ("simclr", "others"))
+    for name, negatives in either:
         assert any((row[0], row[3]) == (name, negatives) for row in COMBINATIONS)
     for place, negatives in itertools.product([*BACKBONES, *matchings], [*get_args(DenseNegatives), None]):
         assert any(place in row and row[3] == negatives for row in COMBINATIONS)
@@ -417,7 +433,10 @@ def test_everything_needed_to_go_on_is_in_the_state(name: str) -> None:
         ({"method": "byol", "queue_length": 64}, "--queue-length 64: byol has no queue length. Leave it out."),
         ({"method": "simclr", "queue_length": 64}, "--queue-length 64: simclr has no queue length"),
         ({"method": "vicreg", "dense_negatives": "batch"}, "--dense-negatives batch: vicreg has no dense negatives"),
-        ({"method": "simclr", "dense_negatives": "cells"}, "--dense-negatives cells: simclr has batch or pooled"),
+        (
+            {"method": "simclr", "dense_negatives": "cells"},
+            "--dense-negatives cells: simclr has batch or others",
+        ),
         ({"method": "simsiam", "key_momentum": 0.9}, "--key-momentum 0.9: simsiam has no key momentum"),
         ({"method": "barlow", "temperature": 0.1}, "--temperature 0.1: barlow has no temperature"),
         ({"method": "moco", "teacher_temperature": 0.1}, "--teacher-temperature 0.1: moco has no teacher"),

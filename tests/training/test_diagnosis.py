@@ -183,6 +183,7 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
     [
         ("simclr", {}, math.log(2 * BATCH - 1), math.log(2 * BATCH * CELLS - 1)),  # all but the query itself
         ("simclr", {"dense_negatives": "pooled"}, math.log(2 * BATCH - 1), math.log(2 * (BATCH - 1) + 1)),
+        ("simclr", {"dense_negatives": "others"}, math.log(2 * BATCH - 1), math.log(2 * (BATCH - 1) * CELLS + 1)),
         ("dino", {}, math.log(DIM), math.log(DIM)),
         ("byol", {}, math.nan, math.nan),
         ("vicreg", {}, math.nan, math.nan),

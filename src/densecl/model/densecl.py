@@ -86,7 +86,8 @@ class DenseCL(nn.Module):
         match_radius: for "geometry" and for what is no negative, in diagonals of the larger cell.
         match_top_k: keep only this share (0-1) of an image's query cells, those whose pairs are most alike.
         dense_negatives: "pooled", pooled dense vectors of other images (moco: a queue of them); "cells", a queue of
-            one random cell an image; "batch", all cells of the batch but those that show the same place.
+            one random cell an image; "batch", all cells of the batch but those that show the same place; "others",
+            all cells of the batch's other images.
         dense_statistics: barlow and vicreg: over all matched "cells" of the batch, or of each "position" in the map.
         symmetric: average the loss with that of the exchanged views.
         seed: fixes the queues' first keys and what is drawn during a step (by seed and step alone, so
@@ -172,7 +173,7 @@ class DenseCL(nn.Module):
         self.global_queue = self.dense_queue = None
         if length is not None:
             self.global_queue = Queue(length, self.query_encoder.dim, self._generator())
-            if dense and self.dense_negatives != "batch":
+            if dense and self.dense_negatives in ("pooled", "cells"):
                 self.dense_queue = Queue(length, self.query_encoder.dense_dim, self._generator(1))
 
     def _or_own(self, name: str, given: Value | None, own: Value | None) -> Value | None:
@@ -207,6 +208,8 @@ class DenseCL(nn.Module):
                 f"--method {self.method.name} takes statistics over the batch {self.method.needs_batch_in}:"
                 f" it needs at least {self.method.least_batch} images per device, not {len(first.pixels)}."
             )
+        if self.dense_negatives == "others" and len(first.pixels) * world_size() == 1:
+            raise UserError("--dense-negatives others: a batch of one image has no others. Raise --batch-size.")
         directions = [(first, second), (second, first)] if self.symmetric else [(first, second)]
         projected = [self.query_encoder(query_views.pixels) for query_views, _ in directions]
         projected += [self.query_encoder(views.pixels) for views in small]
@@ -246,17 +249,14 @@ class DenseCL(nn.Module):
         if self.dense_objective is None or query.cells is None or key.cells is None:
             return global_loss, torch.zeros_like(global_loss), matches[0]
 
-        near = distances <= self.match_radius
-        near_query = cell_distances(views[0], views[0], rows, cols) <= self.match_radius
+        excluded = self.no_negatives(distances), self.no_negatives(cell_distances(views[0], views[0], rows, cols))
         negatives = self.dense_queue.keys if self.dense_queue is not None else None
         pooled = None
         if self.dense_queue is None and self.dense_negatives == "pooled":
             assert query.pooled is not None and key.pooled is not None
             pooled = torch.stack([key.pooled, query.pooled], dim=1)
         dense_losses = [
-            self.dense_objective(
-                Pairs(query.cells, key.cells, *match, near, near_query, negatives, pooled), temperature
-            )
+            self.dense_objective(Pairs(query.cells, key.cells, *match, *excluded, negatives, pooled), temperature)
             for match in matches
         ]
         return global_loss, torch.stack(dense_losses).mean(), matches[0]
@@ -273,6 +273,10 @@ class DenseCL(nn.Module):
         if self.matching in ("geometry", "both"):
             found.append(keep_best(match_by_geometry(distances, self.match_radius), -distances, self.match_top_k))
         return found
+
+    def no_negatives(self, distances: Float[Tensor, "batch cells key_cells"]) -> Bool[Tensor, "batch cells key_cells"]:
+        """The cells of its own image that are no negatives of a cell: what shows nearly the same place, or all."""
+        return (distances <= self.match_radius) | (self.dense_negatives == "others")
 
     # --- keys -----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from densecl.model.objectives import BYOL, DINO, BarlowTwins, MoCo, Objective, S
 #: or from the query encoder itself with gradient.
 Keys = Literal["average", "stopped", "shared"]
 
-DenseNegatives = Literal["pooled", "cells", "batch"]
+DenseNegatives = Literal["pooled", "cells", "batch", "others"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +71,14 @@ METHODS: dict[str, Method] = {
             name="moco", source="MoCo v2: Chen et al. 2020 (arXiv 2003.04297); dense: Wang et al. 2021 (DenseCL)",
             objective=MoCo, keys="average", symmetric=False, unit=True,
             projector=HeadShape(layers=2, hidden=1.0, dim=128),
-            queue=True, dense_negatives=("pooled", "cells", "batch"), temperature=0.2, key_momentum=0.999,
+            queue=True, dense_negatives=("pooled", "cells", "batch", "others"), temperature=0.2, key_momentum=0.999,
             optimizer="sgd", learning_rate=0.03, weight_decay=1e-4,
         ),
         Method(
             name="simclr", source="Chen et al. 2020 (arXiv 2002.05709)",
             objective=SimCLR, keys="shared", symmetric=True, unit=True,
             projector=HeadShape(layers=2, hidden=1.0, dim=128, norm=True),
-            dense_negatives=("batch", "pooled"), temperature=0.1,
+            dense_negatives=("batch", "others", "pooled"), temperature=0.1,
             optimizer="lars", learning_rate=0.3, weight_decay=1e-6,
         ),
         # prediction -------------------------------------------------------------------------------------------------

@@ -117,11 +117,11 @@ def chance_losses(
         return global_chance, nan.new_tensor(math.log(len(model.dense_queue.keys) + 1))
     if model.dense_negatives == "pooled":
         return global_chance, nan.new_tensor(math.log(views * (batch - 1) + 1))
-    near = cell_distances(first, second, rows, cols) <= model.match_radius
-    near = near.scatter(2, output.match[:, :, None], False).sum(dim=2)  # excluded: near, but not the positive
+    excluded = model.no_negatives(cell_distances(first, second, rows, cols))
+    excluded = excluded.scatter(2, output.match[:, :, None], False).sum(dim=2)  # all but the positive
     if views == 2:
-        near = near + (cell_distances(first, first, rows, cols) <= model.match_radius).sum(dim=2)
-    candidates = views * rows * cols * batch - near
+        excluded = excluded + model.no_negatives(cell_distances(first, first, rows, cols)).sum(dim=2)
+    candidates = views * rows * cols * batch - excluded
     return global_chance, (candidates.log() * output.weight).sum() / output.weight.sum()
 
 

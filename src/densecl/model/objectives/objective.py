@@ -24,7 +24,7 @@ class Pairs(NamedTuple):
     key: Float[Tensor, "batch key_cells dim"]
     match: Int[Tensor, "batch cells"]  # for each query vector its positive, a key vector of the same image
     valid: Bool[Tensor, "batch cells"] | None  # whether the pair counts; None: all do
-    near: Bool[Tensor, "batch cells key_cells"]  # key vectors that are no negatives: they show nearly the same place
+    near: Bool[Tensor, "batch cells key_cells"]  # key vectors of the same image that are no negatives
     near_query: Bool[Tensor, "batch cells cells"]  # the same among the query vectors, each near itself
     negatives: Float[Tensor, "queue dim"] | None = None  # a queue of other images' vectors, instead of the batch's
     pooled: Float[Tensor, "batch views dim"] | None = None  # one vector for the image of each view, instead of cells
