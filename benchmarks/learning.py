@@ -159,7 +159,7 @@ def scores_of(weights: str, backbone: str, labelled: Path, judge: str, seed: int
     """The measures of weights, with what is drawn (random weights, pairs of views) as for this seed."""
     with judged_data(labelled, judge) as splits:
         results = evaluate(
-            [weights], TASKS, labelled, backbone=backbone, json=None, seeds=seed + 1, ignore=(VOID,), **splits
+            [weights], TASKS, labelled, backbone=backbone, json=None, seeds=1, first_seed=seed, ignore=(VOID,), **splits
         )
     names = {
         ("segmentation", "all"): {"miou": "miou"},
@@ -170,7 +170,7 @@ def scores_of(weights: str, backbone: str, labelled: Path, judge: str, seed: int
     }
     return {
         name: result.scores[score]
-        for result in results  # those of the last seed come last; where nothing is drawn there is only one
+        for result in results
         for score, name in names.get((result.task, result.subset), {}).items()
     }
 

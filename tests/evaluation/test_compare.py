@@ -75,6 +75,9 @@ def test_the_same_each_time_and_alone_or_together(home: Path) -> None:
     together = scores("retrieval", "clustering", label_fraction=0.5)
     alone = scores("clustering", label_fraction=0.5)
     assert alone.items() <= together.items()
+    later = scores("clustering", label_fraction=0.5, first_seed=1)
+    assert {seed for _, _, seed, _ in later} == {1, 2}
+    assert {key: value for key, value in later.items() if key[2] == 1}.items() <= together.items()
     # Of half of the labels each seed draws another half.
     mious = [together["retrieval", str(home / "run"), seed, "all"]["miou"] for seed in (0, 1)]
     assert mious[0] != mious[1]
@@ -122,6 +125,7 @@ def test_neighbours_of_folders(tmp_path: Path) -> None:
         ("run --task retrieval --data data --fine-tune", "--fine-tune is for segmentation"),
         ("run --task neighbours --data run", "0 classes"),
         ("run --task segmentation --data data --seeds 0", "--seeds must be at least 1"),
+        ("run --task segmentation --data data --first-seed -1", "--first-seed must be at least 0"),
         ("run --task segmentation --data data --label-fraction 1.5", "--label-fraction must lie above 0"),
         ("run --task segmentation --data data --image-size 4,4", "expected WIDTHxHEIGHT"),
         ("run --task segmentation --data data --image-size 0", "--image-size 0x0 has no pixels"),

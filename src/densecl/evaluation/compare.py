@@ -129,7 +129,7 @@ def evaluate(
     results: list[Result] = []
     for run in runs:
         for contestant in contestants:
-            for seeds in _seed_groups(contestant.random or run.trained, chosen.seeds):
+            for seeds in _seed_groups(contestant.random or run.trained, chosen):
                 started = time.monotonic()
                 made = contestant.backbone(chosen.output_stride, seeds[0], run.usual_stride)
                 found = list(run.judge(contestant, made, seeds))
@@ -149,9 +149,10 @@ def evaluate(
     return results
 
 
-def _seed_groups(apart: bool, seeds: int) -> list[range]:
+def _seed_groups(apart: bool, settings: Settings) -> list[range]:
     """Random weights are other ones for every seed; given weights go over the data once for all seeds."""
-    return [range(seed, seed + 1) for seed in range(seeds)] if apart else [range(seeds)]
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    return [range(seed, seed + 1) for seed in seeds] if apart else [seeds]
 
 
 def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], settings: Settings) -> Iterator[Run]:
