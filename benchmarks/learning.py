@@ -1,12 +1,14 @@
 """What is learned from real photographs: pre-trained weights on frozen features, beside random ones.
 
     python benchmarks/learning.py --data UNLABELLED --labelled CAMVID [--arms auto global ...] [--seeds 0 1 2]
-        (--steps 200 | --minutes 8) [--judge choose test] [--set KEY=VALUE ...]
+        (--steps 200 | --minutes 8) [--judge choose test few detection] [--boxes ANIMALS] [--set KEY=VALUE ...]
 
 An arm is a set of settings (ARMS below), on top of those that all share: ResNet-18 at output stride 16, 64 images of
 64 px a step. Its weights are judged by `densecl evaluate`: linear segmentation and retrieval in mIoU, and match
 accuracy of the labelled frames. `--judge choose` splits the labelled training frames by video, to choose settings
-with; `test` scores the test frames, all of them and those of the video that the training frames do not share.
+with; `test` scores the test frames, all of them and those of the video that the training frames do not share. Two
+judges train the backbone, too: `few` for segmentation, on a tenth of the training frames, scored like `test`, and
+`detection` on the photographs and boxes of `--boxes`.
 
 The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py), whose only settings are `--set learning_rate=...`
 and `precision=bf16`, in an environment of its own (`--peer`, made as throughput.py says). Its ResNet-18 is
@@ -27,6 +29,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -93,6 +96,8 @@ FITTED_VIDEO = "0016E5"
 APART = "Seq05V*"
 VOID = 11
 TASKS = ("segmentation", "retrieval", "correspondence")
+FEW: dict[str, Any] = {"fine_tune": True, "label_fraction": 0.1}
+DETECTION: dict[str, Any] = {"fine_tune": True, "batch_size": 4}
 
 
 class Row(NamedTuple):
@@ -109,6 +114,7 @@ class Row(NamedTuple):
     retrieval_apart: float = math.nan
     match_accuracy: float = math.nan
     match_chance: float = math.nan
+    ap: float = math.nan  # of a detector
     steps: int = 0
     minutes: float = 0.0
     date: str = ""
@@ -136,7 +142,7 @@ class Point(NamedTuple):
     fixed_match_accuracy: float = math.nan  # of pairs of views that stay the same throughout
 
 
-MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accuracy")
+MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accuracy", "ap")
 
 
 @contextmanager
@@ -155,18 +161,23 @@ def judged_data(labelled: Path, judge: str) -> Iterator[dict[str, Any]]:
         yield {"train_split": str(lists["fit"]), "test_split": str(lists["choose"])}
 
 
-def scores_of(weights: str, backbone: str, labelled: Path, judge: str, seed: int) -> dict[str, float]:
-    """The measures of weights, with what is drawn (random weights, pairs of views) as for this seed."""
-    with judged_data(labelled, judge) as splits:
-        results = evaluate(
-            [weights], TASKS, labelled, backbone=backbone, json=None, seeds=1, first_seed=seed, ignore=(VOID,), **splits
-        )
+def scores_of(weights: str, backbone: str, options: argparse.Namespace, judge: str, seed: int) -> dict[str, float]:
+    """The measures of weights, with what is drawn (random weights, pairs of views, labels) as for this seed."""
+    ask = partial(evaluate, [weights], backbone=backbone, json=None, seeds=1, first_seed=seed)
+    if judge == "detection":
+        results = ask("detection", options.boxes, **DETECTION)
+    elif judge == "few":
+        results = ask("segmentation", options.labelled, ignore=(VOID,), also=(APART,), **FEW)
+    else:
+        with judged_data(options.labelled, judge) as splits:
+            results = ask(TASKS, options.labelled, ignore=(VOID,), **splits)
     names = {
         ("segmentation", "all"): {"miou": "miou"},
         ("segmentation", APART): {"miou": "miou_apart"},
         ("retrieval", "all"): {"miou": "retrieval"},
         ("retrieval", APART): {"miou": "retrieval_apart"},
         ("correspondence", "all"): {"accuracy": "match_accuracy", "chance": "match_chance"},
+        ("detection", "all"): {"ap": "ap"},
     }
     return {
         name: result.scores[score]
@@ -251,12 +262,15 @@ def main() -> None:
     lengths = parser.add_mutually_exclusive_group(required=True)
     lengths.add_argument("--steps", type=int)
     lengths.add_argument("--minutes", type=float)
-    parser.add_argument("--judge", nargs="+", choices=["choose", "test"], default=["test"])
+    parser.add_argument("--judge", nargs="+", choices=["choose", "test", "few", "detection"], default=["test"])
+    parser.add_argument("--boxes", type=Path, help="a folder of photographs with boxes, for --judge detection")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of every run")
     parser.add_argument("--peer", type=Path, default=Path(__file__).parent / "peer" / ".venv" / "bin" / "python")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
+    if "detection" in options.judge and options.boxes is None:
+        parser.error("--judge detection needs --boxes")
     settings = dict(one.split("=", 1) for one in options.set)
     said = " ".join(options.set)
     lasts: dict[str, Any] = {"steps": options.steps} if options.steps else {"time_limit": f"{options.minutes:g}m"}
@@ -293,7 +307,7 @@ def main() -> None:
                     continue
                 weights, trained = str(out), {"steps": result.steps, "minutes": minutes_trained(out)}
             for row in rows:
-                scores = scores_of(weights, backbone, options.labelled, row.judge, seed)
+                scores = scores_of(weights, backbone, options, row.judge, seed)
                 made = {"date": datetime.date.today().isoformat(), "machine": this_machine()}
                 append(options.table, row._replace(**scores, **trained, **made))
             keep_curve(out, curves, arm, said, length, seed)
