@@ -160,7 +160,7 @@ def sweep(out: Path, arm: str, length: str, backbone: str) -> None:
             continue
         if weight is not None:
             found.setdefault(row["seed"], {})[weight] = {name: float(row[name]) for name in measures}
-    weights = sorted(set.intersection(*(set(one) for one in found.values()))) if found else []
+    weights = sorted(max(found.values(), key=len))
     seeds = [seed for seed, one in found.items() if set(weights) <= set(one)]
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     for axes, (measure, title) in zip(figure.subplots(1, 3), measures.items(), strict=True):

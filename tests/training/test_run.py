@@ -166,6 +166,7 @@ def test_a_run_whose_method_was_given_is_resumed_without_giving_it_again(tiny, t
         ({**FREE, "method": "vicreg", "teacher_temperature": (0.1, 0.2)}, "--teacher-temperature 0.1: vicreg has no"),
         ({**FREE, "method": "vicreg", "batch_size": 1}, "vicreg takes statistics .* at least 2 images .* at least 2"),
         ({**FREE, "method": "byol", "batch_size": 2, "devices": 2}, "on 2 device.* byol .* Give at least 4"),
+        ({"batch_size": 1, "dense_negatives": "others"}, "there are no others. Give --batch-size 2"),
         ({"key_momentum": None}, "--key-momentum none: moco does not go without. Leave it out."),
         ({"queue_length": None}, "--queue-length none: moco does not go without. Leave it out."),
         ({**FREE, "method": "simclr", "dense_negatives": None}, "--dense-negatives none: simclr does not go without"),

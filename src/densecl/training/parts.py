@@ -316,7 +316,7 @@ def chosen_method(recipe: Recipe) -> tuple[str, str]:
 
 
 def _check_batch(recipe: Recipe, method: Method) -> None:
-    """Raises UserError if a process would get fewer images than the method can learn from."""
+    """Raises UserError if there would be fewer images than the method can learn from."""
     parts = recipe.devices * recipe.nodes * recipe.accumulate
     accumulated = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
     if recipe.images_at_once < method.least_batch:
@@ -325,6 +325,11 @@ def _check_batch(recipe: Recipe, method: Method) -> None:
             f" {method.name} takes statistics over the batch {method.needs_batch_in} and needs"
             f" at least {method.least_batch} images on each."
             f" Give at least {method.least_batch * parts}."
+        )
+    if recipe.dense_negatives == "others" and recipe.batch_size < 2 * recipe.accumulate:
+        raise UserError(
+            f"--dense-negatives others: computed one image at a time there are no others."
+            f" Give --batch-size {2 * recipe.accumulate} or more."
         )
 
 
