@@ -328,7 +328,7 @@ def _check_batch(recipe: Recipe, method: Method) -> None:
         )
     if recipe.dense_negatives == "others" and recipe.batch_size < 2 * recipe.accumulate:
         raise UserError(
-            f"--dense-negatives others: computed one image at a time there are no others."
+            "--dense-negatives others: computed one image at a time there are no others."
             f" Give --batch-size {2 * recipe.accumulate} or more."
         )
 
