@@ -96,6 +96,7 @@ FITTED_VIDEO = "0016E5"
 APART = "Seq05V*"
 VOID = 11
 TASKS = ("segmentation", "retrieval", "correspondence")
+#: How the backbone is trained on labels, too.
 FEW: dict[str, Any] = {"fine_tune": True, "label_fraction": 0.1}
 DETECTION: dict[str, Any] = {"fine_tune": True, "batch_size": 4}
 
@@ -148,7 +149,7 @@ MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accurac
 @contextmanager
 def judged_data(labelled: Path, judge: str) -> Iterator[dict[str, Any]]:
     """Settings of `densecl.evaluate` that say which frames to fit on and which to judge by."""
-    if judge == "test":
+    if judge != "choose":
         yield {"train_split": "train", "test_split": "test", "also": (APART,)}
         return
     lines = [line.split() for line in (labelled / "train.txt").read_text().splitlines() if line.strip()]
@@ -166,11 +167,10 @@ def scores_of(weights: str, backbone: str, options: argparse.Namespace, judge: s
     ask = partial(evaluate, [weights], backbone=backbone, json=None, seeds=1, first_seed=seed)
     if judge == "detection":
         results = ask("detection", options.boxes, **DETECTION)
-    elif judge == "few":
-        results = ask("segmentation", options.labelled, ignore=(VOID,), also=(APART,), **FEW)
     else:
+        tasks, training = ("segmentation", FEW) if judge == "few" else (TASKS, {})
         with judged_data(options.labelled, judge) as splits:
-            results = ask(TASKS, options.labelled, ignore=(VOID,), **splits)
+            results = ask(tasks, options.labelled, ignore=(VOID,), **splits, **training)
     names = {
         ("segmentation", "all"): {"miou": "miou"},
         ("segmentation", APART): {"miou": "miou_apart"},

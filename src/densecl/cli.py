@@ -242,7 +242,7 @@ def _add_evaluate(commands: Any) -> None:
     add(what, "--json", "File for every result (default: evaluation.json).", metavar="FILE")
     how = parser.add_argument_group("the protocol")
     add(how, "--seeds", f"How many; scores are means over them (default: {Settings.seeds}).", metavar="N", type=int)
-    add(how, "--first-seed", f"Of these (default: {Settings.first_seed}).", metavar="N", type=int)
+    add(how, "--first-seed", f"The first of these (default: {Settings.first_seed}).", metavar="N", type=int)
     add(
         how,
         "--image-size",
