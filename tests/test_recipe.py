@@ -120,6 +120,7 @@ settled: [base_learning_rate, learning_rate, weight_decay, key_momentum, queue_l
         ({"optimizer": "sgd"}, {"base_learning_rate", "learning_rate", "weight_decay"}),
         ({"epochs": 3}, {"key_momentum", "queue_length"}),
         ({"epochs": 3, "key_momentum": 0.9}, {"queue_length"}),
+        ({"devices": 2}, set()),  # this batch size was given
         ({"backbone": "vit_small_patch16_224"}, {"base_learning_rate", "learning_rate", "key_norm"}),
     ],
 )
@@ -142,6 +143,20 @@ def test_a_setting_of_the_keys_asks_for_the_method_anew(config) -> None:
         recipe = make_recipe(recorded, **new)
         assert (recipe.method, recipe.temperature) == ("auto", "auto")
         assert recipe.queue_length == new.get("queue_length", "auto")
+
+
+def test_a_batch_size_that_was_chosen_is_chosen_anew_with_what_rests_on_it(config) -> None:
+    recorded = config(
+        "data: /images\nepochs: 3\nbatch_size: 32\nlearning_rate: 0.001\nsettled: [batch_size, learning_rate]\n"
+    )
+    for new in ({"epochs": 100}, {"steps": 100}, {"data": "/others"}, {"devices": 3}):
+        recipe = make_recipe(recorded, **new)
+        assert (recipe.batch_size, recipe.learning_rate) == ("auto", "auto")
+    assert make_recipe(recorded, batch_size=32, epochs=100).learning_rate == 0.001
+
+
+def test_the_paper_has_a_batch_size_of_its_own() -> None:
+    assert make_recipe(data="images", recipe="paper").batch_size == 256
 
 
 def test_what_the_user_chose_stays(config) -> None:
@@ -246,7 +261,7 @@ def test_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: py
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
         ("[" * 5000, "is not valid YAML"),
         ("\x00", "is not valid YAML"),
-        ("batch_size: many", "--batch-size takes a whole number, not 'many'"),
+        ("batch_size: many", "--batch-size takes a whole number or auto, not 'many'"),
         ("crop_scale: 3", "--crop-scale takes 2 numbers"),
         ("crop_scale: [0.1, 0.2, 0.3]", "--crop-scale takes 2 numbers"),
         ("seed: {a: 1}", "--seed takes a whole number"),

@@ -138,8 +138,8 @@ class Recipe:
     """Also use the second view as query. auto: as the method's paper, for moco no."""
 
     # --- optimisation ---------------------------------------------------------------------------
-    batch_size: int = 256
-    """Images per step, over all devices together [paper]."""
+    batch_size: int | Auto = "auto"
+    """Images per step, over all devices together [paper: 256]. auto: 256, on a CPU 64, and fewer in a short run."""
     optimizer: Literal["sgd", "lars", "adamw"] = "adamw"
     """The optimiser [paper: sgd]. adamw learns in the first hundred steps."""
     base_learning_rate: float | Auto = "auto"
@@ -211,7 +211,8 @@ class Recipe:
 
     @property
     def images_at_once(self) -> int:
-        """Of a step's batch, those that a device computes together."""
+        """Of a step's batch, once that is settled, those that a device computes together."""
+        assert isinstance(self.batch_size, int)
         return self.batch_size // (self.devices * self.nodes * self.accumulate)
 
 
@@ -266,6 +267,7 @@ OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 RESTS_ON = {
     "mean": ("data", "channels"),
     "std": ("data", "channels"),
+    "batch_size": ("data", "devices", "nodes", "accumulate", "recipe", "key_norm", "key_split", *LENGTHS),
     "method": (
         "batch_size",
         "devices",
@@ -666,10 +668,16 @@ def _check(recipe: Recipe) -> None:
     lengths = [name for name in LENGTHS if getattr(recipe, name) is not None]
     if len(lengths) > 1:
         raise UserError(f"Give only one of {_listing(map(flag, lengths), 'and')}: each says how long the run is.")
+    if recipe.batch_size != "auto":
+        _check_batch_size(recipe, recipe.batch_size)
+
+
+def _check_batch_size(recipe: Recipe, batch_size: int) -> None:
+    """Raise UserError if the batch cannot be shared out as the recipe says."""
     processes = recipe.devices * recipe.nodes
-    if recipe.batch_size % processes:
-        raise UserError(f"--batch-size {recipe.batch_size} cannot be shared evenly by {processes} devices.")
-    images = recipe.batch_size // processes
+    if batch_size % processes:
+        raise UserError(f"--batch-size {batch_size} cannot be shared evenly by {processes} devices.")
+    images = batch_size // processes
     if images % recipe.accumulate:
         raise UserError(
             f"--accumulate {recipe.accumulate}: {images} images a device cannot be divided into equal parts."

@@ -63,6 +63,40 @@ def test_small_views_are_three_sevenths_and_as_many_cells_as_are_needed(image_si
     assert automatic.local_crop_size(image_size, stride, grid) == size
 
 
+@pytest.mark.parametrize(
+    ("images", "epochs", "on_gpu", "size"),
+    [
+        (118_000, 800, True, 256),
+        (118_000, 800, False, 64),  # what a CPU has memory for
+        (4350, None, True, 256),  # so many steps or hours, whatever they cost
+        (20_000, 4, True, 64),  # 80 would give 1000 steps
+        (4350, 3, True, 32),
+        (4350, 3, False, 32),
+        (200, 200, True, 32),
+        (100, None, True, 64),  # not more than there are
+        (3, 200, False, 2),
+        (1, 1, False, 1),
+    ],
+)
+def test_a_short_run_a_cpu_and_few_images_take_smaller_batches(images, epochs, on_gpu, size):
+    assert automatic.batch_size(images, epochs, on_gpu=on_gpu) == size
+
+
+@pytest.mark.parametrize(
+    ("parts", "least", "size"),
+    [(8, 1, 256), (3, 1, 255), (64, 1, 256), (512, 1, 512), (8, 64, 512)],
+)
+def test_every_part_of_a_batch_gets_as_many(parts, least, size):
+    assert automatic.batch_size(10**6, 100, parts=parts, least=least, on_gpu=True) == size
+
+
+@given(st.integers(1, 10**7), st.none() | st.integers(1, 1000), st.integers(1, 64), st.booleans())
+def test_an_automatic_batch_can_be_shared_out_and_drawn(images, epochs, parts, on_gpu):
+    size = automatic.batch_size(images, epochs, parts=parts, on_gpu=on_gpu)
+    assert size % parts == 0
+    assert parts <= size <= max(parts, min(images, automatic.REFERENCE_BATCH))
+
+
 @pytest.mark.parametrize(("epochs", "warmup"), [(3.0, 0.3), (100.0, 10), (800.0, 10), (None, 1)])
 def test_the_warm_up_is_a_tenth_of_the_run(epochs, warmup):
     assert automatic.warmup_epochs(epochs) == pytest.approx(warmup)

@@ -22,6 +22,7 @@ from densecl.model import DenseCL, load_backbone
 from densecl.recipe import read_recipe
 from densecl.training import checkpoints, recorder, run
 from densecl.training.diagnosis import PATIENCE
+from densecl.training.parts import build
 from densecl.training.recorder import COLUMNS
 from densecl.training.run import pretrain
 
@@ -132,6 +133,18 @@ def test_the_method_is_chosen_by_what_is_given(
     assert f"\n{method}, test_resnet at 32 px" in said
     assert (f"--method {method} ({reason})" in said) == (reason is not None)
     assert pretrain(recipe, out, resume=True).steps == 1  # which finds nothing else
+
+
+def test_the_batch_size_is_chosen_for_the_images_and_kept(tiny, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    free = {**FREE, "batch_size": "auto"}
+    pretrain(tiny(**free, epochs=1, steps=None), out)
+    first = read_recipe(out / "recipe.yaml")
+    assert (first.batch_size, "batch_size" in first.settled) == (16, True)
+    assert "--batch-size 16 (for 1 epoch of 24 images on a CPU)" in capsys.readouterr().out
+    assert pretrain(tiny(**free, steps=3), out, resume=True).steps == 3
+    shared, _ = build(tiny(**{**free, "devices": 3}), None, None, None)
+    assert shared.recipe.batch_size == 15
 
 
 def test_a_run_whose_method_was_given_is_resumed_without_giving_it_again(tiny, tmp_path: Path) -> None:
@@ -337,6 +350,15 @@ def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> 
         pretrain(tiny(), tmp_path / "run")
     with pytest.raises(UserError, match=", --method moco"):
         pretrain(tiny(**FREE, method="simclr"), tmp_path / "other")
+
+
+def test_out_of_memory_before_anything_is_settled(tiny, tmp_path: Path, monkeypatch) -> None:
+    def hungry(*anything, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr("densecl.training.parts.create_backbone", hungry)
+    with pytest.raises(UserError, match="Out of memory before the first step, at --image-size 32"):
+        pretrain(tiny(batch_size="auto"), tmp_path / "run")
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tiny, tmp_path: Path, monkeypatch) -> None:

@@ -10,6 +10,15 @@ from densecl.recipe import resolve_queue_length
 #: The batch size that `Recipe.base_learning_rate` is meant for.
 REFERENCE_BATCH = 256
 
+#: The most that a run takes by itself on a CPU, which has neither the memory nor the time for more.
+CPU_BATCH = 64
+
+#: The fewest, however short the run is.
+SMALLEST_BATCH = 32
+
+#: A run that would have fewer steps takes fewer images a step.
+ENOUGH_STEPS = 1000
+
 #: Images a device and step in which simclr was seen to learn more than moco does with its queue.
 ENOUGH_NEGATIVES = 4
 
@@ -18,6 +27,30 @@ SMALL_GRID = 4
 
 #: Key momentum when nobody knows how many steps a time limit will hold.
 TIMED_MOMENTUM = 0.99
+
+
+def batch_size(images: int, epochs: int | None, *, parts: int = 1, least: int = 1, on_gpu: bool) -> int:
+    """256, or 64 on a CPU; in a run that then has fewer than `ENOUGH_STEPS` steps as few as 32, and what the data hold.
+
+    Short runs learn more from more steps than from more images a step: docs/benchmarks.md.
+
+    Args:
+        images: of the data set.
+        epochs: None where the length is given in steps, which cost less the fewer images they have, or in time.
+        parts: that a batch is divided into, over devices and in turn, all of one size.
+        least: images of a part that the method cannot do without.
+        on_gpu: where the training runs.
+    """
+    size = REFERENCE_BATCH if on_gpu else CPU_BATCH
+    if epochs is not None:
+        size = min(size, max(SMALLEST_BATCH, images * epochs // ENOUGH_STEPS))
+    size = power_below(min(size, images))
+    return parts * max(least, size // parts)
+
+
+def power_below(number: int) -> int:
+    """The largest power of two up to `number`."""
+    return 1 << (number.bit_length() - 1)
 
 
 def method(images: int, *, keys_given: bool) -> str:

@@ -49,6 +49,7 @@ class Parts:
 
     @property
     def steps_per_epoch(self) -> Fraction:
+        assert isinstance(self.recipe.batch_size, int)
         return Fraction(len(self.source), self.recipe.batch_size)
 
     @property
@@ -102,10 +103,14 @@ def build(
         source = CachedSource(source, recipe.cache)
         reasons.append(source.forecast())
     images = len(source)
+    if recipe.batch_size == "auto":
+        recipe, reason = _with_batch_size(recipe, images)
+        reasons.append(reason)
+    assert isinstance(recipe.batch_size, int)
     if recipe.batch_size > images:
         raise UserError(
             f"--batch-size {recipe.batch_size} is larger than the data set of {images} images."
-            f" Take {_power_below(images)}."
+            f" Take {automatic.power_below(images)}."
         )
     if recipe.checkpoint_activations:
         backbone.checkpoint_activations()
@@ -193,6 +198,21 @@ def _local_crop_size(recipe: Recipe, stride: int) -> int | None:
     return automatic.local_crop_size(recipe.image_size, stride, recipe.grid)
 
 
+def _with_batch_size(recipe: Recipe, images: int) -> tuple[Recipe, str]:
+    """The recipe with a batch size for this many images, and the reason for it."""
+    on_gpu = torch.cuda.is_available()
+    size = automatic.batch_size(
+        images,
+        recipe.epochs,
+        parts=recipe.devices * recipe.nodes * recipe.accumulate,
+        least=2 * recipe.key_split if recipe.key_norm == "split" else 1,
+        on_gpu=on_gpu,
+    )
+    length = "" if recipe.epochs is None else f"{recipe.epochs} {'epoch' if recipe.epochs == 1 else 'epochs'} of "
+    reason = f"--batch-size {size} (for {length}{images} images on a {'GPU' if on_gpu else 'CPU'})"
+    return dataclasses.replace(recipe, batch_size=size, settled=tuple(sorted({*recipe.settled, "batch_size"}))), reason
+
+
 def _check_trainable(backbone: Backbone) -> None:
     """
     Raises:
@@ -235,6 +255,7 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
             mean, std = measure_mean_std(source, recipe.seed)
             reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} (measured)")
         chosen |= {"mean": mean, "std": std}
+    assert isinstance(recipe.batch_size, int)
     steps_per_epoch = Fraction(len(source), recipe.batch_size)
     steps = math.ceil(recipe.epochs * steps_per_epoch) if recipe.epochs is not None else recipe.steps
     for name, has in (("temperature_max", method.temperature), ("key_momentum_end", method.key_momentum)):
@@ -326,6 +347,7 @@ def _check_batch(recipe: Recipe, method: Method) -> None:
             f" at least {method.least_batch} images on each."
             f" Give at least {method.least_batch * parts}."
         )
+    assert isinstance(recipe.batch_size, int)
     if recipe.dense_negatives == "others" and recipe.batch_size < 2 * recipe.accumulate:
         raise UserError(
             "--dense-negatives others: computed one image at a time there are no others."
@@ -390,6 +412,7 @@ def _arithmetic(recipe: Recipe, backbone: Backbone) -> tuple[Arithmetic, str]:
     ]
     if recipe.devices * recipe.nodes > 1 or launched_elsewhere():
         return candidates[0], f"--precision {'bf16' if precisions[0] else '32'}" + (f" ({why})" if why else "")
+    assert isinstance(recipe.batch_size, int)
     images = recipe.batch_size // recipe.accumulate
     best, times = fastest(backbone, recipe.image_size, images, candidates)
     tried = "; ".join(f"{one}: {milliseconds:.3g} ms an image" for one, milliseconds in times.items())
@@ -410,10 +433,6 @@ def _precisions() -> tuple[tuple[bool, ...], str]:
         # Measured: a ResNet-18 at 128 px trains at 39 images/s in bf16 and at 53 in float32, a ResNet-50 at 5 and 6.
         return (False, True), "the CPU has avx512_bf16, which without AMX is seldom faster"
     return (False,), "the CPU has no fast bf16"
-
-
-def _power_below(number: int) -> int:
-    return 1 << (number.bit_length() - 1)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -113,12 +113,14 @@ def pretrain(
     console = Console(quiet=not first)
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
     # The caller's random numbers stay as they were.
-    with _quiet(), _memory_explained(recipe), torch.random.fork_rng(), contextlib.ExitStack() as held:
+    with _quiet(), torch.random.fork_rng(), contextlib.ExitStack() as held:
         _check_machine(recipe)
         if first or resume:  # the others of a resumed run must come to the same settings
             recipe = _agree_with_past(recipe, out, resume)
-        parts, reasons = build(recipe, out if resume else None, dataset, backbone)
+        with _memory_explained(recipe):
+            parts, reasons = build(recipe, out if resume else None, dataset, backbone)
         recipe = parts.recipe
+        held.enter_context(_memory_explained(recipe))
         _check_length(parts, out)
         if first:
             held.enter_context(_claimed(out))
@@ -295,7 +297,8 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
     recipe = parts.recipe
     processes = recipe.devices * recipe.nodes
     on_gpu = torch.cuda.is_available()
-    assert isinstance(recipe.learning_rate, float) and isinstance(recipe.workers, int)
+    assert isinstance(recipe.batch_size, int) and isinstance(recipe.workers, int)
+    assert isinstance(recipe.learning_rate, float)
     assert isinstance(recipe.warmup_epochs, float) and isinstance(recipe.weight_decay, float)
     assert recipe.key_momentum != "auto" and recipe.key_momentum_end != "auto"
     assert recipe.channels_last != "auto"
@@ -494,6 +497,11 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
             r"out of memory|can't allocate memory|not enough memory", str(error)
         ):
             raise
+        if recipe.batch_size == "auto":
+            raise UserError(
+                f"Out of memory before the first step, at --image-size {recipe.image_size}. Try a smaller one, or"
+                " another --backbone."
+            ) from error
         sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
         images = recipe.images_at_once
         # Statistics over the batch, which some methods take, need two images in a part, and split more.
