@@ -157,6 +157,30 @@ def test_a_run_whose_method_was_given_is_resumed_without_giving_it_again(tiny, t
 # --- what the user is told --------------------------------------------------------------------------
 
 
+def test_settings_that_do_nothing_are_named(tiny) -> None:
+    idle = {"key_split": 2, "teacher_warmup": 0.5, "temperature_period": 0.5, "local_crop_scale": (0.1, 0.3)}
+    _, said = build(
+        tiny(**idle, match_radius=0.5, matching="features", optimizer="adamw", momentum=0.5), None, None, None
+    )
+    needed = {
+        "--key-split": "--key-norm split",
+        "--teacher-warmup": "--method dino",
+        "--temperature-period": "--temperature-max",
+        "--local-crop-scale": "--local-crops",
+        "--match-radius": "--matching geometry or both",
+        "--momentum": "--optimizer sgd or lars",
+    }
+    warnings = {line for line in said if "does nothing" in line}
+    assert warnings == {f"warning: {name} does nothing without {what}" for name, what in needed.items()}
+
+
+def test_settings_that_do_something_are_not(tiny) -> None:
+    settings = {"key_norm": "split", "key_split": 2, "temperature_max": 0.5, "temperature_period": 0.5}
+    settings |= {"match_radius": 0.5, "matching": "both", "optimizer": "sgd", "momentum": 0.5}
+    for chosen in (settings, {}):
+        assert not any("does nothing" in line for line in build(tiny(**chosen), None, None, None)[1])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

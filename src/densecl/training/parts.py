@@ -134,6 +134,7 @@ def build(
     reasons += warning
 
     resolved = _resolve(recipe, method, source, backbone, reasons)
+    reasons += _idle(resolved)
     _check_local_crops(resolved, backbone)
     model = DenseCL(
         backbone,
@@ -334,6 +335,23 @@ def chosen_method(recipe: Recipe) -> tuple[str, str]:
         return name, f"for {given[0]}"
     where = "queue" if name == "moco" else "batch"
     return name, f"negatives from a {where}, for {recipe.images_at_once} images a device"
+
+
+def _idle(recipe: Recipe) -> list[str]:
+    """A warning for each setting that was given a value but does nothing beside the others."""
+    needs = {
+        "local_crop_scale": (recipe.local_crops > 0, "--local-crops"),
+        "temperature_period": (recipe.temperature_max is not None, "--temperature-max"),
+        "teacher_warmup": (recipe.method == "dino", "--method dino"),
+        "key_split": (recipe.key_norm == "split", "--key-norm split"),
+        "match_radius": (recipe.matching in ("geometry", "both"), "--matching geometry or both"),
+        "momentum": (recipe.optimizer in ("sgd", "lars"), "--optimizer sgd or lars"),
+    }
+    return [
+        f"warning: {flag(name)} does nothing without {needed}"
+        for name, (used, needed) in needs.items()
+        if not used and getattr(recipe, name) != getattr(Recipe, name)
+    ]
 
 
 def _check_batch(recipe: Recipe, method: Method) -> None:
