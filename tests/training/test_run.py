@@ -376,6 +376,16 @@ def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> 
         pretrain(tiny(**FREE, method="simclr"), tmp_path / "other")
 
 
+def test_out_of_memory_in_a_resumed_run_names_no_sizes(tiny, tmp_path: Path, monkeypatch) -> None:
+    def hungry(self, *views):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    pretrain(tiny(steps=1), tmp_path / "run")
+    monkeypatch.setattr(DenseCL, "forward", hungry)
+    with pytest.raises(UserError, match="which a resumed run keeps. .* --init .*run and a smaller --batch-size"):
+        pretrain(tiny(steps=2), tmp_path / "run", resume=True)
+
+
 def test_out_of_memory_before_anything_is_settled(tiny, tmp_path: Path, monkeypatch) -> None:
     def hungry(*anything, **settings):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")

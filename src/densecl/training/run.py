@@ -120,7 +120,7 @@ def pretrain(
         with _memory_explained(recipe):
             parts, reasons = build(recipe, out if resume else None, dataset, backbone)
         recipe = parts.recipe
-        held.enter_context(_memory_explained(recipe))
+        held.enter_context(_memory_explained(recipe, resumed=out if parts.start_step else None))
         _check_length(parts, out)
         if first:
             held.enter_context(_claimed(out))
@@ -152,7 +152,7 @@ def _train_in_process(
 ) -> RunResult:
     """The part of `pretrain` that each of several processes does."""
     _keep_memory()
-    with _quiet(), _memory_explained(recipe):
+    with _quiet(), _memory_explained(recipe, resumed=out if resume else None):
         parts, _ = build(recipe, out if resume else None, dataset, backbone)
         return train(parts, out, Console() if global_rank(recipe.devices) == 0 else None)
 
@@ -479,11 +479,15 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _memory_explained(recipe: Recipe) -> Iterator[None]:
+def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterator[None]:
     """One message for every way of running out of memory.
 
+    Args:
+        recipe: of the run.
+        resumed: the folder of a run that goes on, and so keeps its sizes.
+
     Raises:
-        UserError: with sizes to try.
+        UserError: with what to try.
     """
     try:
         yield
@@ -502,6 +506,12 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
                 f"Out of memory before the first step, at --image-size {recipe.image_size}. Try a smaller one, or"
                 " another --backbone."
             ) from error
+        at = f"Out of memory at --batch-size {recipe.batch_size} and --image-size {recipe.image_size}"
+        if resumed is not None:
+            raise UserError(
+                f"{at}, which a resumed run keeps. Give it a device with more memory or more --devices, or start a new"
+                f" run with --init {resumed} and a smaller --batch-size."
+            ) from error
         sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
         images = recipe.images_at_once
         # Statistics over the batch, which some methods take, need two images in a part, and split more.
@@ -513,7 +523,4 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
             sizes.append(f"--output-stride {recipe.output_stride * 2}")
         if chosen_method(recipe)[0] == "simclr":
             sizes.append("--method moco")  # keeps the activations of one view
-        raise UserError(
-            f"Out of memory at --batch-size {recipe.batch_size} and --image-size {recipe.image_size}. Try one of:"
-            f" {', '.join(sizes)}."
-        ) from error
+        raise UserError(f"{at}. Try one of: {', '.join(sizes)}.") from error
