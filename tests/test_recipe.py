@@ -147,12 +147,14 @@ def test_a_setting_of_the_keys_asks_for_the_method_anew(config) -> None:
 
 def test_a_batch_size_that_was_chosen_is_chosen_anew_with_what_rests_on_it(config) -> None:
     recorded = config(
-        "data: /images\nepochs: 3\nbatch_size: 32\nlearning_rate: 0.001\nsettled: [batch_size, learning_rate]\n"
+        "recipe: auto\ndata: /images\nepochs: 3\nbatch_size: 32\nlearning_rate: 0.001\n"
+        "settled: [batch_size, learning_rate]\n"
     )
-    for new in ({"epochs": 100}, {"steps": 100}, {"data": "/others"}, {"devices": 3}):
+    for new in ({"epochs": 100}, {"steps": 100}, {"data": "/others"}, {"devices": 3}, {"tile": 64}):
         recipe = make_recipe(recorded, **new)
         assert (recipe.batch_size, recipe.learning_rate) == ("auto", "auto")
     assert make_recipe(recorded, batch_size=32, epochs=100).learning_rate == 0.001
+    assert make_recipe(recorded, recipe="paper").batch_size == 256
 
 
 def test_the_paper_has_a_batch_size_of_its_own() -> None:

@@ -139,7 +139,7 @@ class Recipe:
 
     # --- optimisation ---------------------------------------------------------------------------
     batch_size: int | Auto = "auto"
-    """Images per step, over all devices together [paper: 256]. auto: 256, on a CPU 64, and fewer in a short run."""
+    """Images per step, over all devices together [paper: 256]. auto: 256, on a CPU 64; fewer for few epochs."""
     optimizer: Literal["sgd", "lars", "adamw"] = "adamw"
     """The optimiser [paper: sgd]. adamw learns in the first hundred steps."""
     base_learning_rate: float | Auto = "auto"
@@ -267,7 +267,19 @@ OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 RESTS_ON = {
     "mean": ("data", "channels"),
     "std": ("data", "channels"),
-    "batch_size": ("data", "devices", "nodes", "accumulate", "recipe", "key_norm", "key_split", *LENGTHS),
+    "batch_size": (
+        "data",
+        "tile",
+        "devices",
+        "nodes",
+        "accumulate",
+        "recipe",
+        "method",
+        "dense_negatives",
+        "key_norm",
+        "key_split",
+        *LENGTHS,
+    ),
     "method": (
         "batch_size",
         "devices",
@@ -336,13 +348,14 @@ def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **setti
         raise UserError("Give --learning-rate or --base-learning-rate, not both: the one is made from the other.")
     name = next((layer["recipe"] for layer in reversed(layers) if "recipe" in layer), "auto")
 
-    values: dict[str, Any] = dict(PAPER) if name == "paper" else {}
+    named = PAPER if name == "paper" else {}
+    values: dict[str, Any] = dict(named)
     for layer in layers:
         if layer.get("method") == "densecl":
             layer = {"dense_weight": 0.5, **layer, "method": "moco"}
         if any(layer.get(length) is not None for length in LENGTHS):
             layer = dict.fromkeys(LENGTHS) | layer
-        values |= _unsettled(values, layer) | layer
+        values |= _unsettled(values, layer, named) | layer
     if all(values.get(length) is None for length in LENGTHS):
         values["epochs"] = 200
     if not values.get("data"):
@@ -350,13 +363,13 @@ def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **setti
     return Recipe(**values)
 
 
-def _unsettled(values: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are open again once `layer` changes `values`, and the names of those that are not."""
+def _unsettled(values: Mapping[str, Any], layer: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are open again once `layer` changes `values`, as in the `named` recipe, and which are not."""
     changed = {name for name in layer if name not in values or layer[name] != values[name]}
     open_again: dict[str, Any] = {}
     for name, grounds in RESTS_ON.items():  # in this order: what is open again opens what rests on it
         if name in values.get("settled", ()) and name not in layer and changed.intersection(grounds):
-            open_again[name] = getattr(Recipe, name)
+            open_again[name] = named.get(name, getattr(Recipe, name))
             changed.add(name)
     kept = tuple(name for name in values.get("settled", ()) if name not in {*open_again, *layer})
     return {**open_again, "settled": kept}

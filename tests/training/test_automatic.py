@@ -84,17 +84,18 @@ def test_a_short_run_a_cpu_and_few_images_take_smaller_batches(images, epochs, o
 
 @pytest.mark.parametrize(
     ("parts", "least", "size"),
-    [(8, 1, 256), (3, 1, 255), (64, 1, 256), (512, 1, 512), (8, 64, 512)],
+    [(8, 1, 256), (3, 1, 255), (64, 1, 256), (512, 1, 512), (8, 64, 512), (128, 4, 512)],
 )
 def test_every_part_of_a_batch_gets_as_many(parts, least, size):
     assert automatic.batch_size(10**6, 100, parts=parts, least=least, on_gpu=True) == size
 
 
-@given(st.integers(1, 10**7), st.none() | st.integers(1, 1000), st.integers(1, 64), st.booleans())
-def test_an_automatic_batch_can_be_shared_out_and_drawn(images, epochs, parts, on_gpu):
-    size = automatic.batch_size(images, epochs, parts=parts, on_gpu=on_gpu)
+@given(st.integers(64, 10**7), st.none() | st.integers(1, 1000), st.integers(1, 64), st.integers(1, 64), st.booleans())
+def test_an_automatic_batch_can_be_shared_out_and_drawn(images, epochs, parts, least, on_gpu):
+    size = automatic.batch_size(images, epochs, parts=parts, least=least, on_gpu=on_gpu)
     assert size % parts == 0
-    assert parts <= size <= max(parts, min(images, automatic.REFERENCE_BATCH))
+    assert parts * min(least, images // parts) <= size <= images
+    assert size <= max(automatic.REFERENCE_BATCH if on_gpu else automatic.CPU_BATCH, parts * least)
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(3.0, 0.3), (100.0, 10), (800.0, 10), (None, 1)])

@@ -143,8 +143,21 @@ def test_the_batch_size_is_chosen_for_the_images_and_kept(tiny, tmp_path: Path, 
     assert (first.batch_size, "batch_size" in first.settled) == (16, True)
     assert "--batch-size 16 (for 1 epoch of 24 images on a CPU)" in capsys.readouterr().out
     assert pretrain(tiny(**free, steps=3), out, resume=True).steps == 3
-    shared, _ = build(tiny(**{**free, "devices": 3}), None, None, None)
-    assert shared.recipe.batch_size == 15
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "method"),
+    [
+        ({"devices": 3}, 15, "simclr"),
+        ({"accumulate": 6}, 24, "simclr"),  # 4 images a part, with fewer it would be moco
+        ({"accumulate": 12, "method": "vicreg"}, 24, "vicreg"),
+        ({"accumulate": 12}, 24, "moco"),
+        ({"key_norm": "split", "key_split": 10}, 20, "moco"),
+    ],
+)
+def test_an_automatic_batch_has_what_the_method_needs(tiny, settings: dict, size: int, method: str) -> None:
+    parts, _ = build(tiny(**{**FREE, "method": "auto", "batch_size": "auto", **settings}), None, None, None)
+    assert (parts.recipe.batch_size, parts.recipe.method) == (size, method)
 
 
 def test_a_run_whose_method_was_given_is_resumed_without_giving_it_again(tiny, tmp_path: Path) -> None:
@@ -159,15 +172,14 @@ def test_a_run_whose_method_was_given_is_resumed_without_giving_it_again(tiny, t
 
 def test_settings_that_do_nothing_are_named(tiny) -> None:
     idle = {"key_split": 2, "teacher_warmup": 0.5, "temperature_period": 0.5, "local_crop_scale": (0.1, 0.3)}
-    _, said = build(
-        tiny(**idle, match_radius=0.5, matching="features", optimizer="adamw", momentum=0.5), None, None, None
-    )
+    idle |= {"match_radius": 0.5, "matching": "features", "optimizer": "adamw", "momentum": 0.5}
+    _, said = build(tiny(**idle), None, None, None)
     needed = {
         "--key-split": "--key-norm split",
         "--teacher-warmup": "--method dino",
         "--temperature-period": "--temperature-max",
         "--local-crop-scale": "--local-crops",
-        "--match-radius": "--matching geometry or both",
+        "--match-radius": "--matching geometry or both, or --dense-negatives batch",
         "--momentum": "--optimizer sgd or lars",
     }
     warnings = {line for line in said if "does nothing" in line}
@@ -177,7 +189,8 @@ def test_settings_that_do_nothing_are_named(tiny) -> None:
 def test_settings_that_do_something_are_not(tiny) -> None:
     settings = {"key_norm": "split", "key_split": 2, "temperature_max": 0.5, "temperature_period": 0.5}
     settings |= {"match_radius": 0.5, "matching": "both", "optimizer": "sgd", "momentum": 0.5}
-    for chosen in (settings, {}):
+    radius = {"match_radius": 0.5, "matching": "features", "dense_negatives": "batch"}
+    for chosen in (settings, radius, {}):
         assert not any("does nothing" in line for line in build(tiny(**chosen), None, None, None)[1])
 
 
@@ -185,6 +198,7 @@ def test_settings_that_do_something_are_not(tiny) -> None:
     ("settings", "message"),
     [
         ({"batch_size": 32}, "--batch-size 32 is larger than the data set of 24 images. Take 16."),
+        ({"batch_size": "auto", "accumulate": 25}, "24 images cannot be shared by 1 device.* in 25 part.*less"),
         ({"backbone": "test_resne"}, "Did you mean"),
         ({"data": "/no/such/folder"}, "/no/such/folder"),
         ({"image_size": 16, "output_stride": 16}, r"is 1x1: .* Use --image-size 64\."),
@@ -386,13 +400,16 @@ def test_out_of_memory_in_a_resumed_run_names_no_sizes(tiny, tmp_path: Path, mon
         pretrain(tiny(steps=2), tmp_path / "run", resume=True)
 
 
-def test_out_of_memory_before_anything_is_settled(tiny, tmp_path: Path, monkeypatch) -> None:
+def test_out_of_memory_in_the_trial_before_the_first_step(tiny, tmp_path: Path, monkeypatch) -> None:
     def hungry(*anything, **settings):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr("densecl.training.parts.create_backbone", hungry)
-    with pytest.raises(UserError, match="Out of memory before the first step, at --image-size 32"):
-        pretrain(tiny(batch_size="auto"), tmp_path / "run")
+    monkeypatch.setattr("densecl.training.parts.fastest", hungry)
+    trial = {"precision": "auto", "channels_last": "auto"}
+    with pytest.raises(UserError, match="Try one of: --batch-size 16, --output-stride 16"):
+        pretrain(tiny(batch_size="auto", **trial), tmp_path / "run")
+    with pytest.raises(UserError, match="Try one of: --batch-size 4, --accumulate 2, --method moco"):
+        pretrain(tiny(**FREE, method="simclr", batch_size=8, **trial), tmp_path / "run")
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tiny, tmp_path: Path, monkeypatch) -> None:

@@ -32,20 +32,20 @@ TIMED_MOMENTUM = 0.99
 def batch_size(images: int, epochs: int | None, *, parts: int = 1, least: int = 1, on_gpu: bool) -> int:
     """256, or 64 on a CPU; in a run that then has fewer than `ENOUGH_STEPS` steps as few as 32, and what the data hold.
 
-    Short runs learn more from more steps than from more images a step: docs/benchmarks.md.
+    A smaller batch loses nothing in a short run: docs/benchmarks.md.
 
     Args:
         images: of the data set.
         epochs: None where the length is given in steps, which cost less the fewer images they have, or in time.
         parts: that a batch is divided into, over devices and in turn, all of one size.
-        least: images of a part that the method cannot do without.
+        least: images of a part that the method should have, where there are as many.
         on_gpu: where the training runs.
     """
     size = REFERENCE_BATCH if on_gpu else CPU_BATCH
     if epochs is not None:
         size = min(size, max(SMALLEST_BATCH, images * epochs // ENOUGH_STEPS))
     size = power_below(min(size, images))
-    return parts * max(least, size // parts)
+    return parts * max(1, size // parts, min(least, images // parts))
 
 
 def power_below(number: int) -> int:

@@ -200,15 +200,24 @@ def _local_crop_size(recipe: Recipe, stride: int) -> int | None:
 
 
 def _with_batch_size(recipe: Recipe, images: int) -> tuple[Recipe, str]:
-    """The recipe with a batch size for this many images, and the reason for it."""
+    """The recipe with a batch size for this many images, and the reason for it.
+
+    Raises:
+        UserError: if there are fewer images than parts of a batch.
+    """
     on_gpu = torch.cuda.is_available()
-    size = automatic.batch_size(
-        images,
-        recipe.epochs,
-        parts=recipe.devices * recipe.nodes * recipe.accumulate,
-        least=2 * recipe.key_split if recipe.key_norm == "split" else 1,
-        on_gpu=on_gpu,
-    )
+    parts = recipe.devices * recipe.nodes * recipe.accumulate
+    if images < parts:
+        raise UserError(
+            f"{images} images cannot be shared by {recipe.devices * recipe.nodes} device(s) in {recipe.accumulate}"
+            " part(s). Take fewer --devices, or less --accumulate."
+        )
+    least = automatic.ENOUGH_NEGATIVES if recipe.method == "auto" else find_method(recipe.method).least_batch
+    if recipe.key_norm == "split":
+        least = max(least, 2 * recipe.key_split)
+    if recipe.dense_negatives == "others":
+        least = max(least, 2)
+    size = automatic.batch_size(images, recipe.epochs, parts=parts, least=least, on_gpu=on_gpu)
     length = "" if recipe.epochs is None else f"{recipe.epochs} {'epoch' if recipe.epochs == 1 else 'epochs'} of "
     reason = f"--batch-size {size} (for {length}{images} images on a {'GPU' if on_gpu else 'CPU'})"
     return dataclasses.replace(recipe, batch_size=size, settled=tuple(sorted({*recipe.settled, "batch_size"}))), reason
@@ -344,7 +353,10 @@ def _idle(recipe: Recipe) -> list[str]:
         "temperature_period": (recipe.temperature_max is not None, "--temperature-max"),
         "teacher_warmup": (recipe.method == "dino", "--method dino"),
         "key_split": (recipe.key_norm == "split", "--key-norm split"),
-        "match_radius": (recipe.matching in ("geometry", "both"), "--matching geometry or both"),
+        "match_radius": (
+            recipe.matching in ("geometry", "both") or recipe.dense_negatives == "batch",
+            "--matching geometry or both, or --dense-negatives batch",
+        ),
         "momentum": (recipe.optimizer in ("sgd", "lars"), "--optimizer sgd or lars"),
     }
     return [

@@ -29,6 +29,7 @@ from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
 from densecl.model import save_backbone
 from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
+from densecl.training import automatic
 from densecl.training.checkpoints import writing
 from densecl.training.diagnosis import FixedPairs
 from densecl.training.environment import cluster_environment, global_rank, launched_elsewhere
@@ -152,9 +153,11 @@ def _train_in_process(
 ) -> RunResult:
     """The part of `pretrain` that each of several processes does."""
     _keep_memory()
-    with _quiet(), _memory_explained(recipe, resumed=out if resume else None):
-        parts, _ = build(recipe, out if resume else None, dataset, backbone)
-        return train(parts, out, Console() if global_rank(recipe.devices) == 0 else None)
+    with _quiet():
+        with _memory_explained(recipe):
+            parts, _ = build(recipe, out if resume else None, dataset, backbone)
+        with _memory_explained(parts.recipe, resumed=out if parts.start_step else None):
+            return train(parts, out, Console() if global_rank(recipe.devices) == 0 else None)
 
 
 def _keep_memory() -> None:
@@ -201,10 +204,9 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
         if field.name not in FREE and getattr(past, field.name) != getattr(recipe, field.name)
     ]
     if differences:
-        raise UserError(
-            f"The run in {out} has other settings: {'; '.join(differences)}."
-            f" Give its own, or start a new run with --init {out}."
-        )
+        begun = (out / "checkpoints" / "last.ckpt").is_file()
+        other = f"start a new run with --init {out}" if begun else "begin it anew without --resume"
+        raise UserError(f"The run in {out} has other settings: {'; '.join(differences)}. Give its own, or {other}.")
     return recipe
 
 
@@ -501,26 +503,25 @@ def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterato
             r"out of memory|can't allocate memory|not enough memory", str(error)
         ):
             raise
-        if recipe.batch_size == "auto":
-            raise UserError(
-                f"Out of memory before the first step, at --image-size {recipe.image_size}. Try a smaller one, or"
-                " another --backbone."
-            ) from error
         at = f"Out of memory at --batch-size {recipe.batch_size} and --image-size {recipe.image_size}"
         if resumed is not None:
             raise UserError(
-                f"{at}, which a resumed run keeps. Give it a device with more memory or more --devices, or start a new"
-                f" run with --init {resumed} and a smaller --batch-size."
+                f"{at}, which a resumed run keeps. Give it a device with more memory, more --devices, or where"
+                f" there is no batch norm --checkpoint-activations; or start a new run with --init {resumed} and a"
+                " smaller --batch-size."
             ) from error
-        sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
-        images = recipe.images_at_once
-        # Statistics over the batch, which some methods take, need two images in a part, and split more.
-        if images % 2 == 0 and images >= 4 and recipe.key_norm != "split":
-            sizes.append(f"--accumulate {recipe.accumulate * 2}")
+        if recipe.batch_size == "auto":  # in the trial that comes before the first step
+            sizes = [f"--batch-size {automatic.SMALLEST_BATCH // 2}"]
+        else:
+            sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]
+            images = recipe.images_at_once
+            # Statistics over the batch, which some methods take, need two images in a part, and split more.
+            if images % 2 == 0 and images >= 4 and recipe.key_norm != "split":
+                sizes.append(f"--accumulate {recipe.accumulate * 2}")
+            if chosen_method(recipe)[0] == "simclr":
+                sizes.append("--method moco")  # keeps the activations of one view
         if recipe.image_size >= 64:
             sizes.append(f"--image-size {recipe.image_size * 3 // 4 // 32 * 32}")
         if recipe.output_stride in (8, 16):
             sizes.append(f"--output-stride {recipe.output_stride * 2}")
-        if chosen_method(recipe)[0] == "simclr":
-            sizes.append("--method moco")  # keeps the activations of one view
         raise UserError(f"{at}. Try one of: {', '.join(sizes)}.") from error
