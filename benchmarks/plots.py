@@ -22,6 +22,12 @@ from rows import read
 mpl.use("agg")
 TABLES = Path(__file__).parents[1] / "docs" / "benchmarks"
 RANDOM = "random weights"
+#: What settings are judged by.
+SEARCHED = {
+    "miou": "linear segmentation, mIoU",
+    "retrieval": "retrieval, mIoU",
+    "match_accuracy": "matches right, %",
+}
 GLOBAL, DENSE, OTHER = "#d9822b", "#1f6fb2", "#8a8f98"
 
 
@@ -142,14 +148,41 @@ def curves(out: Path, length: str, names: Sequence[str]) -> None:
     figure.savefig(out / "learning-curves.png", dpi=110)
 
 
+def matching(out: Path, length: str, backbone: str) -> None:
+    """How positives are found: photographs, judged by the choosing frames."""
+    rows = [row for row in read(TABLES / "recipe-search.csv") if row["judge"] == "choose"]
+    plain = f"backbone={backbone}"
+    arms = {
+        "none: the global loss alone": ("simclr global", plain),
+        "at random": ("auto matching at random", plain),
+        "by the head": ("auto matching by the head", plain),
+        "by the backbone, as in the paper": ("simclr", f"{plain} matching=features"),
+        "by geometry": ("simclr", plain),
+    }
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    for axes, (measure, title) in zip(figure.subplots(1, 3, sharey=True), SEARCHED.items(), strict=True):
+        values = {
+            name: [
+                float(row[measure])
+                for row in rows
+                if (row["arm"], row["settings"]) == who and row["length"] == length and row["seed"] in ("0", "1")
+            ]
+            for name, who in arms.items()
+        }
+        for place, name in enumerate(reversed(arms)):
+            if values[name]:
+                dots(axes, place, values[name], GLOBAL if "alone" in name else DENSE)
+        axes.set_yticks(range(len(arms)), list(reversed(arms)))
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    figure.savefig(out / "matching.png", dpi=110)
+
+
 def sweep(out: Path, arm: str, length: str, backbone: str) -> None:
     """The dense weight: photographs, judged by the choosing frames, a thin line for each seed and the mean."""
     found: dict[str, dict[float, dict[str, float]]] = {}
-    measures = {
-        "miou": "linear segmentation, mIoU",
-        "retrieval": "retrieval, mIoU",
-        "match_accuracy": "matches right, %",
-    }
     rows = [row for row in read(TABLES / "recipe-search.csv") if row["length"] == length and row["judge"] == "choose"]
     for row in rows:
         other = row["settings"].removeprefix(f"backbone={backbone}").strip()
@@ -159,11 +192,11 @@ def sweep(out: Path, arm: str, length: str, backbone: str) -> None:
         elif other:
             continue
         if weight is not None:
-            found.setdefault(row["seed"], {})[weight] = {name: float(row[name]) for name in measures}
+            found.setdefault(row["seed"], {})[weight] = {name: float(row[name]) for name in SEARCHED}
     weights = sorted(max(found.values(), key=len))
     seeds = [seed for seed, one in found.items() if set(weights) <= set(one)]
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    for axes, (measure, title) in zip(figure.subplots(1, 3), measures.items(), strict=True):
+    for axes, (measure, title) in zip(figure.subplots(1, 3), SEARCHED.items(), strict=True):
         lines = [[found[seed][weight][measure] for weight in weights] for seed in seeds]
         for line in lines:
             axes.plot(weights, line, color=DENSE, alpha=0.35, linewidth=1)
@@ -186,6 +219,7 @@ def main() -> None:
     learning(options.out, "8 min", ["auto", "moco", "paper"], "", "resnet18", "learning-8.png")
     curves(options.out, "8 min", ["auto", "auto global", "moco", "paper"])
     sweep(options.out, "simclr", "200 steps", small)
+    matching(options.out, "200 steps", small)
 
 
 if __name__ == "__main__":
