@@ -203,7 +203,7 @@ def sweep(out: Path, arm: str, length: str, backbone: str) -> None:
         axes.plot(weights, [statistics.mean(values) for values in zip(*lines, strict=True)], "o-", color=DENSE)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("dense weight")
-        axes.set_xticks(weights)
+        axes.set_xticks(weights, [f"{weight:g}" for weight in weights])
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(out / "dense-weight.png", dpi=110)
