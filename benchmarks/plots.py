@@ -49,10 +49,10 @@ def compare(
     if random:
         axes.axvspan(min(random) - 0.15, max(random) + 0.15, color=OTHER, alpha=0.3, linewidth=0)
     for place, name in enumerate(reversed(names)):
-        for dense, colour in ((False, GLOBAL), (True, DENSE)):
-            values = find(name, dense)
-            if values:
-                dots(axes, place + (0.17 if dense else -0.17), values, colour)
+        found = [(colour, find(name, dense)) for colour, dense in ((GLOBAL, False), (DENSE, True))]
+        found = [(colour, values) for colour, values in found if values]
+        for aside, (colour, values) in zip((-0.17, 0.17) if len(found) == 2 else (0,), found, strict=False):
+            dots(axes, place + aside, values, colour)
     axes.set_yticks(range(len(names)), reversed(names))
     axes.set_ylim(-0.5, len(names) - 0.5)
     axes.set_title(title, fontsize=10)
@@ -161,22 +161,18 @@ def matching(out: Path, length: str, backbone: str) -> None:
     }
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     for axes, (measure, title) in zip(figure.subplots(1, 3, sharey=True), SEARCHED.items(), strict=True):
-        values = {
-            name: [
+
+        def find(name: str, dense: bool, measure: str = measure) -> list[float]:
+            arm, settings = arms[name]
+            return [
                 float(row[measure])
                 for row in rows
-                if (row["arm"], row["settings"]) == who and row["length"] == length and row["seed"] in ("0", "1")
+                if (row["arm"], row["settings"], row["length"]) == (arm, settings, length)
+                and row["seed"] in ("0", "1")  # those that all have
+                and arm.endswith(" global") != dense
             ]
-            for name, who in arms.items()
-        }
-        for place, name in enumerate(reversed(arms)):
-            if values[name]:
-                dots(axes, place, values[name], GLOBAL if "alone" in name else DENSE)
-        axes.set_yticks(range(len(arms)), list(reversed(arms)))
-        axes.set_title(title, fontsize=10)
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+
+        compare(axes, list(arms), find, (), title)
     figure.savefig(out / "matching.png", dpi=110)
 
 

@@ -377,10 +377,11 @@ def test_collapse_stops_the_run(tiny, tmp_path: Path) -> None:
         pretrain(recipe, tmp_path / "run", backbone=Constant())
 
 
-def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> None:
-    def hungry(self, *views):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+def hungry(*anything: object, **settings: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
+
+def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(DenseCL, "forward", hungry)
     with pytest.raises(
         UserError, match="Out of memory at --batch-size 4 .* --batch-size 2, --accumulate 2, --output-stride 16"
@@ -391,9 +392,6 @@ def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> 
 
 
 def test_out_of_memory_in_a_resumed_run_names_no_sizes(tiny, tmp_path: Path, monkeypatch) -> None:
-    def hungry(self, *views):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-
     pretrain(tiny(steps=1), tmp_path / "run")
     monkeypatch.setattr(DenseCL, "forward", hungry)
     with pytest.raises(UserError, match="which a resumed run keeps. .* --init .*run and a smaller --batch-size"):
@@ -401,9 +399,6 @@ def test_out_of_memory_in_a_resumed_run_names_no_sizes(tiny, tmp_path: Path, mon
 
 
 def test_out_of_memory_in_the_trial_before_the_first_step(tiny, tmp_path: Path, monkeypatch) -> None:
-    def hungry(*anything, **settings):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-
     monkeypatch.setattr("densecl.training.parts.fastest", hungry)
     trial = {"precision": "auto", "channels_last": "auto"}
     with pytest.raises(UserError, match="Try one of: --batch-size 16, --output-stride 16"):

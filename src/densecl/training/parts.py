@@ -160,9 +160,7 @@ def build(
         seed=resolved.seed,
     )
     if recipe.key_norm == "auto" and model.key_norm is not None:
-        resolved = dataclasses.replace(
-            resolved, key_norm=model.key_norm, settled=tuple(sorted({*resolved.settled, "key_norm"}))
-        )
+        resolved = _settle(resolved, key_norm=model.key_norm)
         alone = ", which on one device has nothing to mix" if recipe.devices * recipe.nodes == 1 else ""
         reasons.append(f"--key-norm {model.key_norm}{alone if model.key_norm == 'shuffle' else ''}")
     if checkpoint is not None:
@@ -199,6 +197,11 @@ def _local_crop_size(recipe: Recipe, stride: int) -> int | None:
     return automatic.local_crop_size(recipe.image_size, stride, recipe.grid)
 
 
+def _settle(recipe: Recipe, **chosen: Any) -> Recipe:
+    """The recipe with the values that the run chose itself, on record as such."""
+    return dataclasses.replace(recipe, **chosen, settled=tuple(sorted({*recipe.settled, *chosen})))
+
+
 def _with_batch_size(recipe: Recipe, images: int) -> tuple[Recipe, str]:
     """The recipe with a batch size for this many images, and the reason for it.
 
@@ -220,7 +223,7 @@ def _with_batch_size(recipe: Recipe, images: int) -> tuple[Recipe, str]:
     size = automatic.batch_size(images, recipe.epochs, parts=parts, least=least, on_gpu=on_gpu)
     length = "" if recipe.epochs is None else f"{recipe.epochs} {'epoch' if recipe.epochs == 1 else 'epochs'} of "
     reason = f"--batch-size {size} (for {length}{images} images on a {'GPU' if on_gpu else 'CPU'})"
-    return dataclasses.replace(recipe, batch_size=size, settled=tuple(sorted({*recipe.settled, "batch_size"}))), reason
+    return _settle(recipe, batch_size=size), reason
 
 
 def _check_trainable(backbone: Backbone) -> None:
@@ -327,7 +330,7 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
         cores = available_cores()
         chosen["workers"] = automatic.workers(cores, recipe.devices, on_gpu=torch.cuda.is_available())
         reasons.append(f"--workers {chosen['workers']} ({cores} cores)")
-    return dataclasses.replace(recipe, **chosen, settled=tuple(sorted({*recipe.settled, *chosen})))
+    return _settle(recipe, **chosen)
 
 
 def chosen_method(recipe: Recipe) -> tuple[str, str]:
