@@ -28,6 +28,18 @@ SEARCHED = {
     "retrieval": "retrieval, mIoU",
     "match_accuracy": "matches right, %",
 }
+#: Judge and measure of the frozen features, and of those that labels train, too.
+FROZEN = {
+    "linear segmentation, mIoU": ("test", "miou"),
+    "the same, video apart": ("test", "miou_apart"),
+    "retrieval, mIoU": ("test", "retrieval"),
+    "matches right, %": ("test", "match_accuracy"),
+}
+FINE_TUNED = {
+    "segmentation, a tenth of the labels, mIoU": ("few", "miou"),
+    "the same, video apart": ("few", "miou_apart"),
+    "detection, AP": ("detection", "ap"),
+}
 GLOBAL, DENSE, OTHER = "#d9822b", "#1f6fb2", "#8a8f98"
 
 
@@ -91,33 +103,36 @@ def methods(out: Path) -> None:
     figure.savefig(out / "methods.png", dpi=110)
 
 
-def learning(out: Path, length: str, names: Sequence[str], settings: str, backbone: str, file: str) -> None:
-    """Photographs: some arms, judged by the test frames."""
-    rows = [row for row in read(TABLES / "learning.csv") if row["judge"] == "test"]
-    measures = {
-        "miou": "linear segmentation, mIoU",
-        "miou_apart": "the same, video apart",
-        "retrieval": "retrieval, mIoU",
-        "match_accuracy": "matches right, %",
-    }
+def learning(
+    out: Path,
+    length: str,
+    names: Sequence[str],
+    settings: str,
+    backbone: str,
+    measures: dict[str, tuple[str, str]],
+    file: str,
+) -> None:
+    """Photographs: some arms, by measures of some judges."""
+    rows = read(TABLES / "learning.csv")
     names = [name for name in names if any(row["arm"] == name and row["length"] == length for row in rows)]
     figure = Figure(figsize=(12, 1.6 + 0.55 * len(names)), layout="constrained")
-    for axes, (measure, title) in zip(figure.subplots(1, 4, sharey=True), measures.items(), strict=True):
+    panels = figure.subplots(1, len(measures), sharey=True)
+    for axes, (title, (judge, measure)) in zip(panels, measures.items(), strict=True):
 
-        def find(name: str, dense: bool, measure: str = measure) -> list[float]:
-            arm = name if dense else f"{name} global"
-            mine = [
-                row for row in rows if row["arm"] == arm and row["length"] == length and row["settings"] == settings
-            ]
+        def values(arm: str, settings: str, length: str, judge: str = judge, measure: str = measure) -> list[float]:
+            who = {"arm": arm, "settings": settings, "length": length, "judge": judge}
+            mine = [row for row in rows if all(row[key] == value for key, value in who.items())]
             return [value for row in mine if not math.isnan(value := float(row[measure]))]
 
-        random = [float(r[measure]) for r in rows if r["arm"] == RANDOM and r["settings"] == f"backbone={backbone}"]
-        compare(axes, names, find, random, title)
+        def find(name: str, dense: bool, values: Callable[[str, str, str], list[float]] = values) -> list[float]:
+            return values(name if dense else f"{name} global", settings, length)
+
+        compare(axes, names, find, values(RANDOM, f"backbone={backbone}", ""), title)
     legend(figure)
     figure.savefig(out / file, dpi=110)
 
 
-def curves(out: Path, length: str, names: Sequence[str]) -> None:
+def curves(out: Path, length: str, names: Sequence[str], file: str) -> None:
     """How matches and losses go while a run learns, seed by seed."""
     points = [row for row in read(TABLES / "learning-curves.csv") if row["length"] == length and not row["settings"]]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -145,7 +160,7 @@ def curves(out: Path, length: str, names: Sequence[str]) -> None:
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9
     )
-    figure.savefig(out / "learning-curves.png", dpi=110)
+    figure.savefig(out / file, dpi=110)
 
 
 def matching(out: Path, length: str, backbone: str) -> None:
@@ -211,9 +226,14 @@ def main() -> None:
     options = parser.parse_args()
     methods(options.out)
     small = "resnet10t"
-    learning(options.out, "200 steps", ["simclr", "moco", "barlow"], f"backbone={small}", small, "learning-200.png")
-    learning(options.out, "8 min", ["auto", "moco", "paper"], "", "resnet18", "learning-8.png")
-    curves(options.out, "8 min", ["auto", "auto global", "moco", "paper"])
+    large = "resnet18"
+    methods_shown = ["simclr", "moco", "barlow"]
+    learning(options.out, "200 steps", methods_shown, f"backbone={small}", small, FROZEN, "learning-200.png")
+    learning(options.out, "8 min", ["auto", "moco", "paper"], "", large, FROZEN, "learning-8.png")
+    learning(options.out, "60 min", ["auto"], "", large, FROZEN, "learning-60.png")
+    learning(options.out, "60 min", ["auto"], "", large, FINE_TUNED, "fine-tuned-60.png")
+    curves(options.out, "8 min", ["auto", "auto global", "moco", "paper"], "learning-curves.png")
+    curves(options.out, "60 min", ["auto", "auto global"], "learning-curves-60.png")
     sweep(options.out, "simclr", "200 steps", small)
     matching(options.out, "200 steps", small)
 
