@@ -13,7 +13,7 @@ import pytest
 import densecl
 
 SOURCE = Path(densecl.__file__).parent
-PLAIN = {"allocator", "errors", "views"}
+PLAIN = {"allocator", "errors", "progress", "views"}
 EVERYTHING = {
     *PLAIN, "api", "augment", "cli", "demo", "evaluation", "images", "model", "recipe", "report", "training"
 }  # fmt: skip
@@ -22,6 +22,7 @@ EVERYTHING = {
 MAY_IMPORT = {
     "allocator": set(),
     "errors": set(),
+    "progress": set(),
     "views": set(),
     "recipe": {"errors"},
     "augment": PLAIN,

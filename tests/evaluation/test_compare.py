@@ -100,7 +100,9 @@ def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {result[:1] + result[2:4] for result in found} == {
         (task, seed, subset) for task in ("segmentation", "retrieval") for seed in (0, 1) for subset in ("all", "a*")
     }
-    assert "segmentation, fine-tuned, percent" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "segmentation, fine-tuned, percent" in shown.out
+    assert f"{home}/run, seed 1: segmentation: step 2/2  loss" in shown.err
 
 
 def test_neighbours_of_folders(tmp_path: Path) -> None:

@@ -95,6 +95,18 @@ def test_a_loss_that_is_not_finite() -> None:
         descend([weight], 3, lambda step: (weight / 0).sum())
 
 
+def test_progress_is_shown_if_it_has_a_title(capsys: pytest.CaptureFixture[str]) -> None:
+    weight = nn.Parameter(torch.ones(1))
+    descend([weight], 2, lambda step: weight.square().sum())
+    assert capsys.readouterr() == ("", "")
+    descend([weight], 2, lambda step: 3.0 + step + 0 * weight.sum(), title="mine")
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.splitlines() == [
+        "mine: step 1/2  loss 3.000  0 s left",
+        "mine: step 2/2  loss 4.000  0 s left",
+    ]
+
+
 def test_nothing_to_learn_from() -> None:
     void = [(image, torch.full_like(label, 255)) for image, label in images(2, 0)]
     with pytest.raises(UserError, match="no labelled pixel"):

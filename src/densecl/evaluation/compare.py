@@ -251,6 +251,7 @@ def _detection(
             std=weights.normalisation.std,
             fine_tune=settings.fine_tune,
             seed=seed,
+            title=f"{weights.name}, seed {seed}: detection",
             **given,
         )
         yield Result("detection", weights.name, seed, "all", scores._asdict(), 0.0)
@@ -350,6 +351,7 @@ def _fine_tuned_segmentation(
             ignore=settings.ignore,
             subsets=splits.subsets,
             seed=seed,
+            title=f"{weights.name}, seed {seed}: segmentation",
             **_training(settings),
         )
         for subset, segmentation in judged.items():

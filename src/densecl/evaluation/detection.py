@@ -173,6 +173,7 @@ def detection(
     batch_size: int = 8,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
+    title: str | None = None,
 ) -> AveragePrecision:
     """Train a Faster R-CNN on `train` and score it on `test`.
 
@@ -189,6 +190,7 @@ def detection(
         batch_size: images of a step.
         learning_rate: AdamW's, at its highest.
         seed: of the new layers, the order of the images, flips, and torchvision's sampling of proposals.
+        title: of the progress that is shown on stderr; None: nothing is shown.
 
     Raises:
         UserError: an empty set, no object to learn from or to find.
@@ -214,7 +216,7 @@ def detection(
             losses: dict[str, Tensor] = model(images, targets)
             return torch.stack(list(losses.values())).sum()
 
-        descend(model.parameters(), steps, loss_at, learning_rate=learning_rate)
+        descend(model.parameters(), steps, loss_at, learning_rate=learning_rate, title=title)
     return average_precision(_detect(model, test, longer_side, batch_size), test, classes)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from rich.console import Console
 from torch import Tensor, nn
 
 from densecl.errors import UserError
@@ -22,6 +25,7 @@ from densecl.evaluation.dense import (
 )
 from densecl.evaluation.labelled import VOID
 from densecl.model.backbone import Backbone
+from densecl.progress import Display
 
 #: AdamW's rate at its highest, and its weight decay. SGD at the usual 0.01 hardly moves random weights in a few
 #: hundred steps, and a comparison in which they cannot learn would prove nothing.
@@ -44,8 +48,16 @@ def descend(
     loss_at: Callable[[int], Tensor],
     *,
     learning_rate: float = LEARNING_RATE,
+    title: str | None = None,
 ) -> None:
     """AdamW over `steps` losses with warm-up, polynomial decay, and gradients clipped to length 10.
+
+    Args:
+        parameters: those that need no gradient stay as they are.
+        steps: number of updates.
+        loss_at: the loss of a step, counted from 0.
+        learning_rate: at its highest.
+        title: of the progress that is shown on stderr; None: nothing is shown.
 
     Raises:
         UserError: a loss is not finite.
@@ -53,16 +65,38 @@ def descend(
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY)
     warmup = max(1, round(WARMUP * steps))
-    for step in range(steps):
-        share = (step + 1) / warmup if step < warmup else (1 - (step - warmup) / max(1, steps - warmup)) ** 0.9
-        optimizer.param_groups[0]["lr"] = learning_rate * share
-        loss = loss_at(step)
-        if not loss.isfinite():
-            raise UserError(f"Fine-tuning diverged at step {step + 1} of {steps}. Try a lower --learning-rate.")
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 10.0)
-        optimizer.step()
+    with _showing(title, steps) as show:
+        for step in range(steps):
+            share = (step + 1) / warmup if step < warmup else (1 - (step - warmup) / max(1, steps - warmup)) ** 0.9
+            optimizer.param_groups[0]["lr"] = learning_rate * share
+            loss = loss_at(step)
+            if not loss.isfinite():
+                raise UserError(f"Fine-tuning diverged at step {step + 1} of {steps}. Try a lower --learning-rate.")
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 10.0)
+            optimizer.step()
+            show(step + 1, loss)
+
+
+@contextmanager
+def _showing(title: str | None, steps: int) -> Iterator[Callable[[int, Tensor], None]]:
+    """What to call with the number of steps done and the last one's loss."""
+    if title is None:
+        yield lambda done, loss: None
+        return
+    display = Display(Console(stderr=True), steps, title=title)
+    started = time.monotonic()
+
+    def show(done: int, loss: Tensor) -> None:
+        left = (time.monotonic() - started) / done * (steps - done)
+        display.report(done, f"loss {loss.item():.3f}", left)
+        display.step(done, left)
+
+    try:
+        yield show
+    finally:
+        display.close()
 
 
 def draw_batches(count: int, batch_size: int, steps: int, generator: torch.Generator) -> list[list[int]]:
@@ -87,6 +121,7 @@ def fine_tuned_segmentation(
     batch_size: int = 16,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
+    title: str | None = None,
 ) -> dict[str, Segmentation]:
     """Train a copy of the backbone and a head of two convolutions on `train`, all of it, and score it on `test`.
 
@@ -105,6 +140,7 @@ def fine_tuned_segmentation(
         batch_size: images of a step.
         learning_rate: at its highest.
         seed: of the head, the order of the images, crops and flips.
+        title: of the progress that is shown on stderr; None: nothing is shown.
 
     Returns:
         The scores on "all" of `test` and on each of the subsets.
@@ -131,7 +167,7 @@ def fine_tuned_segmentation(
             loss = F.cross_entropy(logits, target.long(), ignore_index=VOID, reduction="sum")
             return loss / (target != VOID).sum().clamp(min=1)  # a batch may have no label
 
-        descend(model.parameters(), steps, loss_at, learning_rate=learning_rate)
+        descend(model.parameters(), steps, loss_at, learning_rate=learning_rate, title=title)
     judged = score_test(
         model,
         test,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from densecl.images.loader import Batch, Quarantine
 from densecl.images.sources import ImageSource
 from densecl.model import save_backbone
 from densecl.model.distributed import mean_over_processes, world_size
+from densecl.progress import Display
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
 from densecl.training.diagnosis import MEASURES, CollapseAlarm, FixedPairs, diagnose, not_finite
 from densecl.training.interrupts import Interrupts
 from densecl.training.logs import Table
 from densecl.training.module import DenseCLModule
-from densecl.training.progress import Display
 
 #: Columns of metrics.csv. `epoch` is a fraction; `data_wait` is the share of the time since the last row in which
 #: training waited for data; `seconds` is the time spent training since the run began, interruptions left out.
@@ -219,7 +220,7 @@ class Recorder(pl.Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(numbers, step=done)
             if self.display is not None:
-                self.display.row(self.row, self._seconds_left(done))
+                self.display.report(done, _shown(self.row), self._seconds_left(done))
         self.alarm.check(done, self.row)
 
     def _check_finite(self, module: DenseCLModule) -> None:
@@ -302,3 +303,11 @@ class _Window:
         now = time.monotonic()
         passed, self._mark = now - self._mark, now
         return passed
+
+
+def _shown(row: Mapping[str, float | int]) -> str:
+    """What of a row of metrics.csv is worth a glance."""
+    return (
+        f"epoch {row['epoch']:.2f}  loss {row['loss']:.3f}  {row['images_per_second']:.0f} images/s"
+        f"  waiting for data {row['data_wait']:.0%}"
+    )

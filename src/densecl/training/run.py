@@ -28,6 +28,7 @@ from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
 from densecl.model import save_backbone
+from densecl.progress import duration
 from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
 from densecl.training import automatic
 from densecl.training.checkpoints import writing
@@ -38,7 +39,6 @@ from densecl.training.launch import launch
 from densecl.training.logs import make_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
-from densecl.training.progress import duration
 from densecl.training.recorder import Clock, Recorder
 from densecl.training.schedules import Schedules
 from densecl.views import Photometrics
