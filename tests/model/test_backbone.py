@@ -42,6 +42,19 @@ def test_output_stride_refines_the_map_and_keeps_the_weights(name, stride):
     timm.create_model(name, num_classes=0).load_state_dict(backbone.model.state_dict())
 
 
+@pytest.mark.parametrize("name", ["tinynet_e", "resnet10t"])  # of 106 and 176 px
+@pytest.mark.parametrize("stride", [None, 16, 8])
+def test_the_stride_is_right_where_the_usual_image_is_no_whole_number_of_cells(name, stride):
+    backbone = create_backbone(name, output_stride=stride)
+    assert backbone.stride == (stride or 32)
+    assert backbone.grid_at(192) == (192 // backbone.stride,) * 2
+
+
+def test_the_stride_of_modules_with_bare_borders_or_one_size():
+    assert Backbone(nn.Conv2d(3, 5, 5, stride=3)).stride == 3  # 74 rows of 224 px
+    assert Backbone(nn.Sequential(nn.Conv2d(3, 5, 4, stride=4), nn.AdaptiveAvgPool2d(9))).stride == 224 // 9
+
+
 def test_an_output_stride_that_a_model_cannot_have_is_an_error():
     with pytest.raises(UserError, match="output-stride 8.*vit_small_patch16_224"):
         create_backbone("vit_small_patch16_224", output_stride=8)

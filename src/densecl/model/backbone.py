@@ -99,13 +99,16 @@ class Backbone(nn.Module):
         Raises:
             UserError: if the model does not take images of this size.
         """
-        parameter = next(self.model.parameters())
-        zeros = torch.zeros(1, self.in_channels, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
         try:
-            rows, cols = self._evaluate(zeros).shape[2:]
+            rows, cols = self._evaluate(self._zeros(image_size)).shape[2:]
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UserError(f"{self.name} does not take images of {image_size} px: {_one_line(error)}") from error
         return rows, cols
+
+    def _zeros(self, size: int) -> Tensor:
+        """An image that the model can be asked about."""
+        parameter = next(self.model.parameters(), torch.empty(()))
+        return torch.zeros(1, self.in_channels, size, size, device=parameter.device, dtype=parameter.dtype)
 
     @torch.no_grad()
     def _evaluate(self, pixels: Tensor) -> Tensor:
@@ -118,10 +121,8 @@ class Backbone(nn.Module):
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         training = self.model.training
         self.model.eval()
-        dtype = parameters[0].dtype if parameters else torch.get_default_dtype()
-        device = parameters[0].device if parameters else torch.device("cpu")
         with torch.enable_grad():
-            features = self._last_map(torch.zeros(1, self.in_channels, size, size, device=device, dtype=dtype))
+            features = self._last_map(self._zeros(size))
             if not isinstance(features, Tensor) or features.ndim != 4:
                 shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
                 raise UserError(f"{self.name} gives no feature map (batch, channels, rows, cols) but {shape}.")
@@ -129,8 +130,21 @@ class Backbone(nn.Module):
                 gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.requires_grad_(gradient is not None)
+            stride = self._stride(size, features.shape[2])
         self.model.train(training)
-        return features.shape[1], size // features.shape[2]
+        return features.shape[1], stride
+
+    @torch.no_grad()
+    def _stride(self, size: int, rows: int) -> int:
+        """Pixels per cell of the map that has this number of rows for an image of this size."""
+        if size % rows == 0:
+            return size // rows
+        # The last cells hang over the edge, or the borders are not padded: only how the map grows tells.
+        try:
+            more = self._last_map(self._zeros(size + 64)).shape[2] - rows
+        except (AssertionError, RuntimeError, ValueError):  # it takes this one size
+            more = 0
+        return 64 // more if more > 0 else size // rows
 
 
 def create_backbone(name: str, *, channels: int = 3, output_stride: int | None = None) -> Backbone:
