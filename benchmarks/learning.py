@@ -1,14 +1,16 @@
 """What is learned from real photographs: pre-trained weights on frozen features, beside random ones.
 
     python benchmarks/learning.py --data UNLABELLED --labelled CAMVID [--arms auto global ...] [--seeds 0 1 2]
-        (--steps 200 | --minutes 8) [--judge choose test few detection] [--boxes ANIMALS] [--set KEY=VALUE ...]
+        (--steps 200 | --minutes 8) [--judge choose test few few-choose detection] [--rate 0.0002] [--boxes ANIMALS]
+        [--set KEY=VALUE ...]
 
 An arm is a set of settings (ARMS below), on top of those that all share: ResNet-18 at output stride 16, 64 images of
 64 px a step. Its weights are judged by `densecl evaluate`: linear segmentation and retrieval in mIoU, and match
 accuracy of the labelled frames. `--judge choose` splits the labelled training frames by video, to choose settings
 with; `test` scores the test frames, all of them and those of the video that the training frames do not share. Two
-judges train the backbone, too: `few` for segmentation, on a tenth of the training frames, scored like `test`, and
-`detection` on the photographs and boxes of `--boxes`.
+judges train the backbone, too: `few` for segmentation, on a tenth of the training frames, scored like `test`
+(`few-choose`: on as many, split like `choose`), and `detection` on the photographs and boxes of `--boxes`; with
+`--rate` at another learning rate than `densecl evaluate`'s own.
 
 The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py), whose only settings are `--set learning_rate=...`
 and `precision=bf16`, in an environment of its own (`--peer`, made as throughput.py says). Its ResNet-18 is
@@ -35,6 +37,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+import yaml
 from jaxtyping import Float
 from machine import this_machine
 from rich.console import Console
@@ -96,9 +99,14 @@ FITTED_VIDEO = "0016E5"
 APART = "Seq05V*"
 VOID = 11
 TASKS = ("segmentation", "retrieval", "correspondence")
-#: How the backbone is trained on labels, too.
-FEW: dict[str, Any] = {"fine_tune": True, "label_fraction": 0.1}
-DETECTION: dict[str, Any] = {"fine_tune": True, "batch_size": 4}
+#: How judges that train the backbone, too, do it.
+TRAINED_TOO: dict[str, dict[str, Any]] = {
+    "few": {"fine_tune": True, "label_fraction": 0.1},
+    "few-choose": {"fine_tune": True, "label_fraction": 0.18},  # of fewer frames: as many
+    "detection": {"fine_tune": True, "batch_size": 4},
+}
+#: Between such a judge and its learning rate, where that is not the usual one.
+AT_RATE = " at rate "
 
 
 class Row(NamedTuple):
@@ -149,7 +157,7 @@ MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accurac
 @contextmanager
 def judged_data(labelled: Path, judge: str) -> Iterator[dict[str, Any]]:
     """Settings of `densecl.evaluate` that say which frames to fit on and which to judge by."""
-    if judge != "choose":
+    if not judge.endswith("choose"):
         yield {"train_split": "train", "test_split": "test", "also": (APART,)}
         return
     lines = [line.split() for line in (labelled / "train.txt").read_text().splitlines() if line.strip()]
@@ -165,10 +173,12 @@ def judged_data(labelled: Path, judge: str) -> Iterator[dict[str, Any]]:
 def scores_of(weights: str, backbone: str, options: argparse.Namespace, judge: str, seed: int) -> dict[str, float]:
     """The measures of weights, with what is drawn (random weights, pairs of views, labels) as for this seed."""
     ask = partial(evaluate, [weights], backbone=backbone, json=None, seeds=1, first_seed=seed)
+    judge, _, rate = judge.partition(AT_RATE)
+    training = TRAINED_TOO.get(judge, {}) | ({"learning_rate": float(rate)} if rate else {})
     if judge == "detection":
-        results = ask("detection", options.boxes, **DETECTION)
+        results = ask("detection", options.boxes, **training)
     else:
-        tasks, training = ("segmentation", FEW) if judge == "few" else (TASKS, {})
+        tasks = "segmentation" if training else TASKS
         with judged_data(options.labelled, judge) as splits:
             results = ask(tasks, options.labelled, ignore=(VOID,), **splits, **training)
     names = {
@@ -187,7 +197,7 @@ def scores_of(weights: str, backbone: str, options: argparse.Namespace, judge: s
 
 
 def train_peer(
-    options: argparse.Namespace, settings: dict[str, str], seed: int, out: Path
+    options: argparse.Namespace, settings: dict[str, Any], seed: int, out: Path
 ) -> tuple[str, dict[str, Any]]:
     """Weights of LightlySSL's example, trained as long, on the same images, at the same size and batch size."""
     out.mkdir(parents=True, exist_ok=True)
@@ -262,16 +272,21 @@ def main() -> None:
     lengths = parser.add_mutually_exclusive_group(required=True)
     lengths.add_argument("--steps", type=int)
     lengths.add_argument("--minutes", type=float)
-    parser.add_argument("--judge", nargs="+", choices=["choose", "test", "few", "detection"], default=["test"])
+    parser.add_argument("--judge", nargs="+", choices=["choose", "test", *TRAINED_TOO], default=["test"])
+    parser.add_argument("--rate", type=float, help=f"of training on labels, for --judge {' '.join(TRAINED_TOO)}")
     parser.add_argument("--boxes", type=Path, help="a folder of photographs with boxes, for --judge detection")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of every run")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings, as in YAML")
     parser.add_argument("--peer", type=Path, default=Path(__file__).parent / "peer" / ".venv" / "bin" / "python")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
     if "detection" in options.judge and options.boxes is None:
         parser.error("--judge detection needs --boxes")
-    settings = dict(one.split("=", 1) for one in options.set)
+    if options.rate is not None:
+        if not TRAINED_TOO.keys() >= set(options.judge):
+            parser.error(f"--rate is for --judge {' '.join(TRAINED_TOO)}")
+        options.judge = [f"{judge}{AT_RATE}{options.rate:g}" for judge in options.judge]
+    settings = {name: yaml.safe_load(value) for name, value in (one.split("=", 1) for one in options.set)}
     said = " ".join(options.set)
     lasts: dict[str, Any] = {"steps": options.steps} if options.steps else {"time_limit": f"{options.minutes:g}m"}
     length = f"{options.steps} steps" if options.steps else f"{options.minutes:g} min"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,12 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
     shown = capsys.readouterr().out
     assert "correspondences.png" in shown and f"{scores[2].miou:.1f}" in shown
+    assert re.search(r"It took \d+\.\d minutes\.", shown)
 
     # Again: nothing is trained anew, and the same comes out.
     before = (out / "dense" / "backbone.safetensors").stat().st_mtime_ns
     assert demo(out, seed=3, **settings) == scores
+    assert re.search(r"It took 0\.\d minutes from where it went on\.", capsys.readouterr().out)
     assert (out / "dense" / "backbone.safetensors").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="--seed 3 -> 4.* For a new demo choose another --out"):
         demo(out, seed=4, **settings)

@@ -99,9 +99,11 @@ def demo(
     train, test = Scenes("train", seed=seed, count=scenes), Scenes("test", seed=seed, count=judged)
     folder = _draw(train, out / "scenes", console)
 
+    resumed = False
     for name, dense_weight in (("global", 0.0), ("dense", 0.5)):
         console.rule(f"{name}: --dense-weight {dense_weight:g}")
         begun = (out / name / "recipe.yaml").exists()
+        resumed |= begun
         # From the last checkpoint, if there is one: a finished run is not run again.
         try:
             pretrain(folder, out / name, resume=True, **{**recipe, "dense_weight": dense_weight})
@@ -131,7 +133,8 @@ def demo(
     scores = [_score(name, backbone, normalisation, sets, query, key) for name, backbone in contestants]
     _write_scores(scores, out / "scores.csv")
     save_picture(_picture(contestants, scores, normalisation, query, key), out / "correspondences.png")
-    _present(scores, out, folder, time.monotonic() - started, console)
+    took = f"It took {(time.monotonic() - started) / 60:.1f} minutes{' from where it went on' if resumed else ''}."
+    _present(scores, out, folder, took, console)
     return scores
 
 
@@ -216,7 +219,7 @@ def _write_scores(scores: Sequence[Scores], path: Path) -> None:
     os.replace(beside, path)
 
 
-def _present(scores: Sequence[Scores], out: Path, folder: Path, seconds: float, console: Console) -> None:
+def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, console: Console) -> None:
     table = Table(title="Frozen backbones on scenes they have not seen", title_justify="left")
     table.add_column("weights")
     table.add_column("linear segmentation, mIoU", justify="right")
@@ -232,9 +235,7 @@ def _present(scores: Sequence[Scores], out: Path, folder: Path, seconds: float, 
             style="bold" if score.miou == best else None,
         )
     console.print(table)
-    console.print(
-        f"Guessing would match {scores[0].match_chance:.1f} % of the cells. It took {seconds / 60:.1f} minutes.\n"
-    )
+    console.print(f"Guessing would match {scores[0].match_chance:.1f} % of the cells. {took}\n")
     for path, what in (
         (out / "correspondences.png", "which cells of two views each of them takes for the same place"),
         (out / "scores.csv", "the table"),
