@@ -174,7 +174,9 @@ def scores_of(weights: str, backbone: str, options: argparse.Namespace, judge: s
     """The measures of weights, with what is drawn (random weights, pairs of views, labels) as for this seed."""
     ask = partial(evaluate, [weights], backbone=backbone, json=None, seeds=1, first_seed=seed)
     judge, _, rate = judge.partition(AT_RATE)
-    training = TRAINED_TOO.get(judge, {}) | ({"learning_rate": float(rate)} if rate else {})
+    training: dict[str, Any] = dict(TRAINED_TOO.get(judge, {}))
+    if rate:
+        training["learning_rate"] = float(rate)
     if judge == "detection":
         results = ask("detection", options.boxes, **training)
     else:
