@@ -331,7 +331,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path} holds pickled objects, which could run any code and are never read. Save its state dict alone:"
                 " torch.save(model.state_dict(), FILE)."
             ) from error
-        raise UserError(f"{path} cannot be read as weights: {_one_line(error)}.") from error
+        raise UserError(
+            f"{path} cannot be read as weights: it is damaged, or a file of another kind"
+            f" ({type(error).__name__}: {_one_line(error)})."
+        ) from error
     while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
         inner = [value for key, value in content.items() if key in ("state_dict", "model", "model_state", "teacher")]
         if not inner:
