@@ -128,6 +128,11 @@ def wrapped() -> Exception:
             "densecl: error: No space left on the disk.",
         ),
         (torch_complaint(), 2, "densecl: error: No space left on the disk."),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x/1.png"),
+            2,
+            "densecl: error: x/1.png: Permission denied.",
+        ),
         (KeyboardInterrupt(), 130, "densecl: interrupted\n"),
     ],
 )
