@@ -326,7 +326,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (
         Exception
     ) as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... by the kind of damage
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
             raise UserError(
                 f"{path} holds pickled objects, which could run any code and are never read. Save its state dict alone:"
                 " torch.save(model.state_dict(), FILE)."
