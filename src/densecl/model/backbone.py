@@ -315,6 +315,12 @@ def _download(backbone: Backbone) -> nn.Module:
         ) from error
 
 
+def _is_pickled(path: Path) -> bool:
+    """Whether a file begins as a pickle does, or as the archive in which torch keeps one."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"\x80", b"PK"))
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, from wherever in it they stand."""
     if not path.is_file():
@@ -326,7 +332,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (
         Exception
     ) as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... by the kind of damage
-        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error) and _is_pickled(path):
             raise UserError(
                 f"{path} holds pickled objects, which could run any code and are never read. Save its state dict alone:"
                 " torch.save(model.state_dict(), FILE)."
