@@ -77,6 +77,8 @@ def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) 
         ("pretrain --data x --out OUT --metod moco", "There is no flag --metod. Did you mean '--method'?"),
         ("pretrain --data x --out OUT --image_size=3", "There is no flag --image_size. Did you mean '--image-size'?"),
         ("pretrain --data x --out OUT --image 3", "There is no flag --image."),
+        ("pretrain --dta x", "There is no flag --dta. Did you mean '--data'?"),
+        ("evaluate random --data x -task y", "There is no flag -task. Did you mean '--task'?"),
         ("demo --sead 3", "There is no flag --sead. Did you mean '--seed'?"),
         ("pretrain x --out OUT", "Unexpected argument 'x'."),
         ("pretrain --data x", "--out"),
@@ -126,6 +128,11 @@ def wrapped() -> Exception:
             "densecl: error: No space left on the disk.",
         ),
         (torch_complaint(), 2, "densecl: error: No space left on the disk."),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x/1.png"),
+            2,
+            "densecl: error: x/1.png: Permission denied.",
+        ),
         (KeyboardInterrupt(), 130, "densecl: interrupted\n"),
     ],
 )

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.pop("run")(**options)
     except UserError as error:
         return _complain(str(error))
+    except PermissionError as error:
+        return _complain(f"{error.filename}: {error.strerror}. Are you allowed to read and write there?")
     except KeyboardInterrupt:
         print("densecl: interrupted", file=sys.stderr)
         return 130
@@ -135,14 +137,25 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
         raise UserError(f"Give a command: {', '.join(others)} or {last}. See 'densecl --help'.")
     if command not in commands.choices and command not in ("-h", "--help", "--version"):
         raise UserError(f"There is no command '{command}'.{nearest(command, commands.choices)} See 'densecl --help'.")
+    if command in commands.choices:
+        _check_flags(arguments[1:], commands.choices[command].format_help())
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        typed = unknown[0].partition("=")[0]
-        if not typed.startswith("-"):
-            raise UserError(f"Unexpected argument '{typed}'. Values follow a flag, such as --data FOLDER.")
-        known = re.findall(r"--[a-z-]+", commands.choices[command].format_help())
-        raise UserError(f"There is no flag {typed}.{nearest(typed, known)}")
+        raise UserError(f"Unexpected argument '{unknown[0]}'. Values follow a flag, such as --data FOLDER.")
     return vars(options)
+
+
+def _check_flags(words: Sequence[str], text: str) -> None:
+    """Names a mistyped flag. Argparse would rather ask for the one that is missing because of it.
+
+    Raises:
+        UserError: a flag that the help `text` does not have.
+    """
+    known = {"-", "--", "-h", *re.findall(r"--[a-z-]+", text)}
+    for word in words:
+        typed = word.partition("=")[0]
+        if typed.startswith("-") and typed not in known and not re.fullmatch(r"-[\d.].*", typed):
+            raise UserError(f"There is no flag {typed}.{nearest(typed, known)}")
 
 
 def _add_pretrain(commands: Any) -> None:

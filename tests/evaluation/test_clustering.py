@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
+from densecl.evaluation import clustering
 from densecl.evaluation.clustering import fit_clusters, k_means, nearest_centroid
 from densecl.evaluation.dense import LabelledMaps
 
@@ -29,6 +32,16 @@ def test_as_good_as_the_best_partition() -> None:
     best = min(spread(torch.tensor(groups)) for groups in itertools.product((0, 1), repeat=7))
     found = [spread(nearest_centroid(points, k_means(points, 2, seed))) for seed in range(8)]
     assert min(found) == pytest.approx(best) and max(found) < 2 * best
+
+
+def test_from_the_same_start_it_ends_where_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(300, 5, generator=torch.Generator().manual_seed(2))
+    start = points[:9].clone()
+    monkeypatch.setattr(clustering, "_spread", lambda *_: start)
+    expected = KMeans(9, init=np.asarray(start), n_init=1, tol=0, algorithm="lloyd").fit(np.asarray(points))
+    found = k_means(points, 9, seed=0, iterations=300)
+    torch.testing.assert_close(found, torch.from_numpy(expected.cluster_centers_), atol=1e-4, rtol=0)
+    assert torch.equal(nearest_centroid(points, found), torch.from_numpy(expected.labels_).long())
 
 
 def test_the_start_is_drawn_by_the_seed() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import densecl
 from densecl.cli import main
 from densecl.errors import UserError
 from densecl.evaluation.compare import Result, Summary, evaluate, summarise, write_results
@@ -45,11 +47,15 @@ def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     line += f" --also a* --seeds 2 --json {tmp_path}/found.json --images 4"
     assert main(line.split()) == 0
     shown = capsys.readouterr()
-    for title in ("correspondence, percent", "retrieval, percent", "segmentation, percent", "clustering, percent"):
+    scenes = Scenes("train", size=40, count=8)
+    classes = 1 + max(int(scenes.scene(index).labels[:36].max()) for index in range(8))
+    of = f"of {classes} classes, percent"
+    for title in ("correspondence, percent", f"retrieval {of}", f"segmentation {of}", f"clustering {of}"):
         assert title in shown.out
     assert "random, seed 1: retrieval, segmentation, clustering, 512 channels at stride 16" in shown.err
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["settings"]["seeds"] == 2 and found["data"] == f"{home}/data"
+    assert found["densecl"] == densecl.__version__ and {result["stride"] for result in found["results"]} == {16}
     seeds = {}
     for result in found["results"]:
         seeds.setdefault((result["task"], Path(result["weights"]).name, result["subset"]), []).append(result["seed"])
@@ -101,7 +107,7 @@ def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (task, seed, subset) for task in ("segmentation", "retrieval") for seed in (0, 1) for subset in ("all", "a*")
     }
     shown = capsys.readouterr()
-    assert "segmentation, fine-tuned, percent" in shown.out
+    assert re.search(r"segmentation of \d classes, fine-tuned, percent", shown.out)
     assert f"{home}/run, seed 1: segmentation: step 2/2  loss" in shown.err
 
 
@@ -126,6 +132,14 @@ def test_neighbours_of_folders(tmp_path: Path) -> None:
         ("run --task segmentation --data data --classes 2", "holds the label"),
         ("run --task retrieval --data data --fine-tune", "--fine-tune is for segmentation"),
         ("run --task neighbours --data run", "0 classes"),
+        ("run --task neighbours --data data", "has labels of pixels or boxes"),
+        ("run --task detection --data data", "data has no boxes of 'train'"),
+        ("run --task segmentation --data data --steps 5", "--steps is for detection and with --fine-tune"),
+        ("run --task retrieval --data data --learning-rate 0.1", "--learning-rate is for detection and with"),
+        ("run --task segmentation --data data --fine-tune --learning-rate inf", "must be a number above 0, not inf"),
+        ("run --task segmentation --data data --image-size 20000", "--image-size 20000 is too large"),
+        ("run --task segmentation --dta data", "There is no flag --dta. Did you mean '--data'?"),
+        ("run --task segmentation --data data --json run", "--json run is a folder. Give a file, such as run/eval"),
         ("run --task segmentation --data data --seeds 0", "--seeds must be at least 1"),
         ("run --task segmentation --data data --first-seed -1", "--first-seed must be at least 0"),
         ("run --task segmentation --data data --label-fraction 1.5", "--label-fraction must lie above 0"),
@@ -155,7 +169,7 @@ def test_a_network_that_takes_one_size_only(home: Path) -> None:
 
 def test_means_and_deviations() -> None:
     results = [
-        Result("segmentation", "w", seed, "all", {"miou": value, "iou_0": math.nan}, 0.0)
+        Result("segmentation", "w", seed, "all", {"miou": value, "iou_0": math.nan})
         for seed, value in enumerate((1.0, 2.0, 6.0))
     ]
     ((key, scores),) = summarise(results).items()
@@ -169,7 +183,7 @@ def test_the_file_is_strict_json(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     path.write_text("the last one")
     write_results(
-        [Result("segmentation", "w", 0, "all", {"miou": 1.5, "iou_0": math.nan}, 2.0)],
+        [Result("segmentation", "w", 0, "all", {"miou": 1.5, "iou_0": math.nan})],
         path,
         data="d",
         settings=Settings(),

@@ -64,6 +64,24 @@ def test_features_of_the_place_match_perfectly() -> None:
     assert backbone_correspondence(backbone, query, key._replace(flipped=torch.tensor([False]))).accuracy == 0
 
 
+class Noise(nn.Module):
+    """Cells that have nothing to do with the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.randn(len(pixels), 6, 4, 4, generator=self.generator)
+
+
+def test_noise_scores_chance() -> None:
+    views = fixed_view_pairs(open_source(Scenes(size=48, count=200)), image_size=32, count=200, **STANDARD)
+    found = backbone_correspondence(Noise(), *views)
+    deviation = (found.chance * (1 - found.chance) / found.judged.sum()).sqrt()
+    assert 0.05 < found.chance < 0.3 and abs(found.accuracy - found.chance) < 4 * deviation
+
+
 def test_batches_do_not_matter() -> None:
     query, key = fixed_view_pairs(open_source(Scenes(size=48, count=5)), image_size=32, **STANDARD)
     one, other = (backbone_correspondence(Place(), query, key, batch_size=size) for size in (2, 5))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 import densecl.evaluation.detection
 from densecl.errors import UserError
+from densecl.evaluation.boxed import Boxed
 from densecl.evaluation.compare import evaluate
-from densecl.evaluation.detection import Boxed, Detections, Pyramid, average_precision, detection, open_coco
+from densecl.evaluation.detection import Detections, Pyramid, average_precision, detection
 from densecl.model.backbone import create_backbone
+from tests.evaluation.squares import squares, write_coco
 
 STANDARD = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -100,16 +104,35 @@ def test_agrees_with_the_definition(seed: int) -> None:
     assert average_precision(found, items, 1).ap50 == pytest.approx(plain_ap50(found, items), abs=1e-3)
 
 
-def squares(count: int, seed: int) -> list[Boxed]:
-    """A bright square on a dark ground, red or green."""
+@settings(max_examples=10)
+@given(st.integers(0, 10_000))
+def test_agrees_with_pycocotools(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    items = []
-    for number in range(count):
-        image = torch.randint(0, 60, (3, 64, 64), generator=generator, dtype=torch.uint8)
-        x, y = torch.randint(0, 36, (2,), generator=generator).tolist()
-        image[number % 2, y : y + 28, x : x + 28] = 250
-        items.append(Boxed(image, torch.tensor([[x, y, x + 28, y + 28]]).float(), torch.tensor([number % 2 + 1])))
-    return items
+    items = truth(6, 4, classes=3, seed=seed)
+    found, annotations, results = [], [], []
+    for image, item in enumerate(items, 1):
+        for (x0, y0, x1, y1), label in zip(item.boxes.tolist(), item.labels.tolist(), strict=True):
+            box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
+            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": label, **box})
+        boxes = (item.boxes + 5 * torch.randn(item.boxes.shape, generator=generator)).repeat(3, 1)
+        boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+        found.append(Detections(boxes, item.labels.repeat(3), torch.rand(len(boxes), generator=generator)))
+        results += [
+            {"image_id": image, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": confidence}
+            for (x0, y0, x1, y1), label, confidence in zip(*map(torch.Tensor.tolist, found[-1]), strict=True)
+        ]
+    reference = COCO()
+    images = [{"id": image, "height": 100, "width": 100} for image in range(1, 7)]
+    categories = [{"id": label, "name": str(label)} for label in (1, 2, 3)]
+    content: Any = {"images": images, "annotations": annotations, "categories": categories}
+    reference.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference.createIndex()
+        judged = COCOeval(reference, reference.loadRes(results), "bbox")
+        judged.evaluate()
+        judged.accumulate()
+        judged.summarize()
+    assert average_precision(found, items, 3) == pytest.approx(tuple(100 * judged.stats[:3]), abs=1e-3)
 
 
 @pytest.fixture
@@ -128,6 +151,8 @@ def test_squares_are_learned() -> None:
     common: dict[str, Any] = {"classes": 2, "longer_side": 64, "batch_size": 4, "learning_rate": 3e-3, **STANDARD}
     tuned = detection(backbone, squares(24, 0), squares(8, 1), fine_tune=True, steps=40, **common)
     assert tuned.ap50 > 40
+    frozen = detection(backbone, squares(24, 0), squares(8, 1), steps=40, **common)
+    assert frozen.ap50 > 20
     one, same, other = (
         detection(backbone, squares(6, 0), squares(2, 1), steps=1, seed=seed, **common) for seed in (0, 0, 1)
     )
@@ -149,61 +174,15 @@ def test_the_pyramid_of_any_backbone(name: str, strides: list[int]) -> None:
     assert Pyramid(create_backbone(name), fine_tune=True).train().backbone.training
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "annotations").mkdir()
-    for split, count in (("train", 4), ("val", 2)):
-        (tmp_path / split).mkdir()
-        images, annotations = [], []
-        for number, item in enumerate(squares(count, seed=count)):
-            Image.fromarray(item.image.permute(1, 2, 0).numpy()).save(tmp_path / split / f"{number}.png")
-            images.append({"id": 7 + number, "file_name": f"{number}.png", "width": 64, "height": 64})
-            x0, y0, x1, y1 = item.boxes[0].tolist()
-            category = 10 * int(item.labels[0])
-            box = {"image_id": 7 + number, "category_id": category, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
-            annotations += [{"id": number, **box}, {"id": 99, **box, "iscrowd": 1}]
-        categories = [{"id": 20, "name": "green"}, {"id": 10, "name": "red"}]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (tmp_path / f"annotations/instances_{split}.json").write_text(json.dumps(content))
-    return tmp_path
-
-
-def test_annotations_are_read(folder: Path) -> None:
-    found = open_coco(folder, "train")
-    assert found.names == ("red", "green")
-    for item, expected in zip(found, squares(4, seed=4), strict=True):
-        assert torch.equal(item.image, expected.image)
-        assert torch.equal(item.boxes, expected.boxes) and torch.equal(item.labels, expected.labels)
-    assert torch.equal(found.take([2])[0].image, found[2].image)
-
-
 @pytest.mark.usefixtures("small_head")
-def test_the_command(folder: Path) -> None:
+def test_the_command(tmp_path: Path) -> None:
+    write_coco(tmp_path)
     settings = {"image_size": (64, 64), "steps": 1, "batch_size": 2, "seeds": 1, "backbone": "resnet10t", "json": None}
-    (found,) = evaluate(["random"], "detection", folder, **settings)
+    (found,) = evaluate(["random"], "detection", tmp_path, **settings)
     assert set(found.scores) == {"ap", "ap50", "ap75"} and 0 <= found.scores["ap"] <= found.scores["ap50"] <= 100
 
 
-def test_what_cannot_be_used_is_named(folder: Path) -> None:
-    with pytest.raises(UserError, match="no annotations/instances_test.json"):
-        open_coco(folder, "test")
-    (folder / "train/1.png").unlink()
-    with pytest.raises(UserError, match="names an image that is not there: .*1.png"):
-        open_coco(folder, "train")
-    for text, complaint in (
-        ("{", "is not JSON"),
-        ("[]", "holds a list"),
-        ("[" * 100_000, "is not JSON"),
-        ("{}", "not in COCO's form: KeyError"),
-        ('{"images": [], "annotations": [], "categories": []}', "no categories or no images"),
-        (
-            '{"images": [{"id": 1, "file_name": "0.png"}], "annotations": [{"bbox": [1]}], "categories": []}',
-            "COCO's form",
-        ),
-    ):
-        (folder / "annotations/instances_val.json").write_text(text)
-        with pytest.raises(UserError, match=complaint):
-            open_coco(folder, "val")
+def test_nothing_to_learn_from() -> None:
     empty = [item._replace(boxes=item.boxes[:0], labels=item.labels[:0]) for item in squares(2, 0)]
     with pytest.raises(UserError, match="no object to learn from"):
         detection(create_backbone("resnet10t"), empty, squares(2, 0), classes=2, **STANDARD)

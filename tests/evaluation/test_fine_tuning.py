@@ -53,6 +53,19 @@ def test_what_can_be_seen_is_learned_and_the_backbone_left_alone() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
+def test_half_right_images_score_what_was_planted() -> None:
+    # Classes 0 and 2 look the same, 1 and 3 too. Three times as much of 0 and of 1 is learned from, so they win.
+    def planted(numbers: range, classes: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        sides = [[classes[number % len(classes)], classes[number // 2 % len(classes)]] for number in numbers]
+        labels = [torch.tensor(side).repeat_interleave(16).expand(32, 32).contiguous() for side in sides]
+        return [(COLOURS[1 + label % 2].permute(2, 0, 1).contiguous(), label) for label in labels]
+
+    sets = planted(range(32), [0, 1, 0, 1, 0, 1, 2, 3]), planted(range(16), [0, 1, 2, 3])
+    found = fine_tuned_segmentation(tiny(), *sets, classes=4, steps=80, batch_size=8, learning_rate=1e-2, **STANDARD)
+    assert found["all"].per_class_iou == pytest.approx((50, 50, 0, 0), abs=6)
+    assert found["all"].pixel_accuracy == pytest.approx(50, abs=5)
+
+
 def test_noise_scores_chance_on_other_images() -> None:
     sets = images(24, 0, noise=True), images(24, 1, noise=True)
     found = fine_tuned_segmentation(tiny(), *sets, classes=4, steps=20, batch_size=8, **STANDARD)["all"]

@@ -44,7 +44,7 @@ def test_labels_are_resized_without_being_mixed(folder: Path) -> None:
 
 def test_what_cannot_be_used_is_named(folder: Path) -> None:
     (folder / "three.txt").write_text("a.png a_labels.png 3\n")
-    with pytest.raises(UserError, match=r"three\.txt, line 1: expected 'image label', found 3"):
+    with pytest.raises(UserError, match=r"three\.txt, line 1: expected 'image label' or a name, found 3"):
         open_labelled(folder, "three")
     (folder / "gone.txt").write_text("a.png a_labels.png\na.png gone.png\n")
     with pytest.raises(UserError, match=r"gone\.txt, line 2: there is no file .*gone\.png"):
@@ -83,6 +83,16 @@ def test_voc_and_named_alike(folder: Path, tmp_path: Path) -> None:
     for data in (voc, alike):
         files = open_labelled(data)  # the split to score on, whatever it is called
         assert len(files) == 1 and files[0][1].unique().tolist() == [0, 9]
+    (folder / "named").mkdir()
+    for kind, pixels in (("images", image), ("labels", labels)):
+        (folder / "named" / kind).mkdir()
+        pixels.save(folder / "named" / kind / "one.png")
+    (folder / "named/val.txt").write_text("one\n")
+    assert open_labelled(folder / "named")[0][1].unique().tolist() == [0, 9]
+    for name in ("two", "x" * 500):
+        (folder / "named/val.txt").write_text(f"one\n{name}\n")
+        with pytest.raises(UserError, match=f"val.txt, line 2: there is no image .*{name[:50]}"):
+            open_labelled(folder / "named")
     (alike / "labels/test/one.png").unlink()
     with pytest.raises(UserError, match=r"one\.jpg has no label map one"):
         open_labelled(alike)

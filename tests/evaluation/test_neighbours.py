@@ -3,9 +3,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from densecl.errors import UserError
@@ -55,12 +57,22 @@ def test_votes_are_those_of_the_formula() -> None:
         assert votes[answer] == pytest.approx(max(votes))
 
 
+def test_votes_are_those_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(1)
+    queries, keys = (nn.functional.normalize(torch.randn(count, 6, generator=generator), dim=1) for count in (80, 200))
+    labels = torch.randint(0, 5, (200,), generator=generator)
+    reference = KNeighborsClassifier(11, metric="cosine", weights=lambda distances: np.exp((1 - distances) / 0.07))
+    reference.fit(keys.numpy(), labels.numpy())
+    assert vote(queries, keys, labels, k=11).tolist() == reference.predict(queries.numpy()).tolist()
+
+
 def test_where_classes_come_from(tmp_path: Path) -> None:
     for name in ("sea", "wood"):
         (tmp_path / "folders" / name).mkdir(parents=True)
         Image.new("RGB", (9, 7), "blue" if name == "sea" else "green").save(tmp_path / "folders" / name / "1.png")
     (tmp_path / "index.csv").write_text("file,kind,more\nfolders/wood/1.png,wood,x\nfolders/sea/1.png,sea,y\n\n")
-    for data in (tmp_path, tmp_path / "index.csv", tmp_path / "folders"):
+    (tmp_path / "plain.csv").write_text("folders/wood/1.png, wood\nfolders/sea/1.png,sea\n")  # no header
+    for data in (tmp_path, tmp_path / "index.csv", tmp_path / "plain.csv", tmp_path / "folders"):
         found = open_classified(data, size=4)
         assert found.names == ("sea", "wood") and len(found) == 2
         for image, label in found:
@@ -75,9 +87,17 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("file,kind\ngone.png,sea\n")
     with pytest.raises(UserError, match="index.csv, line 2: there is no file .*gone.png"):
         open_classified(tmp_path)
-    (tmp_path / "index.csv").write_text("file\ngone.png\n")
-    with pytest.raises(UserError, match="line 2: expected a file and a class"):
+    for text in ("file\ngone.png\n", "file,kind\ngone.png, \n"):
+        (tmp_path / "index.csv").write_text(text)
+        with pytest.raises(UserError, match="line 2: expected a file and a class"):
+            open_classified(tmp_path)
+    (tmp_path / "index.csv").write_text(f"caption,kind\n{'x' * 500},sea\n")
+    with pytest.raises(UserError, match="line 2: there is no file .*xxx"):
         open_classified(tmp_path)
+    for other in ("labels", "annotations"):
+        (tmp_path / other / other).mkdir(parents=True)
+        with pytest.raises(UserError, match="has labels of pixels or boxes"):
+            open_classified(tmp_path / other)
     for name in ("a", "b"):
         (tmp_path / "of" / name).mkdir(parents=True)
         (tmp_path / "of" / name / "1.png").write_text("no image")

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsRegressor
 
 from densecl.errors import UserError
 from densecl.evaluation.dense import LabelledMaps
@@ -44,6 +46,16 @@ def test_votes_are_those_of_the_formula() -> None:
                     sum(math.exp(cosine / 0.1) * shares[c] for cosine, shares in near) / total for c in range(3)
                 ]
                 assert found[image, :, row, col].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_it_is_the_regression_of_scikit_learn() -> None:
+    train, test = random_maps(6, seed=2), random_maps(3, seed=3)
+    cells, shares = labelled_cells(train, 3, 1000, seed=0)
+    reference = KNeighborsRegressor(9, metric="cosine", weights=lambda distances: np.exp((1 - distances) / 0.02))
+    queries = test.features.permute(0, 2, 3, 1).flatten(0, 2)
+    expected = reference.fit(cells.numpy(), shares.numpy()).predict(queries.numpy())
+    found = fit_retrieval(train, 3, neighbours=9, temperature=0.02)(test.features).permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=1e-4, rtol=0)
 
 
 def test_a_limited_memory_is_drawn_by_the_seed() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import save_file
 
@@ -72,7 +73,7 @@ def test_files_of_others_need_to_be_told_the_backbone(tmp_path: Path, run: Path)
         open_weights([tmp_path / "w.pth"], "resnet18")
 
 
-def test_wrong_names(tmp_path: Path, run: Path) -> None:
+def test_wrong_names(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="randon: no such run folder or file of weights. Did you mean 'random'?"):
         open_weights([run, "randon"])
     with pytest.raises(UserError, match="given twice"):
@@ -87,4 +88,14 @@ def test_wrong_names(tmp_path: Path, run: Path) -> None:
         open_weights([tmp_path])
     (tmp_path / "broken.safetensors").write_bytes(b"12345678901234567890")
     with pytest.raises(UserError, match="cannot be read as weights"):
+        open_weights([tmp_path / "broken.safetensors"])
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(UserError, match="text.pth cannot be read as weights: it is damaged, or a file of another kind"):
+        open_weights([tmp_path / "text.pth"], "resnet10t")
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise FileNotFoundError  # what safetensors says
+
+    monkeypatch.setattr(safetensors, "safe_open", forbidden)
+    with pytest.raises(UserError, match="Are you allowed to read it"):
         open_weights([tmp_path / "broken.safetensors"])

@@ -17,11 +17,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from densecl import __version__
 from densecl.errors import UserError
+from densecl.evaluation.boxed import BoxedFiles, open_boxed
 from densecl.evaluation.clustering import fit_clusters
 from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
 from densecl.evaluation.dense import LabelledMaps, Probe, Segmentation, judge
-from densecl.evaluation.detection import CocoFiles, detection, open_coco
+from densecl.evaluation.detection import detection
 from densecl.evaluation.fine_tuning import fine_tuned_segmentation
 from densecl.evaluation.labelled import LabelledFiles, is_labelled, open_labelled
 from densecl.evaluation.neighbours import ClassifiedFiles, neighbours, open_classified
@@ -71,6 +73,9 @@ COLUMNS = {
 #: The score that is also shown for parts of the test set.
 MAIN_SCORE = "miou"
 
+#: What the scores of single classes begin with.
+IOU = "iou_"
+
 DENSE_TASKS = ("retrieval", "segmentation", "clustering")
 
 
@@ -82,7 +87,9 @@ class Result(NamedTuple):
     seed: int
     subset: str  # "all" of the test data, or the pattern of file names
     scores: dict[str, float]  # percent
-    seconds: float  # of the pass that this came from; tasks and subsets that share a pass share them
+    # What `evaluate` adds, of the pass that this came from; tasks and subsets that share a pass share them:
+    stride: int = 0  # of the feature map that was judged
+    seconds: float = 0.0
 
 
 class Run(NamedTuple):
@@ -121,8 +128,8 @@ def evaluate(
     tasks = (task,) if isinstance(task, str) else tuple(dict.fromkeys(task))
     chosen = Settings(**settings)
     check_tasks(tasks, chosen)
-    if json is not None and not Path(json).expanduser().parent.is_dir():
-        raise UserError(f"--json {json}: there is no folder {Path(json).parent}.")
+    if json is not None:
+        _check_writable(Path(json).expanduser())
     contestants = open_weights(weights, backbone)
     runs = list(_prepare(tasks, Path(data), contestants, chosen))
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -134,7 +141,7 @@ def evaluate(
                 made = contestant.backbone(chosen.output_stride, seeds[0], run.usual_stride)
                 found = list(run.judge(contestant, made, seeds))
                 seconds = time.monotonic() - started
-                results += [result._replace(seconds=seconds) for result in found]
+                results += [result._replace(stride=made.stride, seconds=seconds) for result in found]
                 if json is not None:  # now, so that an interruption leaves what is known
                     write_results(results, Path(json), data=str(data), settings=chosen)
                 done = ", ".join(dict.fromkeys(result.task for result in found))
@@ -147,6 +154,16 @@ def evaluate(
         console = Console(highlight=False, width=PRINTED_WIDTH)
     present(results, console, chosen.fine_tune)
     return results
+
+
+def _check_writable(path: Path) -> None:
+    """Before the first hours of work, of which it is to keep the result."""
+    if not path.parent.is_dir():
+        raise UserError(f"--json {path}: there is no folder {path.parent}.")
+    if path.is_dir():
+        raise UserError(f"--json {path} is a folder. Give a file, such as {path / 'evaluation.json'}.")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--json {path}: nothing can be written into {path.parent}.")
 
 
 def _seed_groups(apart: bool, settings: Settings) -> list[range]:
@@ -167,10 +184,10 @@ def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], s
         images = _some(open_classified(data, channels=channels, size=side), settings)
         yield Run(functools.partial(_neighbours, images, settings))
     if "detection" in tasks:
-        train = open_coco(data, settings.train_split, channels=channels)
-        test = open_coco(data, settings.test_split or "val", channels=channels)
+        train = open_boxed(data, settings.train_split, channels=channels)
+        test = open_boxed(data, settings.test_split, channels=channels)
         if train.names != test.names:
-            raise UserError(f"{data}: the two splits have different categories.")
+            raise UserError(f"{data}: the two splits have different classes.")
         longer_side = max(settings.image_size) if settings.image_size else None
         yield Run(functools.partial(_detection, train, test, longer_side, settings), usual_stride=None, trained=True)
     if set(tasks) & set(DENSE_TASKS):
@@ -205,7 +222,7 @@ def _correspondence(
             )
         )
         scores = match_scores(backbone, query, key, batch_size=settings.batch_size or BATCH_SIZE)
-        yield Result("correspondence", weights.name, seed, "all", scores._asdict(), 0.0)
+        yield Result("correspondence", weights.name, seed, "all", scores._asdict())
 
 
 def _square(settings: Settings, usual: int) -> int:
@@ -228,12 +245,12 @@ def _neighbours(
         seeds=seeds,
     )
     for seed, scores in zip(seeds, found, strict=True):
-        yield Result("neighbours", weights.name, seed, "all", scores._asdict(), 0.0)
+        yield Result("neighbours", weights.name, seed, "all", scores._asdict())
 
 
 def _detection(
-    train: CocoFiles,
-    test: CocoFiles,
+    train: BoxedFiles,
+    test: BoxedFiles,
     longer_side: int | None,
     settings: Settings,
     weights: Weights,
@@ -254,7 +271,7 @@ def _detection(
             title=f"{weights.name}, seed {seed}: detection",
             **given,
         )
-        yield Result("detection", weights.name, seed, "all", scores._asdict(), 0.0)
+        yield Result("detection", weights.name, seed, "all", scores._asdict())
 
 
 def _some(images: ClassifiedFiles, settings: Settings) -> ClassifiedFiles:
@@ -332,7 +349,7 @@ def _dense(
     )
     for name, (task, seed) in asked.items():
         for subset, segmentation in judged[name].items():
-            yield Result(task, weights.name, seed, subset, _in_numbers(segmentation), 0.0)
+            yield Result(task, weights.name, seed, subset, _in_numbers(segmentation))
 
 
 def _fine_tuned_segmentation(
@@ -355,7 +372,7 @@ def _fine_tuned_segmentation(
             **_training(settings),
         )
         for subset, segmentation in judged.items():
-            yield Result("segmentation", weights.name, seed, subset, _in_numbers(segmentation), 0.0)
+            yield Result("segmentation", weights.name, seed, subset, _in_numbers(segmentation))
 
 
 def _training(settings: Settings) -> dict[str, Any]:
@@ -401,7 +418,7 @@ def _check_takes(backbone: Backbone, size: tuple[int, int]) -> None:
 
 
 def _in_numbers(segmentation: Segmentation) -> dict[str, float]:
-    each = {f"iou_{label}": iou for label, iou in enumerate(segmentation.per_class_iou)}
+    each = {f"{IOU}{label}": iou for label, iou in enumerate(segmentation.per_class_iou)}
     return {"miou": segmentation.miou, "pixel_accuracy": segmentation.pixel_accuracy, **each}
 
 
@@ -438,7 +455,9 @@ def present(results: Sequence[Result], console: Console, fine_tuned: bool = Fals
         mine = {key: scores for key, scores in summaries.items() if key[0] == task}
         subsets = [subset for subset in dict.fromkeys(key[2] for key in mine) if subset != "all"]
         how = ", fine-tuned" if fine_tuned and task in FINE_TUNED else ""
-        table = Table(title=f"{task}{how}, percent", title_justify="left")
+        classes = sum(name.startswith(IOU) for name in next(iter(mine.values())))
+        of = f" of {classes} classes" if classes else ""
+        table = Table(title=f"{task}{of}{how}, percent", title_justify="left")
         table.add_column("weights", overflow="fold")
         for title in (*COLUMNS[task].values(), *(f"mIoU of\n{subset}" for subset in subsets)):
             table.add_column(title, justify="right")
@@ -462,6 +481,7 @@ def write_results(results: Sequence[Result], path: Path, *, data: str, settings:
         UserError: the file cannot be written.
     """
     content = {
+        "densecl": __version__,
         "data": data,
         "settings": dataclasses.asdict(settings),
         "summary": [

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -25,15 +22,12 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from densecl.errors import UserError
+from densecl.evaluation.boxed import Boxed
 from densecl.evaluation.dense import device_of
 from densecl.evaluation.fine_tuning import LEARNING_RATE, descend, draw_batches
 from densecl.evaluation.frozen import evaluating
 from densecl.images.crops import flip
-from densecl.images.decode import BadImage, decode
 from densecl.model.backbone import Backbone
-
-#: Larger annotation files are refused: a hundred times COCO's own.
-MAX_ANNOTATION_BYTES = 2 * 1024**3
 
 #: Maps of a smaller stride are left out of the pyramid, as in the paper of feature pyramids.
 LEAST_STRIDE = 4
@@ -57,106 +51,12 @@ class AveragePrecision(NamedTuple):
     ap75: float  # at 0.75
 
 
-class Boxed(NamedTuple):
-    """An image and the objects in it."""
-
-    image: Shaped[Tensor, "channels height width"]  # uint8 or uint16
-    boxes: Float[Tensor, "objects 4"]  # x0 y0 x1 y1 in pixels
-    labels: Int64[Tensor, "objects"]  # 1 to classes: torchvision keeps 0 for the background
-
-
 class Detections(NamedTuple):
     """What was found in an image."""
 
     boxes: Float[Tensor, "objects 4"]
     labels: Int64[Tensor, "objects"]
     scores: Float[Tensor, "objects"]
-
-
-class CocoFiles(Sequence, Dataset):
-    """Images with boxes, from COCO's annotations, read when asked for. Crowd boxes are left out.
-
-    Args:
-        annotations: the JSON file.
-        images: folder of the images.
-        channels: of every image that is read.
-
-    Attributes:
-        names: of the classes; label 1 is the first.
-
-    Raises:
-        UserError: the file is not COCO's, or names an image that is not there. Reading an item that cannot be used.
-    """
-
-    def __init__(self, annotations: Path, images: Path, *, channels: int = 3) -> None:
-        self.channels = channels
-        content = _read_annotations(annotations)
-        try:
-            categories = sorted(content["categories"], key=lambda category: category["id"])
-            self.names = tuple(str(category["name"]) for category in categories)
-            label_of = {category["id"]: label for label, category in enumerate(categories, 1)}
-            boxes: dict[Any, list[tuple[list[float], int]]] = {image["id"]: [] for image in content["images"]}
-            for annotation in content["annotations"]:
-                if not annotation.get("iscrowd", 0):
-                    x, y, width, height = map(float, annotation["bbox"])
-                    box = [x, y, x + width, y + height]
-                    if not all(map(math.isfinite, box)):
-                        raise ValueError(f"a box of {box}")
-                    if width > 0 and height > 0:
-                        boxes[annotation["image_id"]].append((box, label_of[annotation["category_id"]]))
-            self.items = [(images / str(image["file_name"]), boxes[image["id"]]) for image in content["images"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{annotations} is not in COCO's form: {type(error).__name__} {error}.") from error
-        if not self.names or not self.items:
-            raise UserError(f"{annotations} has no categories or no images.")
-        for path, _ in self.items:
-            if not path.is_file():
-                raise UserError(f"{annotations} names an image that is not there: {path}.")
-
-    def take(self, images: Sequence[int]) -> CocoFiles:
-        """Some of the images."""
-        some = copy.copy(self)
-        some.items = [self.items[index] for index in images]
-        return some
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Boxed:  # pyright: ignore[reportIncompatibleMethodOverride]
-        path, objects = self.items[index]
-        try:
-            image = decode(path, self.channels)
-        except BadImage as error:
-            raise UserError(f"{path} cannot be used: {error}") from error
-        boxes = torch.tensor([box for box, _ in objects]).reshape(-1, 4)
-        return Boxed(image, boxes, torch.tensor([label for _, label in objects], dtype=torch.int64))
-
-
-def _read_annotations(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_ANNOTATION_BYTES:
-            raise UserError(f"{path} is too large for annotations.")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {str(error)[:100]}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not in COCO's form: it holds a {type(content).__name__}.")
-    return content
-
-
-def open_coco(data: Path | str, split: str, *, channels: int = 3) -> CocoFiles:
-    """One split of a folder in COCO's layout: ``annotations/instances_SPLIT.json``, images in ``SPLIT/``.
-
-    Raises:
-        UserError: it is not there, or not COCO's.
-    """
-    data = Path(data).expanduser()
-    annotations = data / "annotations" / f"instances_{split}.json"
-    if not annotations.is_file():
-        raise UserError(f"{data} has no annotations/instances_{split}.json: detection needs COCO's layout.")
-    return CocoFiles(annotations, data / split, channels=channels)
 
 
 def detection(

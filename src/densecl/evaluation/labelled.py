@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -93,7 +94,7 @@ class LabelledFiles(Sequence, Dataset):
         """
         first: tuple[int, int] | None = None
         for path, _ in self.pairs:
-            size = _measured(path, self.channels)
+            size = measured(path, self.channels)
             first = first or size
             if size != first:
                 raise UserError(
@@ -124,7 +125,8 @@ def open_labelled(data: Path | str, split: str | None = None, *, channels: int =
     Args:
         data: a folder in one of three layouts, tried in this order:
             ``SPLIT.txt`` with a line "image label" for each image, paths relative to the list's folder and without
-            spaces; PASCAL VOC (``ImageSets/Segmentation/SPLIT.txt``, ``JPEGImages``, ``SegmentationClass``);
+            spaces, or a line "name" for files ``images/name.*`` and ``labels/name.*``;
+            PASCAL VOC (``ImageSets/Segmentation/SPLIT.txt``, ``JPEGImages``, ``SegmentationClass``);
             ``images/SPLIT`` and ``labels/SPLIT`` with files of the same name but for the extension.
         split: its name, or the path of a list file of the first kind. Not given: the one to score on, "test" or "val".
         channels: of every image that is read.
@@ -135,15 +137,22 @@ def open_labelled(data: Path | str, split: str | None = None, *, channels: int =
     data = Path(data).expanduser()
     if not data.is_dir():
         raise UserError(f"{data}: no such folder of labelled images.")
-    if split is None:
-        found = [name for name in TEST_SPLITS if name in _splits(data)]
-        if not found:
-            raise UserError(f"{data} has neither a test nor a val split to score on. Name one with --test-split.")
-        split = found[0]
-    pairs = _find_pairs(data, split)
+    pairs = _find_pairs(data, scored_split(data, _splits(data)) if split is None else split)
     if not pairs:
         raise UserError(f"{data}: the split {split} is empty.")
     return LabelledFiles(pairs, channels=channels)
+
+
+def scored_split(data: Path, splits: Collection[str]) -> str:
+    """The one of a folder's splits to score on where none is named.
+
+    Raises:
+        UserError: none of them is for that.
+    """
+    found = [name for name in TEST_SPLITS if name in splits]
+    if not found:
+        raise UserError(f"{data} has neither a test nor a val split to score on. Name one with --test-split.")
+    return found[0]
 
 
 def is_labelled(data: Path) -> bool:
@@ -151,7 +160,7 @@ def is_labelled(data: Path) -> bool:
     if any((data / name).is_dir() for name in ("labels", "SegmentationClass")):
         return True
     lists = [data / f"{split}.txt" for split in TEST_SPLITS if (data / f"{split}.txt").is_file()]
-    return any(len(line.split()) == 2 for path in lists for _, line in _lines(path)[:1])
+    return any(len(line.split()) == 2 for path in lists for _, line in read_lines(path)[:1])
 
 
 def _find_pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
@@ -178,26 +187,34 @@ def _splits(data: Path) -> list[str]:
 
 def _listed(listing: Path) -> list[tuple[Path, Path]]:
     pairs = []
-    for place, line in _lines(listing):
-        paths = line.split()
-        if len(paths) != 2:
-            raise UserError(f"{place}: expected 'image label', found {len(paths)} words.")
-        pairs.append((_existing(listing.parent / paths[0], place), _existing(listing.parent / paths[1], place)))
+    for place, line in read_lines(listing):
+        words = line.split()
+        if len(words) > 2:
+            raise UserError(f"{place}: expected 'image label' or a name, found {len(words)} words.")
+        if len(words) == 2:
+            image, label = (existing(listing.parent / word, place) for word in words)
+        else:
+            image, label = (any_extension(listing.parent / kind / line, place) for kind in ("images", "labels"))
+        pairs.append((image, label))
     return pairs
 
 
 def _listed_by_voc(data: Path, listing: Path) -> list[tuple[Path, Path]]:
     return [
         (
-            _existing(data / "JPEGImages" / f"{name}.jpg", place),
-            _existing(data / "SegmentationClass" / f"{name}.png", place),
+            any_extension(data / "JPEGImages" / name, place),
+            any_extension(data / "SegmentationClass" / name, place),
         )
-        for place, name in _lines(listing)
+        for place, name in read_lines(listing)
     ]
 
 
-def _lines(listing: Path) -> list[tuple[str, str]]:
-    """(where it stands, what it says) of each line that is not empty."""
+def read_lines(listing: Path) -> list[tuple[str, str]]:
+    """(where it stands, what it says) of each line of a text file that is not empty.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         lines = listing.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -207,10 +224,28 @@ def _lines(listing: Path) -> list[tuple[str, str]]:
     return [(f"{listing}, line {number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _existing(path: Path, place: str) -> Path:
-    if not path.is_file():
-        raise UserError(f"{place}: there is no file {path}.")
+def existing(path: Path, place: str) -> Path:
+    """The path, if there is such a file.
+
+    Raises:
+        UserError: there is none; `place` says who names it.
+    """
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
+        raise UserError(f"{place}: there is no file {str(path)[:200]}.")
     return path
+
+
+def any_extension(path: Path, place: str) -> Path:
+    """The image file of this name, whichever extension it has.
+
+    Raises:
+        UserError: there is none; `place` says who names it.
+    """
+    candidates = (path.with_name(path.name + extension) for extension in EXTENSIONS)
+    found = next(filter(os.path.isfile, candidates), None)
+    if found is None:
+        raise UserError(f"{place}: there is no image {str(path)[:200]}.*.")
+    return found
 
 
 def _paired_by_name(images: Path, labels: Path) -> list[tuple[Path, Path]]:
@@ -234,7 +269,12 @@ def resize(
     return exact.round().to(image.dtype)
 
 
-def _measured(path: Path, channels: int) -> tuple[int, int]:
+def measured(path: Path, channels: int) -> tuple[int, int]:
+    """(width, height) of an image, from its header.
+
+    Raises:
+        UserError: it cannot be used.
+    """
     try:
         height, width = measure(path, channels)
     except BadImage as error:

@@ -6,6 +6,7 @@ Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimina
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset
 from densecl.errors import UserError
 from densecl.evaluation.dense import device_of, normalise
 from densecl.evaluation.frozen import evaluating
-from densecl.evaluation.labelled import resize
+from densecl.evaluation.labelled import is_labelled, resize
 from densecl.images.decode import BadImage, decode
 from densecl.images.sources import EXTENSIONS
 
@@ -70,18 +71,21 @@ def open_classified(data: Path | str, *, channels: int = 3, size: int = 128) -> 
     """Images with a class each.
 
     Args:
-        data: a CSV file with a header, or a folder with an ``index.csv``: the first column is a file, relative to the
-            CSV's folder or to ``images`` in it, the second its class; or a folder with one of images for each class.
+        data: a CSV file, with a header or without, or a folder with an ``index.csv``: the first column is a file,
+            relative to the CSV's folder or to ``images`` in it, the second its class; or a folder with one of images
+            for each class.
         channels: of every image that is read.
         size: side of the square that images are resized to.
 
     Raises:
-        UserError: there is nothing there, a file is missing, or there are not two classes.
+        UserError: there is nothing there, the labels are others, a file or class is missing, or there are not two.
     """
     data = Path(data).expanduser()
     listing = data / "index.csv" if data.is_dir() else data
     if listing.is_file():
         files = _listed(listing)
+    elif is_labelled(data) or (data / "annotations").is_dir():
+        raise UserError(f"{data} has labels of pixels or boxes; this needs index.csv (file, class).")
     elif data.is_dir():
         files = [(path, path.parent.name) for path in sorted(data.glob("*/*")) if path.suffix.lower() in EXTENSIONS]
     else:
@@ -98,17 +102,21 @@ def open_classified(data: Path | str, *, channels: int = 3, size: int = 128) -> 
 def _listed(listing: Path) -> list[tuple[Path, str]]:
     files = []
     try:
-        with listing.open(encoding="utf-8", newline="") as file:
+        with listing.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.reader(file), 1):
-                if number == 1 or not row:
+                if not row:
                     continue
-                if len(row) < 2:
-                    raise UserError(f"{listing}, line {number}: expected a file and a class.")
                 places = [listing.parent / row[0], listing.parent / "images" / row[0]]
-                path = next((place for place in places if place.is_file()), None)
+                path = next(filter(os.path.isfile, places), None)  # Path.is_file raises for a name that is too long
+                if number == 1 and path is None:  # the header
+                    continue
+                if len(row) < 2 or not row[1].strip():
+                    raise UserError(f"{listing}, line {number}: expected a file and a class.")
                 if path is None:
-                    raise UserError(f"{listing}, line {number}: there is no file {places[0]}.")
-                files.append((path, row[1]))
+                    raise UserError(f"{listing}, line {number}: there is no file {str(places[0])[:200]}.")
+                files.append((path, row[1].strip()))
+    except OSError as error:
+        raise UserError(f"{listing} cannot be read: {error.strerror}.") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{listing} cannot be read as CSV: {error}.") from error
     return files

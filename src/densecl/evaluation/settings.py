@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ TASKS = ("correspondence", "retrieval", "segmentation", "clustering", "neighbour
 
 #: Tasks for which the backbone can be trained on the labels, too.
 FINE_TUNED = ("segmentation", "detection")
+
+
+#: The longest side of an image that is judged: a few times that of a photograph, and what a typing error goes beyond.
+LONGEST_SIDE = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +59,12 @@ class Settings:
             raise UserError(f"--classes {self.classes}: labels are eight-bit, and 255 is for pixels without one.")
         if self.image_size is not None and min(self.image_size) < 1:
             raise UserError(f"--image-size {self.image_size[0]}x{self.image_size[1]} has no pixels.")
+        if self.image_size is not None and max(self.image_size) > LONGEST_SIDE:
+            raise UserError(f"--image-size {max(self.image_size)} is too large: at most {LONGEST_SIDE}.")
         if not 0 < self.label_fraction <= 1:
             raise UserError(f"--label-fraction must lie above 0 and not above 1, not {self.label_fraction:g}.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise UserError(f"--learning-rate must be above 0, not {self.learning_rate:g}.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise UserError(f"--learning-rate must be a number above 0, not {self.learning_rate:g}.")
         for label in self.ignore:
             if not 0 <= label <= 255:
                 raise UserError(f"--ignore {label}: labels lie in 0..255.")
@@ -66,7 +73,8 @@ class Settings:
 def check_tasks(tasks: tuple[str, ...], settings: Settings) -> None:
     """
     Raises:
-        UserError: one of them is none, there are none, or none of them can be fine-tuned and should be.
+        UserError: one of them is none, there are none, none of them can be fine-tuned and should be, or nothing is
+            trained step by step and a setting of that is given.
     """
     if not tasks:
         raise UserError(f"Give a task: --task {', '.join(TASKS[:-1])} or {TASKS[-1]}.")
@@ -75,3 +83,6 @@ def check_tasks(tasks: tuple[str, ...], settings: Settings) -> None:
             raise UserError(f"--task takes {', '.join(TASKS[:-1])} or {TASKS[-1]}, not '{task}'.{nearest(task, TASKS)}")
     if settings.fine_tune and not set(tasks) & set(FINE_TUNED):
         raise UserError(f"--fine-tune is for {' and '.join(FINE_TUNED)}.")
+    for name in ("steps", "learning_rate"):
+        if getattr(settings, name) is not None and not settings.fine_tune and "detection" not in tasks:
+            raise UserError(f"--{name.replace('_', '-')} is for detection and with --fine-tune.")

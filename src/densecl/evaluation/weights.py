@@ -128,6 +128,8 @@ def _is_ours(name: str) -> bool:
             return "architecture" in (file.metadata() or {})
     except safetensors.SafetensorError as error:
         raise UserError(f"{name} cannot be read as weights: {error}.") from error
+    except OSError as error:  # safetensors says of a file without permission that it is not there
+        raise UserError(f"{name} cannot be opened. Are you allowed to read it?") from error
 
 
 def _load(name: str) -> Weights:

@@ -315,6 +315,12 @@ def _download(backbone: Backbone) -> nn.Module:
         ) from error
 
 
+def _is_pickled(path: Path) -> bool:
+    """Whether a file begins as a pickle does, or as the archive in which torch keeps one."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"\x80", b"PK"))
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, from wherever in it they stand."""
     if not path.is_file():
@@ -326,12 +332,15 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (
         Exception
     ) as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... by the kind of damage
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error) and _is_pickled(path):
             raise UserError(
                 f"{path} holds pickled objects, which could run any code and are never read. Save its state dict alone:"
                 " torch.save(model.state_dict(), FILE)."
             ) from error
-        raise UserError(f"{path} cannot be read as weights: {_one_line(error)}.") from error
+        raise UserError(
+            f"{path} cannot be read as weights: it is damaged, or a file of another kind"
+            f" ({type(error).__name__}: {_one_line(error)})."
+        ) from error
     while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
         inner = [value for key, value in content.items() if key in ("state_dict", "model", "model_state", "teacher")]
         if not inner:
