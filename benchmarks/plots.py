@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
@@ -103,31 +104,33 @@ def methods(out: Path) -> None:
     figure.savefig(out / "methods.png", dpi=110)
 
 
+class Runs(NamedTuple):
+    """Which rows of learning.csv, over all seeds."""
+
+    arm: str
+    length: str
+    settings: str = ""
+
+
 def learning(
-    out: Path,
-    length: str,
-    names: Sequence[str],
-    settings: str,
-    backbone: str,
-    measures: dict[str, tuple[str, str]],
-    file: str,
+    out: Path, arms: Mapping[str, Runs], backbone: str, measures: Mapping[str, tuple[str, str]], file: str
 ) -> None:
     """Photographs: some arms, by measures of some judges."""
     rows = read(TABLES / "learning.csv")
-    names = [name for name in names if any(row["arm"] == name and row["length"] == length for row in rows)]
-    figure = Figure(figsize=(12, 1.6 + 0.55 * len(names)), layout="constrained")
+    figure = Figure(figsize=(12, 1.6 + 0.55 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(measures), sharey=True)
     for axes, (title, (judge, measure)) in zip(panels, measures.items(), strict=True):
 
-        def values(arm: str, settings: str, length: str, judge: str = judge, measure: str = measure) -> list[float]:
-            who = {"arm": arm, "settings": settings, "length": length, "judge": judge}
+        def values(runs: Runs, judge: str = judge, measure: str = measure) -> list[float]:
+            who = {**runs._asdict(), "judge": judge}
             mine = [row for row in rows if all(row[key] == value for key, value in who.items())]
             return [value for row in mine if not math.isnan(value := float(row[measure]))]
 
-        def find(name: str, dense: bool, values: Callable[[str, str, str], list[float]] = values) -> list[float]:
-            return values(name if dense else f"{name} global", settings, length)
+        def find(name: str, dense: bool, values: Callable[[Runs], list[float]] = values) -> list[float]:
+            runs = arms[name]
+            return values(runs if dense else runs._replace(arm=f"{runs.arm} global"))
 
-        compare(axes, names, find, values(RANDOM, f"backbone={backbone}", ""), title)
+        compare(axes, list(arms), find, values(Runs(RANDOM, "", f"backbone={backbone}")), title)
     legend(figure)
     figure.savefig(out / file, dpi=110)
 
@@ -227,11 +230,14 @@ def main() -> None:
     methods(options.out)
     small = "resnet10t"
     large = "resnet18"
-    methods_shown = ["simclr", "moco", "barlow"]
-    learning(options.out, "200 steps", methods_shown, f"backbone={small}", small, FROZEN, "learning-200.png")
-    learning(options.out, "8 min", ["auto", "moco", "paper"], "", large, FROZEN, "learning-8.png")
-    learning(options.out, "60 min", ["auto"], "", large, FROZEN, "learning-60.png")
-    learning(options.out, "60 min", ["auto"], "", large, FINE_TUNED, "fine-tuned-60.png")
+    short = {name: Runs(name, "200 steps", f"backbone={small}") for name in ("simclr", "moco", "barlow")}
+    learning(options.out, short, small, FROZEN, "learning-200.png")
+    eight = {"auto": Runs("auto", "8 min"), "moco": Runs("moco", "8 min"), "paper": Runs("paper", "651 steps")}
+    learning(options.out, eight, large, FROZEN, "learning-8.png")
+    hour = {"auto": Runs("auto", "60 min")}
+    learning(options.out, hour, large, FROZEN, "learning-60.png")
+    half = {"auto, half an hour": Runs("auto", "440 steps", "warmup_epochs=1")}
+    learning(options.out, {"auto, an hour": hour["auto"], **half}, large, FINE_TUNED, "fine-tuned.png")
     curves(options.out, "8 min", ["auto", "auto global", "moco", "paper"], "learning-curves.png")
     curves(options.out, "60 min", ["auto", "auto global"], "learning-curves-60.png")
     sweep(options.out, "simclr", "200 steps", small)
