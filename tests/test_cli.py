@@ -79,6 +79,8 @@ def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) 
         ("pretrain --data x --out OUT --image 3", "There is no flag --image."),
         ("pretrain --dta x", "There is no flag --dta. Did you mean '--data'?"),
         ("evaluate random --data x -task y", "There is no flag -task. Did you mean '--task'?"),
+        ("pretrain -o x", "There is no flag -o."),
+        ("evaluate random --task retrieval -- -run", "the following arguments are required: --data"),
         ("demo --sead 3", "There is no flag --sead. Did you mean '--seed'?"),
         ("pretrain x --out OUT", "Unexpected argument 'x'."),
         ("pretrain --data x", "--out"),
@@ -133,6 +135,7 @@ def wrapped() -> Exception:
             2,
             "densecl: error: x/1.png: Permission denied.",
         ),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "densecl: error: x: File name too long."),
         (KeyboardInterrupt(), 130, "densecl: interrupted\n"),
     ],
 )

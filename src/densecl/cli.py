@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import itertools
 import os
 import re
 import sys
@@ -21,6 +22,9 @@ from densecl.errors import UserError, nearest
 from densecl.evaluation.settings import TASKS, Settings
 from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
 from densecl.training.cores import allowed_cores, available_cores
+
+#: What the system says of a path that cannot be used, wherever that comes out.
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.pop("run")(**options)
     except UserError as error:
         return _complain(str(error))
-    except PermissionError as error:
-        return _complain(f"{error.filename}: {error.strerror}. Are you allowed to read and write there?")
     except KeyboardInterrupt:
         print("densecl: interrupted", file=sys.stderr)
         return 130
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain(
                 "No space left on the disk. Free some, then go on with --resume: the last checkpoint is whole."
             )
+        if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
+            return _complain(f"{str(error.filename)[-200:]}: {error.strerror}.")
         raise
     return 0
 
@@ -151,10 +155,11 @@ def _check_flags(words: Sequence[str], text: str) -> None:
     Raises:
         UserError: a flag that the help `text` does not have.
     """
-    known = {"-", "--", "-h", *re.findall(r"--[a-z-]+", text)}
-    for word in words:
+    known = re.findall(r"--[a-z-]+", text)
+    for word in itertools.takewhile(lambda word: word != "--", words):
         typed = word.partition("=")[0]
-        if typed.startswith("-") and typed not in known and not re.fullmatch(r"-[\d.].*", typed):
+        is_value = " " in typed or re.fullmatch(r"-([\d.].*|inf|nan|)", typed)
+        if typed.startswith("-") and typed not in ("-h", *known) and not is_value:
             raise UserError(f"There is no flag {typed}.{nearest(typed, known)}")
 
 

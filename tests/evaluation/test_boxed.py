@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.evaluation.boxed import LEAST_SIDE, BoxedFiles, Object, open_boxed
+from densecl.evaluation.boxed import LEAST_SIDE, Annotated, BoxedFiles, Object, open_boxed
 from tests.evaluation.squares import squares, write_coco
 
 
@@ -24,11 +24,12 @@ def write_voc(folder: Path) -> None:
     """The same squares as `write_coco`, as VOC has them: pixels are counted from 1, and both ends belong to the box."""
     for place in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / place).mkdir(parents=True)
-    for split, count in (("train", 4), ("val", 2)):
+    (folder / "Annotations/._mac.xml").write_bytes(b"\0")
+    for split, count, extension in (("train", 4, "png"), ("val", 2, "PNG")):
         names = [f"{split}{number}" for number in range(count)]
-        (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(names) + "\n")
+        (folder / f"ImageSets/Main/{split}.txt").write_text("\r\n".join(names) + "\n", encoding="utf-8-sig")
         for name, item in zip(names, squares(count, seed=count), strict=True):
-            Image.fromarray(item.image.permute(1, 2, 0).numpy()).save(folder / f"JPEGImages/{name}.png")
+            Image.fromarray(item.image.permute(1, 2, 0).numpy()).save(folder / f"JPEGImages/{name}.{extension}")
             x0, y0, x1, y1 = map(int, item.boxes[0].tolist())
             text = f"""<name> {("red", "green")[int(item.labels[0]) - 1]} </name>
                 <bndbox><xmax>{x1}</xmax><ymin>{y0 + 1}</ymin><xmin>{x0 + 1}</xmin><ymax>{y1}</ymax></bndbox>
@@ -53,22 +54,26 @@ def test_annotations_are_read(coco: Path, tmp_path: Path) -> None:
 SIDES = st.floats(-1e30, 1e30) | st.floats(-10, 80) | st.sampled_from([0.0, 1e-7, 63.99, 64.0])
 
 
-@given(st.lists(st.tuples(SIDES, SIDES, SIDES, SIDES), max_size=4))
+@given(st.lists(st.tuples(SIDES, SIDES, SIDES, SIDES), max_size=6))
 def test_boxes_are_cut_to_their_image(image: Path, corners: list[tuple[float, float, float, float]]) -> None:
     boxes = [(min(x, u), min(y, v), max(x, u), max(y, v)) for x, y, u, v in corners]
     outside = any(x1 <= 0 or y1 <= 0 or x0 >= 64 or y0 >= 48 for x0, y0, x1, y1 in boxes)
-    objects = [Object(box, "cat") for box in boxes]
+    names = [str(number) for number in range(6)]  # every object of a class of its own
+    item = Annotated(image, [Object(box, name) for box, name in zip(boxes, names, strict=False)], (64, 48))
     if outside:
         with pytest.raises(UserError, match="lies outside of the image of 64x48"):
-            BoxedFiles([(image, objects)], ["cat"], channels=3)
+            BoxedFiles([item], names, channels=3)
         return
-    found = BoxedFiles([(image, objects)], ["cat"], channels=3)[0]
+    found = BoxedFiles([item], names, channels=3)[0]
     cut = [(max(x0, 0), max(y0, 0), min(x1, 64), min(y1, 48)) for x0, y0, x1, y1 in boxes]
-    wide = [box for box in cut if min(box[2] - box[0], box[3] - box[1]) >= 1.01 * LEAST_SIDE]
-    assert len(wide) <= len(found.boxes) <= len(cut) and len(found.labels) == len(found.boxes)
+    sides = [min(x1 - x0, y1 - y0) for x0, y0, x1, y1 in cut]
+    kept = {label - 1: box for label, box in zip(found.labels.tolist(), found.boxes, strict=True)}
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
-    for box in wide:
-        assert (found.boxes - torch.tensor(box)).abs().amax(dim=1).min() < 1e-5
+    for number, (box, side) in enumerate(zip(cut, sides, strict=True)):
+        if side >= 1.01 * LEAST_SIDE:
+            torch.testing.assert_close(kept[number], torch.tensor(box), atol=1e-5, rtol=0)
+        elif side < 0.99 * LEAST_SIDE:
+            assert number not in kept
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +105,18 @@ def test_what_of_coco_cannot_be_used_is_named(coco: Path) -> None:
         ([], "holds a list"),
         ("[" * 100_000, "is not JSON"),
         ({}, "COCO's form: there is no 'categories'"),
-        ({"images": [], "annotations": [], "categories": []}, "no images, or no classes"),
+        (
+            {"images": [], "annotations": [], "categories": []},
+            "there is no object in the split val. Is it one without labels",
+        ),
         (([image], [{**box, "bbox": [1]}], [category]), "COCO's form: not enough values"),
-        (([image], [{**box, "bbox": [1, 2, 3, float("nan")]}], [category]), r"image 1 has the sides \[1, 2, 3, nan"),
+        (([image], [{**box, "bbox": [1, 2, 3, float("nan")]}], [category]), r"a box in image 1 is \[1, 2, 3, nan"),
+        (([image], [{**box, "bbox": [9, 9, -3, 4]}], [category]), r"a box in image 1 is \[9, 9, -3, 4"),
+        (([image], [{**box, "bbox": [9, 9, 10**400, 4]}], [category]), "COCO's form: int too large"),
+        (([image, image], [box], [category]), "two images have the same id"),
+        (([image], [box], []), "a box is of category 3, which it does not have"),
+        (([image], [box], [{**category, "id": "3"}]), "a box is of category 3, which it does not have"),
+        (([{**image, "width": 48, "height": 64}], [box], [category]), "boxes are of an image of 48x64, but .* 64x64"),
         (([image], [{**box, "category_id": 4}], [category]), "a box is of category 4, which it does not have"),
         (([image], [{**box, "image_id": 4}], [category]), "a box is of image 4, which it does not have"),
         (
@@ -124,6 +138,7 @@ def test_what_of_voc_cannot_be_used_is_named(tmp_path: Path) -> None:
     where = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>{}</ymax></bndbox>"
     for text, complaint in (
         ("<annotation>", "train0.xml is not XML"),
+        ('<?xml version="1.0" encoding="foo"?><a/>', "train0.xml is not XML: unknown encoding"),
         ("<a><object><name>cat</name></object></a>", "train0.xml, object 1: its bndbox has the sides"),
         (f"<a><object><name>cat</name>{where.format('nan')}</object></a>", "object 1: it has no name, or its bndbox"),
         (f"<a><object>{where.format(5)}</object></a>", "object 1: it has no name"),
@@ -131,10 +146,13 @@ def test_what_of_voc_cannot_be_used_is_named(tmp_path: Path) -> None:
         (tmp_path / "Annotations/train0.xml").write_text(text)
         with pytest.raises(UserError, match=complaint):
             open_boxed(tmp_path, "val")
+    (tmp_path / "Annotations/train0.xml").write_text("<a><size><width>9</width><height>64</height></size></a>")
+    with pytest.raises(UserError, match="train0.png: its boxes are of an image of 9x64, but upright it is 64x64"):
+        open_boxed(tmp_path, "train")
     (tmp_path / "Annotations/train0.xml").unlink()
     with pytest.raises(UserError, match=r"train.txt, line 1: there is no file .*train0\.xml"):
         open_boxed(tmp_path, "train")
-    (tmp_path / "JPEGImages/val1.png").unlink()
+    (tmp_path / "JPEGImages/val1.PNG").unlink()
     with pytest.raises(UserError, match="val.txt, line 2: there is no image .*val1"):
         open_boxed(tmp_path)
 

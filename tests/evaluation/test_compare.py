@@ -49,8 +49,8 @@ def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr()
     scenes = Scenes("train", size=40, count=8)
     classes = 1 + max(int(scenes.scene(index).labels[:36].max()) for index in range(8))
-    of = f"of {classes} classes, percent"
-    for title in ("correspondence, percent", f"retrieval {of}", f"segmentation {of}", f"clustering {of}"):
+    labels = f", labels 0 to {classes - 1}, percent"
+    for title in ("correspondence, percent", f"retrieval{labels}", f"segmentation{labels}", f"clustering{labels}"):
         assert title in shown.out
     assert "random, seed 1: retrieval, segmentation, clustering, 512 channels at stride 16" in shown.err
     found = json.loads((tmp_path / "found.json").read_text())
@@ -107,7 +107,7 @@ def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (task, seed, subset) for task in ("segmentation", "retrieval") for seed in (0, 1) for subset in ("all", "a*")
     }
     shown = capsys.readouterr()
-    assert re.search(r"segmentation of \d classes, fine-tuned, percent", shown.out)
+    assert re.search(r"segmentation, fine-tuned, labels 0 to \d, percent", shown.out)
     assert f"{home}/run, seed 1: segmentation: step 2/2  loss" in shown.err
 
 

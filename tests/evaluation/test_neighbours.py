@@ -94,10 +94,32 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text(f"caption,kind\n{'x' * 500},sea\n")
     with pytest.raises(UserError, match="line 2: there is no file .*xxx"):
         open_classified(tmp_path)
-    for other in ("labels", "annotations"):
-        (tmp_path / other / other).mkdir(parents=True)
+    (tmp_path / "index.csv").write_text("gone.png,sea\n")  # a file that is not there is no header
+    with pytest.raises(UserError, match="line 1: there is no file .*gone.png"):
+        open_classified(tmp_path)
+    for name in (
+        "annotations/instances_train.json",
+        "train/_annotations.coco.json",
+        "Annotations/1.xml",
+        "SegmentationClass/1.png",
+        "train.txt",
+    ):
+        folder = tmp_path / f"other {Path(name).name}"
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("frames/1.png masks/1.png\n")
         with pytest.raises(UserError, match="has labels of pixels or boxes"):
-            open_classified(tmp_path / other)
+            open_classified(folder)
+
+
+def test_lists_of_classes_and_a_class_called_labels_do_no_harm(tmp_path: Path) -> None:
+    for name in ("labels", "cat"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
+    (tmp_path / "val.txt").write_text("cat/1.png 0\n")
+    assert open_classified(tmp_path).names == ("cat", "labels")
+
+
+def test_images_that_cannot_be_used(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "of" / name).mkdir(parents=True)
         (tmp_path / "of" / name / "1.png").write_text("no image")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError, nearest
-from densecl.evaluation.labelled import any_extension, existing, measured, read_lines, scored_split
+from densecl.evaluation.labelled import any_extension, existing, measured, read_lines, scored_split, shown
 from densecl.images.decode import BadImage, decode
 
 #: Larger annotation files are refused: COCO's own, of all images, has half a gigabyte, VOC's, of one, a few kilobytes.
@@ -43,30 +43,42 @@ class Object(NamedTuple):
     name: str  # of its class
 
 
+class Annotated(NamedTuple):
+    """An image file and what is known of it."""
+
+    path: Path
+    objects: Sequence[Object]
+    size: tuple[int, int] | None  # (width, height) that the boxes are meant for; None: not given
+
+
 class BoxedFiles(Sequence, Dataset):
     """Images with boxes, read when asked for. Boxes are cut to their image.
 
     Args:
-        items: path of each image, and the objects in it.
+        items: path of each image, the objects in it, and the size that its annotation gives.
         names: of all classes; label 1 is the first.
         channels: of every image that is read.
 
     Raises:
-        UserError: an image that is not there or has no size, or a box that lies outside of it. Reading an item that
-            cannot be used.
+        UserError: an image that is not there or has another size, or a box that lies outside of it. Reading an item
+            that cannot be used.
     """
 
-    def __init__(self, items: Sequence[tuple[Path, Sequence[Object]]], names: Sequence[str], *, channels: int) -> None:
+    def __init__(self, items: Sequence[Annotated], names: Sequence[str], *, channels: int) -> None:
         self.items = list(items)
         self.names = tuple(names)
         self.channels = channels
-        for path, objects in self.items:
+        for path, objects, size in self.items:
             width, height = measured(path, channels)
+            if size is not None and size != (width, height):
+                raise UserError(
+                    f"{path}: its boxes are of an image of {size[0]}x{size[1]}, but upright it is {width}x{height}."
+                )
             for (x0, y0, x1, y1), name in objects:
                 if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
                     raise UserError(
                         f"{path}: the box of a {name} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) lies outside"
-                        f" of the image of {width}x{height}. Is it of another size of the image?"
+                        f" of the image of {width}x{height}."
                     )
 
     def take(self, images: Sequence[int]) -> BoxedFiles:
@@ -79,7 +91,7 @@ class BoxedFiles(Sequence, Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Boxed:  # pyright: ignore[reportIncompatibleMethodOverride]
-        path, objects = self.items[index]
+        path, objects, _ = self.items[index]
         try:
             image = decode(path, self.channels)
         except BadImage as error:
@@ -103,7 +115,8 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
         channels: of every image that is read.
 
     Raises:
-        UserError: there is nothing there, the annotations are not of this form, or `BoxedFiles` does not take them.
+        UserError: there is nothing there, no object, the annotations are not of this form, or `BoxedFiles` does not
+            take them.
     """
     data = Path(data).expanduser()
     if not data.is_dir():
@@ -123,47 +136,64 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
             f"{data} has no boxes of '{split}': looked for annotations/instances_{split}.json (COCO) and"
             f" ImageSets/Main/{split}.txt (VOC).{there}"
         )
-    if not items or not names:
-        raise UserError(f"{data}: the split {split} has no images, or no classes.")
+    if not any(item.objects for item in items):
+        raise UserError(f"{data}: there is no object in the split {split}. Is it one without labels?")
     return BoxedFiles(items, names, channels=channels)
+
+
+def is_boxed(data: Path) -> bool:
+    """Whether a folder has boxes in one of these layouts, or in Roboflow's."""
+    layouts = ("annotations/instances_*.json", "ImageSets/Main/*.txt", "Annotations/*.xml", "*/_annotations.coco.json")
+    return any(True for layout in layouts for _ in data.glob(layout))
 
 
 # --- COCO -----------------------------------------------------------------------------------------------------------
 
 
-def _read_coco(annotations: Path, images: Path) -> tuple[list[tuple[Path, list[Object]]], list[str]]:
-    """Path and objects of each image, and the names of the classes, by their numbers."""
+def _read_coco(annotations: Path, images: Path) -> tuple[list[Annotated], list[str]]:
+    """The images, and the names of the classes, by their numbers."""
     content = _read_json(annotations)
     try:
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
         objects: dict[Any, list[Object]] = {image["id"]: [] for image in content["images"]}
+        if len(objects) < len(content["images"]):
+            raise ValueError("two images have the same id")
         for annotation in content["annotations"]:
             image, category = annotation["image_id"], annotation["category_id"]
             x, y, width, height = map(float, annotation["bbox"])
             for what, number, known in (("image", image, objects), ("category", category, names)):
                 if number not in known:
-                    raise ValueError(f"a box is of {what} {number}, which it does not have")
-            if not all(map(math.isfinite, (x, y, width, height))):
-                raise ValueError(f"a box in image {image} has the sides {annotation['bbox']}")
-            if width > 0 and height > 0 and not annotation.get("iscrowd", 0):
+                    raise ValueError(f"a box is of {what} {number!r}, which it does not have")
+            if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
+                raise ValueError(f"a box in image {image!r} is {annotation['bbox']}")
+            if min(width, height) > 0 and not int(annotation.get("iscrowd", 0)):
                 objects[image].append(Object((x, y, x + width, y + height), names[category]))
         items = [
-            (existing(images / str(image["file_name"]), str(annotations)), objects[image["id"]])
+            Annotated(
+                existing(images / str(image["file_name"]), str(annotations)),
+                objects[image["id"]],
+                _size(image.get("width"), image.get("height")),
+            )
             for image in content["images"]
         ]
         order = sorted(names)
     except KeyError as error:
         raise UserError(f"{annotations} is not in COCO's form: there is no {error}.") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{annotations} is not in COCO's form: {error}.") from error
     return items, list(dict.fromkeys(names[number] for number in order))
+
+
+def _size(width: Any, height: Any) -> tuple[int, int] | None:
+    """The size that a file gives; some give 0, or nothing."""
+    return (int(width), int(height)) if width and height and int(width) and int(height) else None
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise UserError(f"{path} is too large for annotations.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -176,25 +206,27 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 # --- PASCAL VOC -----------------------------------------------------------------------------------------------------
 
 
-def _read_voc(data: Path, listing: Path) -> tuple[list[tuple[Path, list[Object]]], list[str]]:
-    """Path and objects of each listed image, and the names of all classes of the folder, by the alphabet."""
-    objects = {path.stem: _read_xml(path) for path in sorted(data.glob("Annotations/*.xml"))}
+def _read_voc(data: Path, listing: Path) -> tuple[list[Annotated], list[str]]:
+    """The listed images, and the names of all classes of the folder, by the alphabet."""
+    files = [path for path in sorted(data.glob("Annotations/*.xml")) if not path.name.startswith(".")]
+    known = {path.stem: _read_xml(path) for path in files}
     items = []
     for place, name in read_lines(listing):
-        if name not in objects:
-            raise UserError(f"{place}: there is no file {data / 'Annotations' / name}.xml.")
-        items.append((any_extension(data / "JPEGImages" / name, place), objects[name]))
-    return items, sorted({each.name for found in objects.values() for each in found})
+        if name not in known:
+            raise UserError(f"{place}: there is no file {shown(data / 'Annotations' / name)}.xml.")
+        items.append(Annotated(any_extension(data / "JPEGImages" / name, place), *known[name]))
+    return items, sorted({each.name for objects, _ in known.values() for each in objects})
 
 
-def _read_xml(path: Path) -> list[Object]:
+def _read_xml(path: Path) -> tuple[list[Object], tuple[int, int] | None]:
+    """The objects of an image, and its size."""
     try:
         if os.path.getsize(path) > MAX_XML_BYTES:
             raise UserError(f"{path} is too large for the annotations of an image.")
         root = ElementTree.parse(path).getroot()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise UserError(f"{path} is not XML: {error}.") from error
     objects = []
     for number, element in enumerate(root.iterfind("object"), 1):
@@ -206,8 +238,8 @@ def _read_xml(path: Path) -> list[Object]:
         except ValueError as error:
             raise UserError(f"{path}, object {number}: its bndbox has the sides {sides}.") from error
         name = element.findtext("name", "").strip()
-        if not name or not all(map(math.isfinite, (x0, y0, x1, y1))):
-            raise UserError(f"{path}, object {number}: it has no name, or its bndbox no place.")
-        if x1 >= x0 and y1 >= y0:
-            objects.append(Object((x0 - 1, y0 - 1, x1, y1), name))  # VOC counts pixels from 1, both ends within
-    return objects
+        if not name or not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 < x0 or y1 < y0:
+            raise UserError(f"{path}, object {number}: it has no name, or its bndbox no place: {sides}.")
+        objects.append(Object((x0 - 1, y0 - 1, x1, y1), name))  # VOC counts pixels from 1, both ends within
+    width, height = (root.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
+    return objects, _size(width, height) if width.isdecimal() and height.isdecimal() else None

@@ -88,7 +88,7 @@ class Result(NamedTuple):
     subset: str  # "all" of the test data, or the pattern of file names
     scores: dict[str, float]  # percent
     # What `evaluate` adds, of the pass that this came from; tasks and subsets that share a pass share them:
-    stride: int = 0  # of the feature map that was judged
+    stride: int = 0  # of the feature map that was judged; for detection, of the coarsest
     seconds: float = 0.0
 
 
@@ -186,8 +186,9 @@ def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], s
     if "detection" in tasks:
         train = open_boxed(data, settings.train_split, channels=channels)
         test = open_boxed(data, settings.test_split, channels=channels)
-        if train.names != test.names:
+        if set(train.names) != set(test.names):
             raise UserError(f"{data}: the two splits have different classes.")
+        test.names = train.names  # the same label for a class, whatever its number in each file
         longer_side = max(settings.image_size) if settings.image_size else None
         yield Run(functools.partial(_detection, train, test, longer_side, settings), usual_stride=None, trained=True)
     if set(tasks) & set(DENSE_TASKS):
@@ -456,8 +457,8 @@ def present(results: Sequence[Result], console: Console, fine_tuned: bool = Fals
         subsets = [subset for subset in dict.fromkeys(key[2] for key in mine) if subset != "all"]
         how = ", fine-tuned" if fine_tuned and task in FINE_TUNED else ""
         classes = sum(name.startswith(IOU) for name in next(iter(mine.values())))
-        of = f" of {classes} classes" if classes else ""
-        table = Table(title=f"{task}{of}{how}, percent", title_justify="left")
+        labels = f", labels 0 to {classes - 1}" if classes else ""
+        table = Table(title=f"{task}{how}{labels}, percent", title_justify="left")
         table.add_column("weights", overflow="fold")
         for title in (*COLUMNS[task].values(), *(f"mIoU of\n{subset}" for subset in subsets)):
             table.add_column(title, justify="right")

@@ -25,6 +25,9 @@ VOID = 255
 #: Larger label maps are refused before their pixels are decoded.
 MAX_PIXELS = 100_000_000
 
+#: What a label map's file may be called: no format that loses labels.
+LABEL_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")
+
 #: Splits that are looked for to score on, when none is named.
 TEST_SPLITS = ("test", "val")
 
@@ -125,7 +128,7 @@ def open_labelled(data: Path | str, split: str | None = None, *, channels: int =
     Args:
         data: a folder in one of three layouts, tried in this order:
             ``SPLIT.txt`` with a line "image label" for each image, paths relative to the list's folder and without
-            spaces, or a line "name" for files ``images/name.*`` and ``labels/name.*``;
+            spaces, or a name without spaces for files ``images/name.*`` and ``labels/name.*``;
             PASCAL VOC (``ImageSets/Segmentation/SPLIT.txt``, ``JPEGImages``, ``SegmentationClass``);
             ``images/SPLIT`` and ``labels/SPLIT`` with files of the same name but for the extension.
         split: its name, or the path of a list file of the first kind. Not given: the one to score on, "test" or "val".
@@ -151,16 +154,22 @@ def scored_split(data: Path, splits: Collection[str]) -> str:
     """
     found = [name for name in TEST_SPLITS if name in splits]
     if not found:
-        raise UserError(f"{data} has neither a test nor a val split to score on. Name one with --test-split.")
+        there = f" It has {', '.join(sorted(splits))}." if splits else ""
+        raise UserError(f"{data} has neither a test nor a val split to score on. Name one with --test-split.{there}")
     return found[0]
 
 
 def is_labelled(data: Path) -> bool:
     """Whether a folder has label maps in one of these layouts."""
-    if any((data / name).is_dir() for name in ("labels", "SegmentationClass")):
+    if (data / "SegmentationClass").is_dir() or all((data / name).is_dir() for name in ("images", "labels")):
         return True
-    lists = [data / f"{split}.txt" for split in TEST_SPLITS if (data / f"{split}.txt").is_file()]
-    return any(len(line.split()) == 2 for path in lists for _, line in read_lines(path)[:1])
+    lists = [data / f"{split}.txt" for split in ("train", *TEST_SPLITS) if (data / f"{split}.txt").is_file()]
+    return any(_is_pair(line.split()) for path in lists for _, line in read_lines(path)[:1])
+
+
+def _is_pair(words: Sequence[str]) -> bool:
+    """Not of an image and the number of its class, as in other lists."""
+    return len(words) == 2 and Path(words[1]).suffix.lower() in EXTENSIONS
 
 
 def _find_pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
@@ -194,7 +203,8 @@ def _listed(listing: Path) -> list[tuple[Path, Path]]:
         if len(words) == 2:
             image, label = (existing(listing.parent / word, place) for word in words)
         else:
-            image, label = (any_extension(listing.parent / kind / line, place) for kind in ("images", "labels"))
+            image = any_extension(listing.parent / "images" / line, place)
+            label = any_extension(listing.parent / "labels" / line, place, LABEL_EXTENSIONS)
         pairs.append((image, label))
     return pairs
 
@@ -203,7 +213,7 @@ def _listed_by_voc(data: Path, listing: Path) -> list[tuple[Path, Path]]:
     return [
         (
             any_extension(data / "JPEGImages" / name, place),
-            any_extension(data / "SegmentationClass" / name, place),
+            any_extension(data / "SegmentationClass" / name, place, LABEL_EXTENSIONS),
         )
         for place, name in read_lines(listing)
     ]
@@ -216,7 +226,7 @@ def read_lines(listing: Path) -> list[tuple[str, str]]:
         UserError: it cannot be read.
     """
     try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{listing} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -231,20 +241,25 @@ def existing(path: Path, place: str) -> Path:
         UserError: there is none; `place` says who names it.
     """
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        raise UserError(f"{place}: there is no file {str(path)[:200]}.")
+        raise UserError(f"{place}: there is no file {shown(path)}.")
     return path
 
 
-def any_extension(path: Path, place: str) -> Path:
-    """The image file of this name, whichever extension it has.
+def shown(path: Path) -> str:
+    """A path for a message: its end, if it is longer than any that can be."""
+    return str(path)[-200:]
+
+
+def any_extension(path: Path, place: str, extensions: Sequence[str] = EXTENSIONS) -> Path:
+    """The file of this name with one of the extensions, the first that there is, in small letters or capitals.
 
     Raises:
         UserError: there is none; `place` says who names it.
     """
-    candidates = (path.with_name(path.name + extension) for extension in EXTENSIONS)
+    candidates = (Path(f"{path}{each}") for extension in extensions for each in (extension, extension.upper()))
     found = next(filter(os.path.isfile, candidates), None)
     if found is None:
-        raise UserError(f"{place}: there is no image {str(path)[:200]}.*.")
+        raise UserError(f"{place}: there is no image {shown(path)}.*.")
     return found
 
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError
+from densecl.evaluation.boxed import is_boxed
 from densecl.evaluation.dense import device_of, normalise
 from densecl.evaluation.frozen import evaluating
-from densecl.evaluation.labelled import is_labelled, resize
+from densecl.evaluation.labelled import is_labelled, resize, shown
 from densecl.images.decode import BadImage, decode
 from densecl.images.sources import EXTENSIONS
 
@@ -84,7 +85,7 @@ def open_classified(data: Path | str, *, channels: int = 3, size: int = 128) -> 
     listing = data / "index.csv" if data.is_dir() else data
     if listing.is_file():
         files = _listed(listing)
-    elif is_labelled(data) or (data / "annotations").is_dir():
+    elif is_labelled(data) or is_boxed(data):
         raise UserError(f"{data} has labels of pixels or boxes; this needs index.csv (file, class).")
     elif data.is_dir():
         files = [(path, path.parent.name) for path in sorted(data.glob("*/*")) if path.suffix.lower() in EXTENSIONS]
@@ -101,6 +102,7 @@ def open_classified(data: Path | str, *, channels: int = 3, size: int = 128) -> 
 
 def _listed(listing: Path) -> list[tuple[Path, str]]:
     files = []
+    header = True  # may come
     try:
         with listing.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.reader(file), 1):
@@ -108,12 +110,14 @@ def _listed(listing: Path) -> list[tuple[Path, str]]:
                     continue
                 places = [listing.parent / row[0], listing.parent / "images" / row[0]]
                 path = next(filter(os.path.isfile, places), None)  # Path.is_file raises for a name that is too long
-                if number == 1 and path is None:  # the header
+                is_header = header and path is None and Path(row[0]).suffix.lower() not in EXTENSIONS
+                header = False
+                if is_header:
                     continue
                 if len(row) < 2 or not row[1].strip():
                     raise UserError(f"{listing}, line {number}: expected a file and a class.")
                 if path is None:
-                    raise UserError(f"{listing}, line {number}: there is no file {str(places[0])[:200]}.")
+                    raise UserError(f"{listing}, line {number}: there is no file {shown(places[0])}.")
                 files.append((path, row[1].strip()))
     except OSError as error:
         raise UserError(f"{listing} cannot be read: {error.strerror}.") from error

@@ -337,6 +337,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path} holds pickled objects, which could run any code and are never read. Save its state dict alone:"
                 " torch.save(model.state_dict(), FILE)."
             ) from error
+        if isinstance(error, PermissionError):
+            raise
         raise UserError(
             f"{path} cannot be read as weights: it is damaged, or a file of another kind"
             f" ({type(error).__name__}: {_one_line(error)})."
