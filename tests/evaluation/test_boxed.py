@@ -71,7 +71,7 @@ def test_boxes_are_cut_to_their_image(image: Path, corners: list[tuple[float, fl
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
     for number, (box, side) in enumerate(zip(cut, sides, strict=True)):
         if side >= 1.01 * LEAST_SIDE:
-            torch.testing.assert_close(kept[number], torch.tensor(box), atol=1e-5, rtol=0)
+            torch.testing.assert_close(kept[number], torch.tensor(box).float(), atol=1e-5, rtol=0)
         elif side < 0.99 * LEAST_SIDE:
             assert number not in kept
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError, nearest
-from densecl.evaluation.labelled import any_extension, existing, measured, read_lines, scored_split, shown
-from densecl.images.decode import BadImage, decode
+from densecl.evaluation.labelled import any_extension, decoded, existing, measured, read_lines, scored_split, shown
 
 #: Larger annotation files are refused: COCO's own, of all images, has half a gigabyte, VOC's, of one, a few kilobytes.
 MAX_JSON_BYTES = 2 * 1024**3
@@ -92,10 +91,7 @@ class BoxedFiles(Sequence, Dataset):
 
     def __getitem__(self, index: int) -> Boxed:  # pyright: ignore[reportIncompatibleMethodOverride]
         path, objects, _ = self.items[index]
-        try:
-            image = decode(path, self.channels)
-        except BadImage as error:
-            raise UserError(f"{path} cannot be used: {error}") from error
+        image = decoded(path, self.channels)
         height, width = image.shape[1:]
         boxes = torch.tensor([box for box, _ in objects]).reshape(-1, 4).clamp(min=0)
         boxes = boxes.minimum(torch.tensor([width, height, width, height]))
@@ -144,7 +140,7 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
 def is_boxed(data: Path) -> bool:
     """Whether a folder has boxes in one of these layouts, or in Roboflow's."""
     layouts = ("annotations/instances_*.json", "ImageSets/Main/*.txt", "Annotations/*.xml", "*/_annotations.coco.json")
-    return any(True for layout in layouts for _ in data.glob(layout))
+    return any(next(data.glob(layout), None) for layout in layouts)
 
 
 # --- COCO -----------------------------------------------------------------------------------------------------------

@@ -60,10 +60,7 @@ class LabelledFiles(Sequence, Dataset):
         self, index: int
     ) -> tuple[Shaped[Tensor, "channels height width"], UInt8[Tensor, "height width"]]:
         image_path, label_path = self.pairs[index]
-        try:
-            image = decode(image_path, self.channels)
-        except BadImage as error:
-            raise UserError(f"{image_path} cannot be used: {error}") from error
+        image = decoded(image_path, self.channels)
         labels = _read_labels(label_path)
         if image.shape[1:] != labels.shape:
             raise UserError(f"{image_path} is {_size(image[0])}, but its label map {label_path} is {_size(labels)}.")
@@ -282,6 +279,18 @@ def resize(
         return image
     exact = F.interpolate(image[None].float(), size=size[::-1], mode="bilinear", antialias=True)[0]
     return exact.round().to(image.dtype)
+
+
+def decoded(path: Path, channels: int) -> Shaped[Tensor, "{channels} height width"]:
+    """`decode` of an image that cannot be left out.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    try:
+        return decode(path, channels)
+    except BadImage as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
 
 
 def measured(path: Path, channels: int) -> tuple[int, int]:

@@ -22,8 +22,7 @@ from densecl.errors import UserError
 from densecl.evaluation.boxed import is_boxed
 from densecl.evaluation.dense import device_of, normalise
 from densecl.evaluation.frozen import evaluating
-from densecl.evaluation.labelled import is_labelled, resize, shown
-from densecl.images.decode import BadImage, decode
+from densecl.evaluation.labelled import decoded, is_labelled, resize, shown
 from densecl.images.sources import EXTENSIONS
 
 #: Of the images, the share that is asked for; the others answer.
@@ -62,10 +61,7 @@ class ClassifiedFiles(Sequence, Dataset):
         self, index: int
     ) -> tuple[Shaped[Tensor, "channels height width"], int]:
         path, name = self.files[index]
-        try:
-            return resize(decode(path, self.channels), (self.size, self.size)), self.names.index(name)
-        except BadImage as error:
-            raise UserError(f"{path} cannot be used: {error}") from error
+        return resize(decoded(path, self.channels), (self.size, self.size)), self.names.index(name)
 
 
 def open_classified(data: Path | str, *, channels: int = 3, size: int = 128) -> ClassifiedFiles:
