@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-torch211 lint clean
+.PHONY: demo test test-gpu test-torch211 lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/densecl demo
 
 test: .venv/test.stamp lint
 	$(BIN)/python -m pytest -n 2
+
+# What a GPU does beside what a CPU does; `make test` needs none, and sees none.
+test-gpu: .venv/test.stamp
+	DENSECL_TEST_GPU=0 $(BIN)/python -m pytest -m gpu
 
 # The oldest torch that is supported: its private attention operators are not quite the newest's.
 test-torch211: .venv-torch211/test.stamp

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import densecl
@@ -192,3 +193,22 @@ def test_the_file_is_strict_json(tmp_path: Path) -> None:
     assert content["results"][0]["scores"] == {"miou": 1.5, "iou_0": None}
     assert content["summary"][0]["scores"]["miou"] == {"mean": 1.5, "deviation": None, "count": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fine_tune", [False, True])
+def test_a_gpu_scores_what_a_cpu_does(fine_tune: bool, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    tasks = ["segmentation", "retrieval", "clustering", "correspondence"]
+    settings = {
+        "json": None,
+        "seeds": 1,
+        "fine_tune": fine_tune,
+        **({"steps": 3, "batch_size": 4} if fine_tune else {}),
+    }
+    on_gpu = evaluate([home / "run"], tasks[:1] if fine_tune else tasks, home / "data", **settings)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = evaluate([home / "run"], tasks[:1] if fine_tune else tasks, home / "data", **settings)
+    for found, expected in zip(on_gpu, on_cpu, strict=True):
+        assert found[:4] == expected[:4]
+        assert found.scores == pytest.approx(expected.scores, abs=5, nan_ok=True)  # of few pixels some tip

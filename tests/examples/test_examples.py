@@ -140,8 +140,6 @@ def test_runs_as_a_script_on_drawn_scenes(form: str, tmp_path: Path) -> None:
 
 
 def test_synchronised_batch_norm_on_the_cpu_is_an_error_of_one_line(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
     done = script("pytorch_lightning_distributed", "--sync-batch-norm", "--out", str(tmp_path / "run"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --sync-batch-norm needs GPUs: torch has no synchronised batch norm on the CPU.\n"

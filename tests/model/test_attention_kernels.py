@@ -116,7 +116,7 @@ def test_what_cuda_adds_is_taken_off(extra_queries: int, monkeypatch: pytest.Mon
     check(attention_kernels._efficient_on_cuda, *tensors)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("queries", "keys", "dim"), [(70, 600, 128), (1, 3, 5), (33, 1, 260)])
 def test_on_cuda(dtype: torch.dtype, queries: int, keys: int, dim: int) -> None:

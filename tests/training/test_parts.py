@@ -16,7 +16,6 @@ from densecl.training import parts
     ],
 )
 def test_what_a_cpu_is_expected_to_be_fast_at(monkeypatch, capabilities, bf16):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     precisions, reason = parts._precisions()
     assert precisions == bf16

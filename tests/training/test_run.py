@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +22,8 @@ from torch import Tensor, nn
 
 from densecl.errors import UserError
 from densecl.model import DenseCL, load_backbone
-from densecl.recipe import read_recipe
+from densecl.model.methods import METHODS
+from densecl.recipe import read_recipe, write_recipe
 from densecl.training import checkpoints, recorder, run
 from densecl.training.diagnosis import PATIENCE
 from densecl.training.parts import build
@@ -425,3 +429,61 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tiny, tmp_path: 
         pretrain(tiny(steps=6, checkpoint_every=2), tmp_path / "run")
     monkeypatch.undo()
     assert checkpoints.load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("method", "precision"), [*((method, "32") for method in METHODS), ("moco", "bf16"), ("simclr", "bf16")]
+)
+def test_a_gpu_computes_what_a_cpu_does(method: str, precision: str, tiny, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    recipe = tiny(**FREE, method=method, precision=precision, image_size=64, steps=3)
+    pretrain(recipe, tmp_path / "gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    pretrain(recipe, tmp_path / "cpu")
+    rows = zip(read(tmp_path / "gpu" / "metrics.csv"), read(tmp_path / "cpu" / "metrics.csv"), strict=True)
+    for step, (found, expected) in enumerate(rows):
+        # Steps on nearly the same gradients end apart a little, and matches are counted: one may tip.
+        close = {"32": (1e-4, 1e-3, 0.05), "bf16": (0.02, 0.05, 0.2)}[precision][step]
+        for name in ("loss", "global_loss", "dense_loss"):
+            assert float(found[name]) == pytest.approx(float(expected[name]), rel=close, abs=1e-6), (step, name)
+        assert float(found["match_accuracy"]) == pytest.approx(float(expected["match_accuracy"]), abs=0.1), step
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_by_its_own_choice(tiny, tmp_path: Path) -> None:
+    """From the images to weights that load on a CPU, interrupted in between, in bf16 where the GPU has it."""
+    chosen = {
+        "batch_size": "auto",
+        "precision": "auto",
+        "channels_last": "auto",
+        "workers": "auto",
+        "optimizer": "adamw",
+    }
+    recipe = tiny(**FREE, **chosen, method="auto", learning_rate="auto", image_size=64, steps=4)
+    pretrain(recipe, tmp_path / "whole")
+    settled = read_recipe(tmp_path / "whole" / "recipe.yaml")
+    assert settled.batch_size == 16  # of 24 images
+    assert "auto" not in (settled.precision, settled.channels_last)
+    pretrain(dataclasses.replace(recipe, steps=2), tmp_path / "parts")
+    pretrain(recipe, tmp_path / "parts", resume=True)
+    whole, parts = (float(read(tmp_path / name / "metrics.csv")[-1]["loss"]) for name in ("whole", "parts"))
+    assert parts == pytest.approx(whole, rel=0.1)
+    backbone, _ = load_backbone(tmp_path / "parts")
+    assert all(parameter.device.type == "cpu" and parameter.isfinite().all() for parameter in backbone.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_compiled_on_a_gpu(precision: str, tiny, tmp_path: Path) -> None:
+    """In processes without this suite's checks of shapes, which torch.compile cannot follow."""
+    losses = []
+    for compiled in (False, True):
+        out = tmp_path / str(compiled)
+        write_recipe(tiny(precision=precision, channels_last=True, compile=compiled), tmp_path / "recipe.yaml")
+        command = [sys.executable, "-m", "densecl", "pretrain", "--config", str(tmp_path / "recipe.yaml"), "--out", out]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+        losses.append([float(row["loss"]) for row in read(out / "metrics.csv")])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
