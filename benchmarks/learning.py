@@ -12,9 +12,10 @@ judges train the backbone, too: `few` for segmentation, on a tenth of the traini
 (`few-choose`: on as many, split like `choose`), and `detection` on the photographs and boxes of `--boxes`; with
 `--rate` at another learning rate than `densecl evaluate`'s own.
 
-The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py), whose only settings are `--set learning_rate=...`
-and `precision=bf16`, in an environment of its own (`--peer`, made as throughput.py says). Its ResNet-18 is
-torchvision's, as in the example: at 64 px a map of 2x2 cells, where the others' output stride of 16 gives 4x4.
+The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py), whose settings are `--set learning_rate=...`,
+`precision=bf16`, and those of `backbone`, `image_size`, `batch_size` and `workers`, in an environment of its own
+(`--peer`, made as throughput.py says). Its ResNet is torchvision's, as in the example: at 64 px a map of 2x2 cells,
+where the others' output stride of 16 gives 4x4.
 
 Appends a row for each run to docs/benchmarks/learning.csv and what it measured on its way to learning-curves.csv, skips
 what is there, and prints means and standard deviations, and how far arms are above the same at dense weight 0, seed by
@@ -214,7 +215,8 @@ def train_peer(
         said = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout
         report.write_text(said.splitlines()[-1])
     found = json.loads(report.read_text())
-    minutes = found["steps"] * COMMON["batch_size"] / found["images_per_second"] / 60
+    images = found["steps"] * settings.get("batch_size", COMMON["batch_size"])
+    minutes = images / found["images_per_second"] / 60
     return str(weights), {"steps": found["steps"], "minutes": minutes}
 
 

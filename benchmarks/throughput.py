@@ -4,7 +4,7 @@
     python benchmarks/throughput.py --data FOLDER [--work NAME ...] [--peer PYTHON] [--rounds 3]
 
 By default densecl chooses its precision, as it does for a user, and the bare encoders get the same. On a GPU both
-compile the encoders.
+compile the encoders, unless `--no-compile` says otherwise.
 
 Contenders take turns in the same run on the same machine, and the median of the rounds counts; only ratios mean
 something elsewhere. Peak memory is that of the training process (on a GPU: what torch allocated there). Every round is
@@ -62,7 +62,7 @@ WORKS = {
     "resnet50-224-q65536": Work("resnet50", 224, 32, 65536, 2, 4),
 }
 #: For a GPU; too much for the rest.
-GPU_WORKS = {"resnet50-224-b256-q65536": Work("resnet50", 224, 256, 65536, 30, 100)}
+GPU_WORKS = {"resnet50-224-b256-q65536": Work("resnet50", 224, 256, 65536, 10, 50)}
 ON_GPU = torch.cuda.is_available()
 
 
@@ -71,7 +71,7 @@ def race(contender: str, work: Work, options: argparse.Namespace) -> dict[str, A
     command = [options.peer, HERE / "peer" / "densecl.py"]
     if contender != "peer":
         command = [sys.executable, HERE / "contenders.py", contender, "--precision", options.precision]
-        command += ["--compile"] * ON_GPU
+        command += ["--compile"] * options.compile
     for name, value in work._asdict().items():
         command += ["--" + name.replace("_", "-"), value]
     command += ["--data", options.data, "--workers", options.workers]
@@ -166,11 +166,13 @@ def main() -> None:
     parser.add_argument(
         "--precision", default="auto", choices=["auto", "32", "bf16"], help="of all but the peer, which has 32"
     )
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=ON_GPU, help="not the peer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=min(16 if ON_GPU else 2, os.cpu_count() or 1))
     options = parser.parse_args()
     for name in options.work:
-        measure(name, (WORKS | GPU_WORKS)[name], options.contenders, options)
+        said = name if options.compile == ON_GPU else f"{name}, {'' if options.compile else 'not '}compiled"
+        measure(said, (WORKS | GPU_WORKS)[name], options.contenders, options)
 
 
 if __name__ == "__main__":
