@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -33,13 +34,20 @@ def relative_error(actual: Tensor | None, expected: Tensor | None) -> float:
     return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
-def compare(function: Callable, exact: Callable, *inputs: Tensor, rest: tuple = (), tolerance: float = 0.0) -> None:
+def compare(
+    function: Callable,
+    exact: Callable,
+    *inputs: Tensor,
+    rest: tuple = (),
+    tolerance: float = 0.0,
+    weight: float = 1.0,
+) -> None:
     """Values and the gradients of all inputs, each query with a weight of its own; `exact` on the same numbers."""
     tolerance = tolerance or TOLERANCE[inputs[0].dtype]
     ours = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in inputs]
     theirs = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
     losses, expected = function(*ours, *rest), exact(*theirs, *rest)
-    weights = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    weights = weight * torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     (losses * weights.to(losses.dtype)).sum().backward()
     (expected * weights).sum().backward()
     assert losses.dtype == torch.promote_types(inputs[0].dtype, torch.float32)
@@ -62,6 +70,18 @@ def test_queue(dtype: torch.dtype, temperature: float, queries: int, length: int
 def test_gradients_of_positives_and_negatives(dtype: torch.dtype) -> None:
     query, positive, negatives = (units(n, 32, seed=s).to(dtype).requires_grad_() for s, n in enumerate((70, 70, 90)))
     compare(info_nce, plain.info_nce, query, positive, negatives, rest=(0.2,))
+
+
+@pytest.mark.parametrize("products", [torch.float16, torch.bfloat16])
+def test_products_in_half_precision(products: torch.dtype) -> None:
+    """As on a GPU. Of a mean over many cells each has a weight that half precision itself would round to nothing."""
+    some: dict = {"tolerance": TOLERANCE[products], "weight": 1e-9}
+    query, positive, queue = (units(n, 32, seed=s).float().requires_grad_() for s, n in enumerate((300, 300, 3000)))
+    compare(partial(info_nce, products=products), plain.info_nce, query, positive, queue, rest=(0.2,), **some)
+    query, key, *rest = some_cells(6, 3, 49, 32, torch.float32)
+    function = partial(info_nce_over_cells, products=products)
+    exact = plain.info_nce_over_cells
+    compare(function, exact, query.requires_grad_(), key.requires_grad_(), rest=(*rest, 0.2, 2), **some)
 
 
 @dtypes

@@ -4,8 +4,8 @@ Of all negatives, only the log-sum-exp of their logits counts, s- = log sum_j ex
 
     loss = -log( exp(s+) / (exp(s+) + exp(s-)) ) = -log sigmoid(s+ - s-)
 
-`log_sum_exp` computes s- without the logits. The dtype of the query decides the precision, under autocast too; losses
-are in float32 at least.
+`log_sum_exp` computes s- without the logits. The dtype of the query decides the precision, under autocast too, but for
+the products with negatives, nearly all the work, where another may be asked for; losses are in float32 at least.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def info_nce(
     positive: Float[Tensor, "*queries dim"],
     negatives: Float[Tensor, "queue dim"],
     temperature: float,
+    products: torch.dtype | None = None,
 ) -> Float[Tensor, "*queries"]:
     """The loss of each query against one positive of its own and negatives that all queries share.
 
@@ -33,9 +34,10 @@ def info_nce(
         positive: unit vectors, one for each query.
         negatives: unit vectors. If they need no gradient, they may change before the backward pass.
         temperature: above 0.
+        products: the dtype of the products with negatives, if not the query's.
     """
     with torch.autocast(query.device.type, enabled=False):
-        return _loss(query, positive, log_sum_exp(query, negatives, temperature), temperature)
+        return _loss(query, positive, log_sum_exp(query, negatives, temperature, products), temperature)
 
 
 def info_nce_over_cells(
@@ -45,6 +47,7 @@ def info_nce_over_cells(
     excluded: Bool[Tensor, "batch cells key_cells"],
     temperature: float,
     first_image: int = 0,
+    products: torch.dtype | None = None,
 ) -> Float[Tensor, "batch cells"]:
     """The loss of each query cell against every key cell of the batch, those of its own image included.
 
@@ -57,11 +60,12 @@ def info_nce_over_cells(
             show nearly the same place. The positive itself always counts.
         temperature: above 0.
         first_image: where in `key` the image of the first query stands.
+        products: the dtype of the products with cells of other images, if not the query's.
     """
     with torch.autocast(query.device.type, enabled=False):
         own = key[first_image : first_image + len(query)]
         negative_logit = torch.logaddexp(
-            log_sum_exp_of_other_images(query, key, temperature, first_image),
+            log_sum_exp_of_other_images(query, key, temperature, first_image, products),
             log_sum_exp_of_own_image(query, own, excluded.scatter(2, positive[:, :, None], True), temperature),
         )
         matched = own.gather(1, positive[:, :, None].expand_as(query))

@@ -29,15 +29,21 @@ PART_BYTES = 2**22
 
 
 def log_sum_exp(
-    query: Float[Tensor, "*queries dim"], key: Float[Tensor, "keys dim"], temperature: float
+    query: Float[Tensor, "*queries dim"],
+    key: Float[Tensor, "keys dim"],
+    temperature: float,
+    products: torch.dtype | None = None,
 ) -> Float[Tensor, "*queries"]:
     """log sum_j exp(q.k_j / temperature) of each query, over keys that all queries share.
 
     Half precision is computed by half precision's kernels; the result is in float32 at least. Keys that need no
     gradient may change before the backward pass.
+
+    Args:
+        products: the dtype whose kernels are used, if not those of the query's. Gradients keep the query's.
     """
     queries = query.reshape(-1, query.shape[-1]).contiguous()
-    result: Any = _LogSumExp.apply(queries, key.to(query.dtype).contiguous(), 1 / temperature)
+    result: Any = _LogSumExp.apply(queries, key.to(query.dtype).contiguous(), 1 / temperature, products or query.dtype)
     return result.reshape(query.shape[:-1])
 
 
@@ -46,13 +52,16 @@ def log_sum_exp_of_other_images(
     key: Float[Tensor, "all_images key_cells dim"],
     temperature: float,
     first_image: int = 0,
+    products: torch.dtype | None = None,
 ) -> Float[Tensor, "batch cells"]:
     """The same for each query cell over the key cells of all images but its own.
 
     The image of the first query stands at `first_image` in `key`, the other images of the batch follow.
     """
     key = key.to(query.dtype).contiguous()
-    result: Any = _LogSumExpOfOtherImages.apply(query.contiguous(), key, 1 / temperature, first_image)
+    result: Any = _LogSumExpOfOtherImages.apply(
+        query.contiguous(), key, 1 / temperature, first_image, products or query.dtype
+    )
     return result
 
 
@@ -78,9 +87,10 @@ def log_sum_exp_of_own_image(
 
 class _LogSumExp(Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, scale: float, products: torch.dtype) -> Tensor:
+        ctx.scale, ctx.dtype = scale, query.dtype
+        query, key = query.to(products), key.to(products)
         mean, lse = attend(query[None], key[None], key[None], scale)
-        ctx.scale = scale
         ctx.save_for_backward(mean[0], *((query, key, lse[0]) if ctx.needs_input_grad[1] else ()))
         return lse[0]
 
@@ -91,17 +101,18 @@ class _LogSumExp(Function):
         key_grad = None
         if kept:
             query, key, lse = kept
-            key_grad = torch.empty_like(key)
+            key_grad = torch.empty_like(key, dtype=ctx.dtype)
             _KeyGradient(query[None], lse[None], grad[None], ctx.scale).of_all_queries(key, key_grad)
-        return _query_gradient(mean, grad, ctx.scale), key_grad, None
+        return _query_gradient(mean, grad, ctx), key_grad, None, None
 
 
 class _LogSumExpOfOtherImages(Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, scale: float, first_image: int) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, scale: float, first_image: int, products: torch.dtype) -> Tensor:
+        ctx.scale, ctx.first_image, ctx.dtype = scale, first_image, query.dtype
+        query, key = query.to(products), key.to(products)
         others = other_images(key.expand(2, *key.shape).contiguous())[first_image:][: len(query)]
         mean, lse = attend(query, others, others, scale)
-        ctx.scale, ctx.first_image = scale, first_image
         ctx.save_for_backward(mean, *((query, key, lse) if ctx.needs_input_grad[1] else ()))
         return lse
 
@@ -112,14 +123,14 @@ class _LogSumExpOfOtherImages(Function):
         key_grad = None
         if kept:
             query, key, lse = kept
-            key_grad = torch.empty_like(key)
+            key_grad = torch.empty_like(key, dtype=ctx.dtype)
             gradient = _KeyGradient(query, lse, grad, ctx.scale, copies=2)
             first, last = ctx.first_image, ctx.first_image + len(query)
             # Keys of these images met the queries of the other ones here, keys of another process's met all of them.
             gradient.of_other_images(key[first:last], key_grad[first:last])
             gradient.of_all_queries(key[:first].flatten(0, 1), key_grad[:first].flatten(0, 1))
             gradient.of_all_queries(key[last:].flatten(0, 1), key_grad[last:].flatten(0, 1))
-        return _query_gradient(mean, grad, ctx.scale), key_grad, None, None
+        return _query_gradient(mean, grad, ctx), key_grad, None, None, None
 
 
 def other_images(twice: Float[Tensor, "two images cells dim"]) -> Float[Tensor, "images other_cells dim"]:
@@ -129,8 +140,8 @@ def other_images(twice: Float[Tensor, "two images cells dim"]) -> Float[Tensor, 
     return windows.movedim(3, 1).flatten(1, 2)[1:][:images]
 
 
-def _query_gradient(mean: Tensor, grad: Tensor, scale: float) -> Tensor:
-    return (mean * (grad[..., None] * scale)).to(mean.dtype)
+def _query_gradient(mean: Tensor, grad: Tensor, ctx: Any) -> Tensor:
+    return (mean * (grad[..., None] * ctx.scale)).to(ctx.dtype)
 
 
 def _parts(numbers: int) -> int:

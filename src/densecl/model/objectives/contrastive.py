@@ -16,10 +16,12 @@ class MoCo(Objective):
 
     def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
         if pairs.negatives is not None:
-            losses = info_nce(pairs.query, pairs.positive, pairs.negatives, temperature.query)
+            losses = info_nce(pairs.query, pairs.positive, pairs.negatives, temperature.query, pairs.products)
         else:
             all_keys, first_image = gather(pairs.key), rank() * len(pairs.key)
-            losses = info_nce_over_cells(pairs.query, all_keys, pairs.match, pairs.near, temperature.query, first_image)
+            losses = info_nce_over_cells(
+                pairs.query, all_keys, pairs.match, pairs.near, temperature.query, first_image, pairs.products
+            )
         return mean_over_valid(losses, pairs.valid)
 
 
@@ -37,7 +39,9 @@ class SimCLR(Objective):
             candidates = gather_with_gradient(torch.cat([pairs.key, pairs.query], dim=1))
             excluded = torch.cat([pairs.near, pairs.near_query], dim=2)
             first_image = rank() * len(pairs.query)
-            losses = info_nce_over_cells(pairs.query, candidates, pairs.match, excluded, temperature.query, first_image)
+            losses = info_nce_over_cells(
+                pairs.query, candidates, pairs.match, excluded, temperature.query, first_image, pairs.products
+            )
         return mean_over_valid(losses, pairs.valid)
 
 
