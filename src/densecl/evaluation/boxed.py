@@ -16,8 +16,17 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from densecl.errors import UserError, nearest
-from densecl.evaluation.labelled import any_extension, decoded, existing, measured, read_lines, scored_split, shown
+from densecl.errors import UserError
+from densecl.evaluation.labelled import (
+    any_extension,
+    decoded,
+    existing,
+    measured,
+    read_lines,
+    scored_split,
+    shown,
+    what_there_is,
+)
 
 #: Larger annotation files are refused: COCO's own, of all images, has half a gigabyte, VOC's, of one, a few kilobytes.
 MAX_JSON_BYTES = 2 * 1024**3
@@ -126,11 +135,9 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
     elif split in voc:
         items, names = _read_voc(data, voc[split])
     else:
-        splits = sorted({*coco, *voc})
-        there = f" It has {', '.join(splits)}.{nearest(split, splits)}" if splits else ""
         raise UserError(
             f"{data} has no boxes of '{split}': looked for annotations/instances_{split}.json (COCO) and"
-            f" ImageSets/Main/{split}.txt (VOC).{there}"
+            f" ImageSets/Main/{split}.txt (VOC).{what_there_is({*coco, *voc}, split)}"
         )
     if not any(item.objects for item in items):
         raise UserError(f"{data}: there is no object in the split {split}. Is it one without labels?")

@@ -151,9 +151,15 @@ def scored_split(data: Path, splits: Collection[str]) -> str:
     """
     found = [name for name in TEST_SPLITS if name in splits]
     if not found:
-        there = f" It has {', '.join(sorted(splits))}." if splits else ""
-        raise UserError(f"{data} has neither a test nor a val split to score on. Name one with --test-split.{there}")
+        raise UserError(
+            f"{data} has neither a test nor a val split to score on. Name one with --test-split.{what_there_is(splits)}"
+        )
     return found[0]
+
+
+def what_there_is(splits: Collection[str], asked: str = "") -> str:
+    """The end of a message about a split that is missing: the others, and which of them was perhaps meant."""
+    return f" It has {', '.join(sorted(splits))}.{nearest(asked, splits)}" if splits else ""
 
 
 def is_labelled(data: Path) -> bool:
@@ -178,11 +184,9 @@ def _find_pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
         return _listed_by_voc(data, data / "ImageSets/Segmentation" / f"{split}.txt")
     if (data / "images" / split).is_dir():
         return _paired_by_name(data / "images" / split, data / "labels" / split)
-    splits = _splits(data)
-    there = f" It has {', '.join(splits)}.{nearest(split, splits)}" if splits else ""
     raise UserError(
         f"{data} has no split '{split}': looked for {split}.txt, ImageSets/Segmentation/{split}.txt and images/{split}."
-        f"{there}"
+        f"{what_there_is(_splits(data), split)}"
     )
 
 
