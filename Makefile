@@ -12,7 +12,7 @@ test: .venv/test.stamp lint
 
 # What a GPU does beside what a CPU does; `make test` needs none, and sees none.
 test-gpu: .venv/test.stamp
-	DENSECL_TEST_GPU=0 $(BIN)/python -m pytest -m gpu
+	DENSECL_TEST_GPU=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python -m pytest -m gpu
 
 # The oldest torch that is supported: its private attention operators are not quite the newest's.
 test-torch211: .venv-torch211/test.stamp

@@ -6,7 +6,7 @@ import os
 
 # Before torch is imported, here or in a process that a test starts: results then do not depend on the cores,
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# nor on a GPU, which rounds otherwise, for which runs choose otherwise, and of which many tests would need two.
+# nor on a GPU, which rounds differently, for which runs choose other settings, and of which many tests would need two.
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("DENSECL_TEST_GPU", "")  # `make test-gpu` names one
 
 import hypothesis
@@ -27,5 +27,5 @@ def pytest_configure() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("for a GPU: make test-gpu")
+    if (item.get_closest_marker("gpu") is not None) != torch.cuda.is_available():
+        pytest.skip("for a GPU: make test-gpu" if not torch.cuda.is_available() else "for a CPU: make test")

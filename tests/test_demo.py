@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from densecl.demo import demo
 from densecl.errors import UserError
 from densecl.model.backbone import load_backbone
 from densecl.recipe import read_recipe
+from densecl.training import parts
+from densecl.training.fastest import Arithmetic
 
 TINY: dict[str, Any] = {
     "scenes": 24,
@@ -24,7 +27,16 @@ TINY: dict[str, Any] = {
 }
 
 
-def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_leaves_what_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = []
+
+    def wavering(backbone, image_size: int, batch_size: int, candidates: Sequence[Arithmetic]) -> tuple:
+        trials.append(candidates)
+        return candidates[-len(trials) % len(candidates)], {}
+
+    monkeypatch.setattr(parts, "fastest", wavering)
     settings = {**TINY, "backbone": "test_resnet", "output_stride": 16, "workers": 0}
     scores = demo(tmp_path / "demo", seed=3, **settings)
     assert [row.weights for row in scores] == ["random weights", "global only", "global and dense"]
@@ -40,6 +52,7 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
         assert picture.width > 500
     assert len(list((out / "scenes" / "images").iterdir())) == len(list((out / "scenes" / "labels").iterdir())) == 24
     plain, dense = (read_recipe(out / name / "recipe.yaml") for name in ("global", "dense"))
+    assert (plain.precision, plain.channels_last) == (dense.precision, dense.channels_last)
     assert plain.dense_weight == 0 and dense.dense_weight > 0
     one, other = (load_backbone(out / name)[0].state_dict() for name in ("global", "dense"))
     assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -48,8 +48,8 @@ def compare(
     theirs = [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs]
     losses, expected = function(*ours, *rest), exact(*theirs, *rest)
     weights = weight * torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-    (losses * weights.to(losses.dtype)).sum().backward()
-    (expected * weights).sum().backward()
+    (losses * weights.to(losses)).sum().backward()
+    (expected * weights.to(expected)).sum().backward()
     assert losses.dtype == torch.promote_types(inputs[0].dtype, torch.float32)
     assert relative_error(losses.detach(), expected.detach()) < tolerance
     for one, other in zip(ours, theirs, strict=True):
@@ -73,8 +73,11 @@ def test_gradients_of_positives_and_negatives(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("products", [torch.float16, torch.bfloat16])
-def test_products_in_half_precision(products: torch.dtype) -> None:
+def test_products_in_half_precision(products: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU. Of a mean over many cells each has a weight that half precision itself would round to nothing."""
+    seen = set()
+    attend = log_sum_exp_module.attend
+    monkeypatch.setattr(log_sum_exp_module, "attend", lambda *those: seen.add(those[0].dtype) or attend(*those))
     some: dict = {"tolerance": TOLERANCE[products], "weight": 1e-9}
     query, positive, queue = (units(n, 32, seed=s).float().requires_grad_() for s, n in enumerate((300, 300, 3000)))
     compare(partial(info_nce, products=products), plain.info_nce, query, positive, queue, rest=(0.2,), **some)
@@ -82,6 +85,21 @@ def test_products_in_half_precision(products: torch.dtype) -> None:
     function = partial(info_nce_over_cells, products=products)
     exact = plain.info_nce_over_cells
     compare(function, exact, query.requires_grad_(), key.requires_grad_(), rest=(*rest, 0.2, 2), **some)
+    assert seen == {products}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("products", [torch.float16, torch.bfloat16, None])
+def test_on_a_gpu(products: torch.dtype | None) -> None:
+    """Of the sizes of a training, with windows that overlap in memory and a coordinate more for the keys' gradient."""
+    some: dict = {"tolerance": TOLERANCE[products or torch.float32], "weight": 1e-6}
+    sizes = enumerate((3000, 3000, 4096))
+    query, positive, queue = (units(n, 128, seed=s).float().cuda().requires_grad_() for s, n in sizes)
+    compare(partial(info_nce, products=products), plain.info_nce, query, positive, queue, rest=(0.1,), **some)
+    query, key, *rest = (each.cuda() for each in some_cells(40, 32, 64, 128, torch.float32))
+    function = partial(info_nce_over_cells, products=products)
+    exact = plain.info_nce_over_cells
+    compare(function, exact, query.requires_grad_(), key.requires_grad_(), rest=(*rest, 0.1, 4), **some)
 
 
 @dtypes

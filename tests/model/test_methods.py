@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densecl.errors import UserError
-from densecl.model import METHODS, DenseCL, create_backbone
+from densecl.model import METHODS, DenseCL, create_backbone, log_sum_exp
+from densecl.model import densecl as densecl_module
 from densecl.model.heads import Prototypes
 from densecl.model.matching import Match, keep_best
 from densecl.model.methods import DenseNegatives, find_method
@@ -70,6 +71,21 @@ def make(name: str, **settings) -> DenseCL:
             for weight in model.key_encoder.parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
     return model
+
+
+@pytest.mark.parametrize(
+    ("name", "negatives", "counted"),
+    [("moco", "pooled", 4), ("moco", "cells", 4), ("moco", "batch", 4), ("simclr", "batch", 2)],
+)
+def test_products_are_made_by_what_is_quick(name: str, negatives: str, counted: int, monkeypatch) -> None:
+    """In both directions: of cells, and of images with a queue. Forward; keys with a gradient ask once more."""
+    seen = Counter()
+    attend = log_sum_exp.attend
+    monkeypatch.setattr(densecl_module, "quick_dtype", lambda vectors: torch.bfloat16)
+    monkeypatch.setattr(log_sum_exp, "attend", lambda *those: seen.update([those[0].dtype]) or attend(*those))
+    make(name, dense_negatives=negatives, symmetric=True)(views(1), views(2))
+    assert seen[torch.bfloat16] == counted
+    assert seen[torch.float64] == (0 if METHODS[name].queue else 2)  # images with the batch's: too few to matter
 
 
 # --- the table ----------------------------------------------------------------------------------------------------

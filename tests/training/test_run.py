@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densecl.errors import UserError
-from densecl.model import DenseCL, load_backbone
+from densecl.model import DenseCL, load_backbone, log_sum_exp
 from densecl.model.methods import METHODS
 from densecl.recipe import read_recipe, write_recipe
 from densecl.training import checkpoints, recorder, run
@@ -448,6 +448,16 @@ def test_a_gpu_computes_what_a_cpu_does(method: str, precision: str, tiny, tmp_p
         for name in ("loss", "global_loss", "dense_loss"):
             assert float(found[name]) == pytest.approx(float(expected[name]), rel=close, abs=1e-6), (step, name)
         assert float(found["match_accuracy"]) == pytest.approx(float(expected["match_accuracy"]), abs=0.1), step
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "products"), [("32", torch.float32), ("bf16", torch.float16)])
+def test_cells_on_a_gpu_meet_their_negatives_in(precision: str, products, tiny, tmp_path: Path, monkeypatch) -> None:
+    seen = []
+    attend = log_sum_exp.attend
+    monkeypatch.setattr(log_sum_exp, "attend", lambda *those: seen.append(those[0].dtype) or attend(*those))
+    pretrain(tiny(**FREE, method="simclr", dense_weight=1.0, precision=precision, steps=1), tmp_path / "run")
+    assert products in seen
 
 
 @pytest.mark.gpu

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from densecl.errors import UserError
+from densecl.model.attention_kernels import quick_dtype
 from densecl.model.backbone import Backbone
 from densecl.model.distributed import gather, own_part, world_size
 from densecl.model.encoder import Embeddings, Encoder, Predictor, at_least_float32, fieldwise
@@ -220,12 +221,10 @@ class DenseCL(nn.Module):
         for query, query_views in zip(queries[len(directions) :], small, strict=True):
             compared += [(query, key, (query_views, views)) for key, (_, views) in zip(keys, directions, strict=True)]
 
-        # The loss is worth full precision: similarities divided by a small temperature. But the negatives, nearly all
-        # of its work, only count in sum, and on GPUs float32 has no fast kernels. Of unit vectors float16 keeps eight
-        # times as much as bfloat16.
-        device = first.pixels.device.type
-        products = torch.float16 if device == "cuda" and torch.is_autocast_enabled(device) else None
-        with torch.autocast(device, enabled=False):
+        # The loss is worth full precision: similarities divided by a small temperature. But those with negatives,
+        # nearly all of its work, only count in sum, so they are made by what is quick.
+        products = quick_dtype(queries[0].vector)
+        with torch.autocast(first.pixels.device.type, enabled=False):
             losses = [self.losses(*one, products) for one in compared]
         global_losses, dense_losses, matches = zip(*losses, strict=True)
         global_loss, dense_loss = torch.stack(global_losses).mean(), torch.stack(dense_losses).mean()
@@ -238,7 +237,10 @@ class DenseCL(nn.Module):
     def losses(
         self, query: Embeddings, key: Embeddings, views: tuple[Views, Views], products: torch.dtype | None = None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Match]:
-        """Global loss, dense loss and the matches of one pair of views, with `Pairs.products`."""
+        """Global loss, dense loss and the matches of one pair of views.
+
+        `products` is the dtype of `Pairs.products`, for all but the few of an image with the others of its batch.
+        """
         temperature = Temperature(self.temperature or 1.0, self.teacher_temperature or 1.0)
         images = image_pairs(query.vector, key.vector)
         if self.global_queue is not None:

@@ -40,7 +40,8 @@ def log_sum_exp(
     gradient may change before the backward pass.
 
     Args:
-        products: the dtype whose kernels are used, if not those of the query's. Gradients keep the query's.
+        products: the dtype whose kernels are used, if not those of the query's. Gradients are as exact as these are, in
+            the query's dtype, whose range a small one may need.
     """
     queries = query.reshape(-1, query.shape[-1]).contiguous()
     result: Any = _LogSumExp.apply(queries, key.to(query.dtype).contiguous(), 1 / temperature, products or query.dtype)

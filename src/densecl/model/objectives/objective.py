@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
     near_query: Bool[Tensor, "batch cells cells"]  # the same among the query vectors, each near itself
     negatives: Float[Tensor, "queue dim"] | None = None  # a queue of other images' vectors, instead of the batch's
     pooled: Float[Tensor, "batch views dim"] | None = None  # one vector for the image of each view, instead of cells
-    products: torch.dtype | None = None  # of query vectors with negatives, if not that of the vectors
+    products: torch.dtype | None = None  # the dtype to multiply with a queue or the batch's cells in; None: their own
 
     @property
     def positive(self) -> Float[Tensor, "batch cells dim"]:
