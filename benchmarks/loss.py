@@ -3,11 +3,14 @@
     python benchmarks/loss.py [--threads 2] [--repeats 3] [--only 64x49x65536]
 
 A case is images x cells x queue; with "batch" for the queue the negatives are the other cells of the batch, and their
-gradient is computed as well. Each is a process of its own: forward and backward, the quickest of some calls; the peak
-of its memory above inputs (above inputs and their gradients, for "batch"); and the relative norm of the gradients'
-error against float64, for the loss of the first 256 queries or 4 images. Appends to docs/benchmarks/loss.csv, skips
-what is there, and prints all of it. Remove the file after a change of the loss. Linux only: memory is read in /proc,
-with an allocator that gives freed memory back at once (glibc's own habits add up to half as much again).
+gradient is computed as well. Each is a process of its own, on a GPU where there is one: forward and backward, the
+quickest of some calls; the peak of its memory above inputs (above inputs and their gradients, for "batch"); and the
+relative norm of the gradients' error against float64, for the loss of the first 256 queries or 4 images. "float32 by
+float16" are vectors in float32 whose products with negatives are made in float16, as under autocast on a GPU.
+
+Appends to docs/benchmarks/loss.csv, skips what is there, and prints all of it. Remove its rows after a change of the
+loss. Linux only: a CPU's memory is read in /proc, with an allocator that gives freed memory back at once (glibc's own
+habits add up to half as much again).
 """
 
 from __future__ import annotations
@@ -34,8 +37,16 @@ from densecl.model.info_nce import info_nce, info_nce_over_cells
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "loss.csv"
 FIELDS = ("case", "form", "dtype", "ms", "megabytes", "error", "date", "machine")
 CASES = ("64x1x65536", "64x49x4096", "64x49x65536", "256x49x65536", "64x49xbatch", "256x49xbatch", "64x196xbatch")
-FORMS = (("naive", "float32"), ("chunked", "float32"), ("fused", "float32"), ("fused", "bfloat16"))
+BY = " by "
+FORMS = (
+    ("naive", "float32"),
+    ("chunked", "float32"),
+    ("fused", "float32"),
+    ("fused", "bfloat16"),
+    ("fused", f"float32{BY}float16"),
+)
 DIM, TEMPERATURE = 128, 0.2
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def naive(query: Tensor, positive: Tensor, queue: Tensor) -> Tensor:
@@ -54,7 +65,7 @@ def naive_over_cells(query: Tensor, key: Tensor, positive: Tensor, excluded: Ten
 
 
 def unit_vectors(*shape: int) -> Tensor:
-    vectors = torch.randn(*shape)
+    vectors = torch.randn(*shape, device=DEVICE)
     return vectors.div_(vectors.norm(dim=-1, keepdim=True))
 
 
@@ -71,10 +82,11 @@ def measure(case: str, form: str, dtype: str, threads: int, repeats: int) -> dic
     if form == "chunked":
         attention_kernels._kernel_for = lambda *_: attention_kernels.attend_in_chunks
     images, cells, queue = case.split("x")
+    dtypes = [getattr(torch, name) for name in dtype.split(BY)]
     if queue == "batch":
-        inputs, loss, exact = cell_case(int(images), int(cells), form, getattr(torch, dtype))
+        inputs, loss, exact = cell_case(int(images), int(cells), form, *dtypes)
     else:
-        inputs, loss, exact = queue_case(int(images) * int(cells), int(queue), form, getattr(torch, dtype))
+        inputs, loss, exact = queue_case(int(images) * int(cells), int(queue), form, *dtypes)
 
     def step() -> None:
         for tensor in inputs:
@@ -82,29 +94,42 @@ def measure(case: str, form: str, dtype: str, threads: int, repeats: int) -> dic
         loss(*inputs).backward()
 
     (torch.ones(64, 64) @ torch.ones(64, 64)).exp().sum()  # starts the threads
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = status("VmRSS")
-    step()
-    megabytes = status("VmHWM") - before
+    if DEVICE == "cuda":
+        before = torch.cuda.memory_allocated() / 2**20
+        step()
+        megabytes = torch.cuda.max_memory_allocated() / 2**20 - before
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        before = status("VmRSS")
+        step()
+        megabytes = status("VmHWM") - before
     if queue == "batch":
         megabytes -= sum(tensor.nbytes for tensor in inputs) / 2**20
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = now()
         step()
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return {"ms": 1000 * min(times), "megabytes": megabytes, "error": error(inputs, loss, exact)}
+
+
+def now() -> float:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 Loss = Callable[..., Tensor]
 
 
-def queue_case(queries: int, length: int, form: str, dtype: torch.dtype) -> tuple[list[Tensor], Loss, Loss]:
+def queue_case(
+    queries: int, length: int, form: str, dtype: torch.dtype, products: torch.dtype | None = None
+) -> tuple[list[Tensor], Loss, Loss]:
     """What needs a gradient, the measured loss of it, and the exact loss of it in float64."""
     query, positive, queue = (unit_vectors(number, DIM).to(dtype) for number in (queries, queries, length))
 
     def fused(query: Tensor) -> Tensor:
-        return info_nce(query, positive[: len(query)], queue, TEMPERATURE).sum()
+        return info_nce(query, positive[: len(query)], queue, TEMPERATURE, products).sum()
 
     def plain(query: Tensor) -> Tensor:
         return naive(query, positive[: len(query)].to(query.dtype), queue.to(query.dtype))
@@ -112,13 +137,16 @@ def queue_case(queries: int, length: int, form: str, dtype: torch.dtype) -> tupl
     return [query.requires_grad_()], plain if form == "naive" else fused, plain
 
 
-def cell_case(images: int, cells: int, form: str, dtype: torch.dtype) -> tuple[list[Tensor], Loss, Loss]:
+def cell_case(
+    images: int, cells: int, form: str, dtype: torch.dtype, products: torch.dtype | None = None
+) -> tuple[list[Tensor], Loss, Loss]:
     query, key = (unit_vectors(images, cells, DIM).to(dtype).requires_grad_() for _ in range(2))
-    positive = torch.randint(cells, (images, cells))
-    excluded = torch.rand(images, cells, cells) < 0.1
+    positive = torch.randint(cells, (images, cells), device=DEVICE)
+    excluded = torch.rand(images, cells, cells, device=DEVICE) < 0.1
 
     def fused(query: Tensor, key: Tensor) -> Tensor:
-        return info_nce_over_cells(query, key, positive[: len(query)], excluded[: len(query)], TEMPERATURE).sum()
+        few = positive[: len(query)], excluded[: len(query)]
+        return info_nce_over_cells(query, key, *few, TEMPERATURE, products=products).sum()
 
     def plain(query: Tensor, key: Tensor) -> Tensor:
         return naive_over_cells(query, key, positive[: len(query)], excluded[: len(query)])
@@ -158,10 +186,12 @@ def available_bytes() -> float:
 
 
 def naive_fits(case: str) -> bool:
-    """Whether four copies of the logits do, which is about what it holds."""
+    """Whether four copies of the logits fit, which is about what it holds."""
     images, cells, queue = case.split("x")
     queries = int(images) * int(cells)
-    return 4 * 4 * queries * (queries if queue == "batch" else int(queue)) < available_bytes()
+    return 4 * 4 * queries * (queries if queue == "batch" else int(queue)) < (
+        torch.cuda.mem_get_info()[0] if DEVICE == "cuda" else available_bytes()
+    )
 
 
 def main() -> None:
@@ -177,7 +207,7 @@ def main() -> None:
         return
 
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    machine = f"{this_machine()}, {options.threads} threads"
+    machine = this_machine() + (f", {options.threads} threads" if DEVICE == "cpu" else "")
     for case in options.only:
         for form, dtype in FORMS:
             known = any(
@@ -207,9 +237,10 @@ def main() -> None:
                 }
             )
 
-    print(("{:16}" * 3 + "{:>8}{:>12}{:>12}  {:12}{}").format(*FIELDS))
+    line = "{:16}{:10}{:20}{:>8}{:>12}{:>12}  {:12}{}"
+    print(line.format(*FIELDS))
     for row in read():
-        print(("{:16}" * 3 + "{:>8}{:>12}{:>12}  {:12}{}").format(*row.values()))
+        print(line.format(*row.values()))
 
 
 if __name__ == "__main__":
