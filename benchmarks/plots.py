@@ -105,7 +105,7 @@ def methods(out: Path) -> None:
 
 
 class Runs(NamedTuple):
-    """Which rows of learning.csv, over all seeds."""
+    """Which rows of a table, over all seeds."""
 
     arm: str
     length: str
@@ -113,10 +113,15 @@ class Runs(NamedTuple):
 
 
 def learning(
-    out: Path, arms: Mapping[str, Runs], backbone: str, measures: Mapping[str, tuple[str, str]], file: str
+    out: Path,
+    arms: Mapping[str, Runs],
+    backbone: str,
+    measures: Mapping[str, tuple[str, str]],
+    file: str,
+    table: str = "learning.csv",
 ) -> None:
     """Photographs: some arms, by measures of some judges."""
-    rows = read(TABLES / "learning.csv")
+    rows = read(TABLES / table)
     figure = Figure(figsize=(12, 1.6 + 0.55 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(measures), sharey=True)
     for axes, (title, (judge, measure)) in zip(panels, measures.items(), strict=True):
@@ -238,6 +243,13 @@ def main() -> None:
     learning(options.out, hour, large, FROZEN, "learning-60.png")
     half = {"auto, half an hour": Runs("auto", "440 steps", "warmup_epochs=1")}
     learning(options.out, {"auto, an hour": hour["auto"], **half}, large, FINE_TUNED, "fine-tuned.png")
+    shared = "backbone=resnet50 image_size=128 batch_size=256 workers=5"
+    minute = {
+        "auto": Runs("auto", "1 min", shared),
+        "LightlySSL": Runs("peer", "1 min", shared),
+        "LightlySSL, bf16": Runs("peer", "1 min", f"{shared} precision=bf16"),
+    }
+    learning(options.out, minute, "resnet50", FROZEN, "learning-gpu.png", "learning-gpu.csv")
     curves(options.out, "8 min", ["auto", "auto global", "moco", "paper"], "learning-curves.png")
     curves(options.out, "60 min", ["auto", "auto global"], "learning-curves-60.png")
     sweep(options.out, "simclr", "200 steps", small)
