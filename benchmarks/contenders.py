@@ -13,7 +13,6 @@ import os
 import resource
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, bef
 
 import torch
 import yaml
+from machine import now
 
 from densecl import create_backbone, pretrain
 from densecl.allocator import keep_freed_memory
@@ -67,20 +67,14 @@ def bare(options: argparse.Namespace) -> dict[str, float]:
     start = 0.0
     for step in range(options.warm_up + options.steps):
         if step == options.warm_up:
-            start = _now()
+            start = now()
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             features = query(pixels)
             with torch.no_grad():
                 key(pixels)
         features.float().square().mean().backward()
         query.zero_grad()
-    return {"images_per_second": options.steps * options.batch_size / (_now() - start)}
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return {"images_per_second": options.steps * options.batch_size / (now() - start)}
 
 
 def main() -> None:

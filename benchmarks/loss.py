@@ -22,13 +22,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from machine import this_machine
+from machine import now, this_machine
 from torch import Tensor
 
 from densecl.model import attention_kernels
@@ -111,12 +110,6 @@ def measure(case: str, form: str, dtype: str, threads: int, repeats: int) -> dic
         step()
         times.append(now() - start)
     return {"ms": 1000 * min(times), "megabytes": megabytes, "error": error(inputs, loss, exact)}
-
-
-def now() -> float:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 Loss = Callable[..., Tensor]

@@ -1,9 +1,10 @@
-"""The machine that a row of a table was measured on."""
+"""The machine that a row of a table was measured on, and its clock."""
 
 from __future__ import annotations
 
 import os
 import platform
+import time
 
 import torch
 
@@ -15,6 +16,13 @@ def this_machine() -> str:
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may not tell yet
     best = next((name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if capabilities.get(name)), "")
     return ", ".join(filter(None, (platform.machine(), f"{_cores()} cores", best, f"torch {torch.__version__}")))
+
+
+def now() -> float:
+    """Seconds, once the GPU, if there is one, has done all that it was asked to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _cores() -> int:

@@ -199,16 +199,13 @@ def test_the_file_is_strict_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fine_tune", [False, True])
 def test_a_gpu_scores_what_a_cpu_does(fine_tune: bool, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    tasks = ["segmentation", "retrieval", "clustering", "correspondence"]
-    settings = {
-        "json": None,
-        "seeds": 1,
-        "fine_tune": fine_tune,
-        **({"steps": 3, "batch_size": 4} if fine_tune else {}),
-    }
-    on_gpu = evaluate([home / "run"], tasks[:1] if fine_tune else tasks, home / "data", **settings)
+    tasks = ["segmentation"] if fine_tune else ["segmentation", "retrieval", "clustering", "correspondence"]
+    settings: dict = {"json": None, "seeds": 1, "fine_tune": fine_tune}
+    if fine_tune:
+        settings |= {"steps": 3, "batch_size": 4}
+    on_gpu = evaluate([home / "run"], tasks, home / "data", **settings)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    on_cpu = evaluate([home / "run"], tasks[:1] if fine_tune else tasks, home / "data", **settings)
+    on_cpu = evaluate([home / "run"], tasks, home / "data", **settings)
     for found, expected in zip(on_gpu, on_cpu, strict=True):
         assert found[:4] == expected[:4]
         assert found.scores == pytest.approx(expected.scores, abs=5, nan_ok=True)  # of few pixels some tip
