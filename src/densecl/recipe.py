@@ -88,6 +88,8 @@ class Recipe:
     """16 or 8 for a finer feature map at the same weights (dilation), for small images. Not given: the model's own."""
     init: str | None = None
     """Start from these weights (.safetensors, .pth) instead of random ones; 'imagenet': timm's pretrained ones."""
+    freeze_norm_statistics: bool | Auto = "auto"
+    """Batch norm keeps its means and variances; its weights and biases train. auto: on with --init, else off."""
 
     # --- the method -----------------------------------------------------------------------------
     method: Method = "auto"
@@ -267,6 +269,7 @@ OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 RESTS_ON = {
     "mean": ("data", "channels"),
     "std": ("data", "channels"),
+    "freeze_norm_statistics": ("init", "backbone"),
     "batch_size": (
         "data",
         "tile",
@@ -295,7 +298,7 @@ RESTS_ON = {
     "key_momentum": ("data", "batch_size", "method", *LENGTHS),
     "key_momentum_end": ("method",),
     "queue_length": ("data", "batch_size", "method", "key_momentum", *LENGTHS),
-    "key_norm": ("backbone", "method"),
+    "key_norm": ("backbone", "method", "freeze_norm_statistics"),
     "dense_negatives": ("method",),
     "dense_statistics": ("method",),
     "symmetric": ("method",),

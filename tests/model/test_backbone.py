@@ -240,3 +240,21 @@ def id_(tensor):
 def test_activations_that_cannot_be_checkpointed(backbone, problem):
     with pytest.raises(UserError, match=problem):
         backbone().checkpoint_activations()
+
+
+def test_frozen_statistics_stay_while_weights_and_biases_train():
+    backbone = create_backbone("test_resnet").train()
+    backbone.freeze_norm_statistics()
+    assert backbone.training
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    backbone.eval().train()(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    after = dict(backbone.named_buffers())
+    assert before and all(torch.equal(after[name], value) for name, value in before.items())
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.weight.grad.abs().sum() > 0 and norm.bias.grad.abs().sum() > 0 for norm in norms)
+    assert not backbone.uses_batch_statistics
+
+
+def test_what_uses_the_statistics_of_a_batch():
+    assert create_backbone("test_resnet").uses_batch_statistics
+    assert not create_backbone("test_vit").uses_batch_statistics

@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         model: the module itself; its state dict is what a run exports.
         channels: channels of the feature map.
         stride: pixels of the image per cell of the feature map.
+        norm_statistics_frozen: whether batch norm keeps its means and variances in training, too.
 
     Raises:
         UserError: if the model gives no feature map.
@@ -62,6 +63,7 @@ class Backbone(nn.Module):
         self.name = name or type(model).__name__
         self.in_channels = in_channels
         self.output_stride = output_stride
+        self.norm_statistics_frozen = False
         size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
         self.channels, self.stride = self._probe(size)
 
@@ -77,13 +79,37 @@ class Backbone(nn.Module):
             return intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
         return self.model(pixels)
 
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether training normalises by the means and variances of a batch."""
+        return not self.norm_statistics_frozen and bool(self._batch_norms())
+
+    def freeze_norm_statistics(self) -> None:
+        """Batch norm uses the means and variances that it has from now on, in training too. Weights and biases train.
+
+        Starting weights have statistics of whole images. Small, coloured crops would replace them within a hundred
+        steps, and most of what the weights know would be lost with them.
+        """
+        self.norm_statistics_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        if self.norm_statistics_frozen:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def _batch_norms(self) -> list[_BatchNorm]:
+        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
+
     def checkpoint_activations(self) -> None:
         """Keep the activations between blocks alone and compute those within once more on the way back.
 
         Raises:
             UserError: if the model cannot, or has batch norm, whose averages would count each batch twice.
         """
-        if any(isinstance(module, _BatchNorm) for module in self.modules()):
+        if self.uses_batch_statistics:
             raise UserError(
                 f"--checkpoint-activations: {self.name} has batch norm, whose averages would count each batch twice."
                 " Leave it out; --accumulate needs less memory too."

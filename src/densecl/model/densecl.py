@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from densecl.errors import UserError
@@ -134,9 +133,9 @@ class DenseCL(nn.Module):
                 raise UserError(f"{name} is one of {', '.join(get_args(kind))}, not '{value}'.")
         if not isinstance(backbone, Backbone):
             backbone = Backbone(backbone)
-        has_batch_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
-        if key_norm is not None and not has_batch_norm:
-            raise UserError(f"--key-norm {key_norm}: {backbone.name} has no batch norm. Take --key-norm auto.")
+        if key_norm is not None and not backbone.uses_batch_statistics:
+            lacks = "has its statistics frozen" if backbone.norm_statistics_frozen else "has no batch norm"
+            raise UserError(f"--key-norm {key_norm}: {backbone.name} {lacks}. Take --key-norm auto.")
         if key_norm is not None and method.keys != "average":
             raise UserError(f"--key-norm {key_norm}: {method.name} has no key encoder. Take --key-norm auto.")
         if dense_negatives is not None and dense_negatives not in (method.dense_negatives or (dense_negatives,)):
@@ -152,7 +151,7 @@ class DenseCL(nn.Module):
         statistics: Statistics | None = self._or_own("dense_statistics", dense_statistics, own_statistics)
         length = self._or_own("queue_length", queue_length, QUEUE_LENGTH if method.queue else None)
         self.dense_weight = dense_weight
-        self.key_norm = key_norm or ("shuffle" if has_batch_norm and method.queue else None)
+        self.key_norm = key_norm or ("shuffle" if backbone.uses_batch_statistics and method.queue else None)
         self.key_split = key_split
         self.matching = matching
         self.match_radius = match_radius

@@ -112,8 +112,6 @@ def build(
             f"--batch-size {recipe.batch_size} is larger than the data set of {images} images."
             f" Take {automatic.power_below(images)}."
         )
-    if recipe.checkpoint_activations:
-        backbone.checkpoint_activations()
 
     checkpoint = None
     if resume_from is not None and (resume_from / "checkpoints" / "last.ckpt").is_file():
@@ -125,6 +123,10 @@ def build(
             )
     elif recipe.init is not None:
         reasons.append(f"start: {initialise_from(backbone, recipe.init)}")
+    recipe, reason = _with_norm_statistics(recipe, backbone)
+    reasons += reason
+    if recipe.checkpoint_activations:
+        backbone.checkpoint_activations()
     name, reason = chosen_method(recipe)
     method = find_method(name)
     if reason:
@@ -224,6 +226,26 @@ def _with_batch_size(recipe: Recipe, images: int) -> tuple[Recipe, str]:
     length = "" if recipe.epochs is None else f"{recipe.epochs} {'epoch' if recipe.epochs == 1 else 'epochs'} of "
     reason = f"--batch-size {size} (for {length}{images} images on a {'GPU' if on_gpu else 'CPU'})"
     return _settle(recipe, batch_size=size), reason
+
+
+def _with_norm_statistics(recipe: Recipe, backbone: Backbone) -> tuple[Recipe, list[str]]:
+    """Freezes the statistics of the backbone's batch norm if they are to be, and says so."""
+    if not backbone.uses_batch_statistics:
+        useless = recipe.freeze_norm_statistics is True and not backbone.norm_statistics_frozen
+        warning = f"warning: --freeze-norm-statistics does nothing: {backbone.name} has no batch norm"
+        return _settle_open(recipe, freeze_norm_statistics=False), [warning] if useless else []
+    asked = recipe.freeze_norm_statistics
+    recipe = _settle_open(recipe, freeze_norm_statistics=recipe.init is not None)
+    if not recipe.freeze_norm_statistics:
+        return recipe, []
+    backbone.freeze_norm_statistics()
+    why = "those of the starting weights are better than those of small crops"
+    return recipe, [f"--freeze-norm-statistics ({why})"] if asked == "auto" else []
+
+
+def _settle_open(recipe: Recipe, **chosen: Any) -> Recipe:
+    """The recipe with these values where it says "auto"."""
+    return _settle(recipe, **{name: value for name, value in chosen.items() if getattr(recipe, name) == "auto"})
 
 
 def _check_trainable(backbone: Backbone) -> None:

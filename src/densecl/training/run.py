@@ -67,6 +67,8 @@ EARLY = frozenset(
     ("recipe.yaml", "metrics.csv", "match_accuracy.csv", "quarantine.csv", "tensorboard", "wandb", "mlruns", ".lock")
 )
 
+#: What a run of before there was the setting did. Its recipe.yaml says nothing of it.
+BEFORE_THE_SETTING = {"freeze_norm_statistics": False}
 
 #: Seconds to wait for a run's folder: those that read images for a killed run take this long to notice and leave.
 LEAVING = 10.0
@@ -191,6 +193,8 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
     if not (out / "recipe.yaml").is_file():
         return recipe
     past = read_recipe(out / "recipe.yaml")
+    unsaid = {name: value for name, value in BEFORE_THE_SETTING.items() if getattr(past, name) == "auto"}
+    past = dataclasses.replace(past, **unsaid)
     open_to_choice = {"mean": None, "std": None}
     inherited = {
         name: getattr(past, name) for name in RESTS_ON if getattr(recipe, name) == open_to_choice.get(name, "auto")
