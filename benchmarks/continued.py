@@ -114,10 +114,11 @@ def present(rows: list[dict[str, str]], console: Console) -> None:
     for group, found in sorted(groups.items()):
         scores = [mean_and_deviation([float(row[name]) for row in found]) for name in MEASURES]
         below = ground.get(group[:2])
-        gain = below and "; ".join(
-            mean_and_deviation([float(row[name]) - float(below[name]) for row in found]) for name in MEASURES
-        )
-        table.add_row(*group, str(len(found)), *scores, gain or "")
+        gain = ""
+        if below is not None:
+            gains = ([float(row[name]) - float(below[name]) for row in found] for name in MEASURES)
+            gain = "; ".join(map(mean_and_deviation, gains))
+        table.add_row(*group, str(len(found)), *scores, gain)
     console.print(table)
 
 
