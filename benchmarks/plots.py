@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md, from the committed tables alone.
+"""The figures of docs/benchmarks.md and of its pages in docs/benchmarks/, from the committed tables alone.
 
 python benchmarks/plots.py [--out docs/images]
 """
