@@ -20,6 +20,7 @@ from densecl.model.backbone import (
     load_backbone,
     save_backbone,
 )
+from tests.frozen import WatchedNorm, frozen_norm, modes
 
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -240,3 +241,22 @@ def id_(tensor):
 def test_activations_that_cannot_be_checkpointed(backbone, problem):
     with pytest.raises(UserError, match=problem):
         backbone().checkpoint_activations()
+
+
+def test_asking_a_module_leaves_every_part_in_its_mode():
+    module = frozen_norm()
+    before = modes(module)
+    backbone = Backbone(module)
+    backbone.grid_at(64)
+    with pytest.raises(UserError, match="does not take images of 2 px, but of 32 px"):
+        backbone.grid_at(2)
+    assert modes(module) == before and not WatchedNorm.trained
+
+
+def test_loading_leaves_the_callers_random_numbers(tmp_path):
+    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", NORMALISATION)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    backbone, _ = load_backbone(tmp_path)
+    backbone.grid_at(64)
+    assert torch.equal(torch.get_rng_state(), before)

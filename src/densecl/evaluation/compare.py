@@ -335,7 +335,8 @@ def _dense(
                 asked[name] = task, seed
                 probes[name] = functools.partial(_fit, task, seed, [place[index] for index in drawn[seed]])
     assert train.size is not None, "LabelledSplits sets it"
-    _check_takes(backbone, train.size)
+    width, height = train.size
+    backbone.grid_at(height, width)  # raises for a size that the model does not take
     judged = judge(
         backbone,
         train,
@@ -357,7 +358,8 @@ def _fine_tuned_segmentation(
     splits: LabelledSplits, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
 ) -> Iterator[Result]:
     assert splits.train.size is not None, "LabelledSplits sets it"
-    _check_takes(backbone, splits.train.size)
+    width, height = splits.train.size
+    backbone.grid_at(height, width)  # raises for a size that the model does not take
     for seed in seeds:
         judged = fine_tuned_segmentation(
             backbone,
@@ -400,22 +402,6 @@ def _draw_labelled(count: int, fraction: float, seed: int) -> list[int]:
     """Indices of the images whose labels are used: `fraction` of them, at least one."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return sorted(order[: max(1, round(fraction * count))].tolist())
-
-
-def _check_takes(backbone: Backbone, size: tuple[int, int]) -> None:
-    width, height = size
-    zeros = torch.zeros(1, backbone.in_channels, height, width, device=next(backbone.parameters()).device)
-    training = backbone.training
-    try:
-        with torch.no_grad():
-            backbone.eval()(zeros)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        message = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{backbone.name} does not take images of {width}x{height}: {message}. Give --image-size."
-        ) from error
-    finally:
-        backbone.train(training)
 
 
 def _in_numbers(segmentation: Segmentation) -> dict[str, float]:

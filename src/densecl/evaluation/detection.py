@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
 from collections import OrderedDict
@@ -21,11 +20,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from densecl.borrowed import copy_to_train, evaluating, seeded
 from densecl.errors import UserError
 from densecl.evaluation.boxed import Boxed
 from densecl.evaluation.dense import device_of
 from densecl.evaluation.fine_tuning import LEARNING_RATE, descend, draw_batches
-from densecl.evaluation.frozen import evaluating
 from densecl.images.crops import flip
 from densecl.model.backbone import Backbone
 
@@ -98,9 +97,8 @@ def detection(
     if not any(len(item.boxes) for item in train) or not any(len(item.boxes) for item in test):
         raise UserError("There is no object to learn from, or none to find.")
     device = device_of(backbone)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = build_detector(copy.deepcopy(backbone), classes, mean, std, longer_side, fine_tune).to(device).train()
+    with seeded(seed, device):
+        model = build_detector(copy_to_train(backbone), classes, mean, std, longer_side, fine_tune).to(device)
         generator = torch.Generator().manual_seed(seed)
         batches = draw_batches(len(train), batch_size, steps, generator)
 
@@ -156,6 +154,8 @@ class Pyramid(nn.Module):
         self.backbone = backbone
         self.fine_tune = fine_tune
         backbone.requires_grad_(fine_tune)
+        if not fine_tune:
+            backbone.eval()
         with evaluating(backbone):
             zeros = torch.zeros(1, backbone.in_channels, PROBED, PROBED, device=device_of(backbone))
             maps = self._all_maps(zeros)

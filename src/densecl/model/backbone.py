@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import pickle
 import re
@@ -19,7 +21,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from densecl.borrowed import evaluating
 from densecl.errors import UserError, nearest
+
+#: Sides of images that models are often built for.
+USUAL_SIZES = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 336, 384, 448, 512)
+
+#: Height of the strips that tell a stride, and how much wider one is than the other: a multiple of the usual strides.
+STRIP, FURTHER = 64, 448
 
 #: Below this share of matched tensors, starting weights are taken for those of another model.
 LEAST_MATCHED = 0.5
@@ -37,7 +46,8 @@ class Backbone(nn.Module):
 
     A forward and a backward pass on a small image tell what the model gives, and which of its
     parameters have no part in the feature map (such as the norm layer of a classifier): those are
-    frozen, because a distributed run waits for every gradient.
+    frozen, because a distributed run waits for every gradient. Every part of the model stays in the
+    mode, of training or evaluation, that its owner put it in.
 
     Args:
         model: a timm model, or any module that returns "batch channels rows cols".
@@ -51,7 +61,7 @@ class Backbone(nn.Module):
         stride: pixels of the image per cell of the feature map.
 
     Raises:
-        UserError: if the model gives no feature map.
+        UserError: if the model gives no feature map, or takes no image.
     """
 
     def __init__(
@@ -62,8 +72,7 @@ class Backbone(nn.Module):
         self.name = name or type(model).__name__
         self.in_channels = in_channels
         self.output_stride = output_stride
-        size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
-        self.channels, self.stride = self._probe(size)
+        self.channels, self.stride = self._probe()
 
     def forward(
         self, pixels: Float[Tensor, "batch channels height width"]
@@ -93,58 +102,95 @@ class Backbone(nn.Module):
             raise UserError(f"--checkpoint-activations: {self.name} does not know how.")
         enable()
 
-    def grid_at(self, image_size: int) -> tuple[int, int]:
-        """Rows and columns of the feature map of a square image.
+    def grid_at(self, height: int, width: int | None = None) -> tuple[int, int]:
+        """Rows and columns of the feature map of an image of this many pixels; without a width of a square one.
 
         Raises:
             UserError: if the model does not take images of this size.
         """
-        try:
-            rows, cols = self._evaluate(self._zeros(image_size)).shape[2:]
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise UserError(f"{self.name} does not take images of {image_size} px: {_one_line(error)}") from error
+        width = width or height
+        with evaluating(self):
+            try:
+                rows, cols = self._last_map(self._zeros(height, width)).shape[2:]
+            except Exception as error:  # models raise what they like
+                size = f"{height} px" if width == height else f"{width}x{height} px"
+                raise UserError(
+                    f"{self.name} does not take images of {size}{self._instead(height)}{_because(error)}"
+                ) from error
         return rows, cols
 
-    def _zeros(self, size: int) -> Tensor:
+    def _instead(self, wanted: int) -> str:
+        """The nearest of the usual sizes that the model takes, in words."""
+        for size in sorted(self._usual_sizes(), key=lambda size: abs(size - wanted)):
+            with contextlib.suppress(Exception):
+                self._last_map(self._zeros(size, size))
+                return f", but of {size} px"
+        return ""
+
+    def _usual_sizes(self) -> list[int]:
+        """Sides of images that a model may take, the likeliest first."""
+        own = getattr(self.model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]  # of timm's models
+        return list(dict.fromkeys((min(own, 224), own, *USUAL_SIZES)))
+
+    def _zeros(self, height: int, width: int) -> Tensor:
         """An image that the model can be asked about."""
         parameter = next(self.model.parameters(), torch.empty(()))
-        return torch.zeros(1, self.in_channels, size, size, device=parameter.device, dtype=parameter.dtype)
+        return torch.zeros(1, self.in_channels, height, width, device=parameter.device, dtype=parameter.dtype)
 
-    @torch.no_grad()
-    def _evaluate(self, pixels: Tensor) -> Tensor:
-        training = self.training
-        features = self.eval()(pixels)
-        self.train(training)
+    def _probe(self) -> tuple[int, int]:
+        """Channels and stride of the map. Freezes the parameters that have no part in it."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        with evaluating(self.model):
+            with torch.enable_grad():
+                size, features = self._first_map()
+                if parameters:
+                    gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+                    for parameter, gradient in zip(parameters, gradients, strict=True):
+                        parameter.requires_grad_(gradient is not None)
+            return features.shape[1], self._stride(size, features.shape[3])
+
+    def _first_map(self) -> tuple[int, Tensor]:
+        """The map of a square image of the likeliest size that the model takes, and that size."""
+        refused = None
+        for size in self._usual_sizes():
+            try:
+                features = self._last_map(self._zeros(size, size))
+            except Exception as error:  # models raise what they like
+                refused = refused or error
+                continue
+            return size, self._checked(features)
+        assert refused is not None
+        channels = f"{self.in_channels} channel{'s' if self.in_channels > 1 else ''}"
+        raise UserError(f"{self.name} takes no images of {channels}{_because(refused)}") from refused
+
+    def _checked(self, features: Any) -> Tensor:
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            shape = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
+            raise UserError(f"{self.name} gives no feature map (batch, channels, rows, cols) but {shape}.")
+        _, first, second, third = features.shape
+        if first == second != third:  # of a square image
+            raise UserError(
+                f"{self.name} gives its map with the channels last: {tuple(features.shape)}. Wrap it in a module that"
+                " returns permute(0, 3, 1, 2) of it."
+            )
         return features
 
-    def _probe(self, size: int) -> tuple[int, int]:
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        training = self.model.training
-        self.model.eval()
-        with torch.enable_grad():
-            features = self._last_map(self._zeros(size))
-            if not isinstance(features, Tensor) or features.ndim != 4:
-                shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-                raise UserError(f"{self.name} gives no feature map (batch, channels, rows, cols) but {shape}.")
-            if parameters:
-                gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.requires_grad_(gradient is not None)
-            stride = self._stride(size, features.shape[2])
-        self.model.train(training)
-        return features.shape[1], stride
+    def _stride(self, size: int, cells: int) -> int:
+        """Pixels per cell of a map that has this many columns for an image of this width.
 
-    @torch.no_grad()
-    def _stride(self, size: int, rows: int) -> int:
-        """Pixels per cell of the map that has this number of rows for an image of this size."""
-        if size % rows == 0:
-            return size // rows
-        # The last cells hang over the edge, or the borders are not padded: only how the map grows tells.
-        try:
-            more = self._last_map(self._zeros(size + 64)).shape[2] - rows
-        except (AssertionError, RuntimeError, ValueError):  # it takes this one size
-            more = 0
-        return 64 // more if more > 0 else size // rows
+        Cells that hang over the border and borders without padding make the ratio of the two inexact. What a wider
+        image adds is exact but for one cell, and of the strides that this leaves, networks have the one with the
+        most factors of two.
+        """
+        for height in (STRIP, size):
+            try:
+                more = self._last_map(self._zeros(height, size + FURTHER)).shape[3] - cells
+            except Exception:  # it takes no strips of this height, or this one size alone
+                continue
+            if more > 1:
+                possible = range(FURTHER // (more + 1) + 1, math.ceil(FURTHER / (more - 1)))
+                return max(possible, key=lambda stride: (stride & -stride, -abs(stride - FURTHER / more)), default=1)
+        return max(1, size // cells)
 
 
 def create_backbone(name: str, *, channels: int = 3, output_stride: int | None = None) -> Backbone:
@@ -160,11 +206,14 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
         output_stride: 16 or 8, where the model takes it: dilation instead of the last strides.
 
     Raises:
-        UserError: for an unknown name, or an output stride that the model cannot have.
+        UserError: for an unknown name, or an output stride or channels that the model cannot have.
     """
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"--backbone {name}: timm has no such model.{nearest(name, timm.list_models())}")
-    model = _create_model(name, channels=channels, output_stride=output_stride)
+    try:
+        model = _create_model(name, channels=channels, output_stride=output_stride)
+    except Exception as error:  # an unknown tag, channels that it cannot have, a package that is not there
+        raise UserError(f"--backbone {name}: timm cannot make it{_because(error)}") from error
     if any(isinstance(module, _BatchNorm) for module in model.modules()):
         initialise(model)
     backbone = Backbone(model, name=name, in_channels=channels, output_stride=output_stride)
@@ -175,9 +224,12 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
 
 def _create_model(name: str, *, channels: int, output_stride: int | None, pretrained: bool = False) -> nn.Module:
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
-    # Convolutional networks know an output stride, ViTs a dynamic image size, and each refuses the other's.
-    attempts: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride else []
-    for special in (*attempts, dict[str, Any](dynamic_img_size=True)):
+    # Convolutional networks know an output stride, ViTs a dynamic image size, Swin a size that is not strict, and each
+    # refuses the others'.
+    attempts: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
+    if output_stride:
+        attempts.insert(0, {"output_stride": output_stride})
+    for special in attempts:
         try:
             return timm.create_model(name, **settings, **special)
         except (TypeError, NotImplementedError, AssertionError):
@@ -257,7 +309,8 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
     if module is None and not timm.is_model(name.split(".")[0]):
         raise UserError(f"{path} holds the weights of a {name}, which timm does not know. Give an instance as module=.")
     if module is None:
-        backbone = create_backbone(name, channels=in_channels, output_stride=output_stride)
+        with torch.random.fork_rng(devices=[]):  # the random start is not kept
+            backbone = create_backbone(name, channels=in_channels, output_stride=output_stride)
     else:
         backbone = Backbone(module, name=name, in_channels=in_channels, output_stride=output_stride)
     try:
@@ -358,6 +411,11 @@ def _best_prefix(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     anchor = next(iter(own))
     prefixes = [key.removesuffix(anchor) for key in found if key.endswith(anchor)] or [""]
     return max(prefixes, key=lambda prefix: sum(prefix + name in found for name in own))
+
+
+def _because(error: BaseException) -> str:
+    """The end of a sentence: what the model said, if it said anything."""
+    return f": {_one_line(error)}" if str(error).strip() else "."
 
 
 def _one_line(error: BaseException, limit: int = 160) -> str:

@@ -345,7 +345,9 @@ class DenseCL(nn.Module):
     def encode_keys(self, pixels: Float[Tensor, "batch channels height width"]) -> Embeddings:
         """The key encoder's embeddings of a view, under the chosen batch-norm regime."""
         assert self.key_encoder is not None
-        self.key_encoder.train(self.training and self.key_norm != "ema")
+        # As the query encoder, whose owner may have put parts of it into evaluation mode.
+        for key_part, part in zip(self.key_encoder.modules(), self.query_encoder.modules(), strict=True):
+            key_part.training = part.training and self.key_norm != "ema"
         if self.key_norm == "shuffle" and world_size() > 1:
             order = self._order(len(pixels) * world_size(), pixels.device)
             mixed = self.key_encoder(own_part(gather(pixels)[order]))
