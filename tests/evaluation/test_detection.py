@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import densecl.evaluation.detection
@@ -183,6 +184,20 @@ def test_the_command(tmp_path: Path) -> None:
     (found,) = evaluate(["random"], "detection", tmp_path, **settings)
     assert torch.equal(torch.get_rng_state(), before)
     assert set(found.scores) == {"ap", "ap50", "ap75"} and 0 <= found.scores["ap"] <= found.scores["ap50"] <= 100
+
+
+@pytest.mark.usefixtures("small_head")
+def test_a_backbone_of_one_size_alone() -> None:
+    class OneSize(nn.Conv2d):
+        def forward(self, pixels: Tensor) -> Tensor:
+            assert pixels.shape[2:] == (128, 128)
+            return super().forward(pixels)
+
+    common: dict[str, Any] = {"classes": 2, "steps": 1, "batch_size": 2, **STANDARD}
+    backbone = Backbone(OneSize(3, 8, 8, stride=8))
+    detection(backbone, squares(2, 0), squares(1, 1), longer_side=128, **common)
+    with pytest.raises(UserError, match="OneSize does not take images of 64 px, but of 128 px"):
+        detection(backbone, squares(2, 0), squares(1, 1), longer_side=64, **common)
 
 
 def test_nothing_to_learn_from() -> None:

@@ -7,7 +7,7 @@ import io
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -156,25 +156,17 @@ class Pyramid(nn.Module):
         backbone.requires_grad_(fine_tune)
         if not fine_tune:
             backbone.eval()
-        with evaluating(backbone):
-            zeros = torch.zeros(1, backbone.in_channels, PROBED, PROBED, device=device_of(backbone))
-            maps = self._all_maps(zeros)
-        strides = [PROBED // some.shape[2] for some in maps]
+        kinds = backbone.map_kinds()
+        strides = [kind.stride for kind in kinds]
         self.levels = [
             level
             for level, stride in enumerate(strides)
             if stride >= LEAST_STRIDE and stride not in strides[level + 1 :]
         ]
         self.strides = [strides[level] for level in self.levels]
-        channels = [maps[level].shape[1] for level in self.levels]
+        channels = [kinds[level].channels for level in self.levels]
         self.fpn = FeaturePyramidNetwork(channels, PYRAMID_CHANNELS, extra_blocks=LastLevelMaxPool())
         self.out_channels = PYRAMID_CHANNELS  # torchvision asks for it
-
-    def _all_maps(self, pixels: Tensor) -> list[Tensor]:
-        intermediates: Any = getattr(self.backbone.model, "forward_intermediates", None)
-        if intermediates is None:
-            return [self.backbone(pixels)]
-        return intermediates(pixels, norm=True, intermediates_only=True)
 
     def train(self, mode: bool = True) -> Pyramid:
         """Leaves a frozen backbone in evaluation mode."""
@@ -184,12 +176,12 @@ class Pyramid(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
         with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
-            maps = self._all_maps(pixels)
+            try:
+                maps = self.backbone.maps(pixels)
+            except Exception:
+                self.backbone.grid_at(*pixels.shape[2:])  # raises if the size is to blame, and says so
+                raise
         return self.fpn(OrderedDict((str(level), maps[level]) for level in self.levels))
-
-
-#: Side of the image that tells the strides of a backbone's maps; a multiple of the usual patch and window sizes.
-PROBED = 224
 
 
 def build_detector(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import pickle
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,13 @@ class Normalisation(NamedTuple):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+class MapKind(NamedTuple):
+    """What is alike in all the maps that a model makes."""
+
+    channels: int
+    stride: int  # pixels of the image per cell
 
 
 class Backbone(nn.Module):
@@ -72,19 +80,29 @@ class Backbone(nn.Module):
         self.name = name or type(model).__name__
         self.in_channels = in_channels
         self.output_stride = output_stride
-        self.channels, self.stride = self._probe()
+        self._norm = True  # whether the model's last norm layer is applied, which a few of timm's refuse
+        self._size, (self.channels, self.stride) = self._probe()
 
     def forward(
         self, pixels: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features rows cols"]:
         return self._last_map(pixels)
 
+    def maps(self, pixels: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        """All feature maps that the model hands out; the last one is that of a call."""
+        if self._intermediates is None:
+            return [self.model(pixels)]
+        return self._intermediates(pixels, norm=self._norm, intermediates_only=True)
+
     def _last_map(self, pixels: Tensor) -> Any:
         """What the model gives, which `_probe` has yet to check."""
-        intermediates: Any = getattr(self.model, "forward_intermediates", None)  # of timm's models
-        if intermediates is not None:
-            return intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
-        return self.model(pixels)
+        if self._intermediates is None:
+            return self.model(pixels)
+        return self._intermediates(pixels, indices=1, norm=self._norm, intermediates_only=True)[0]
+
+    @property
+    def _intermediates(self) -> Any:
+        return getattr(self.model, "forward_intermediates", None)  # of timm's models
 
     def checkpoint_activations(self) -> None:
         """Keep the activations between blocks alone and compute those within once more on the way back.
@@ -137,8 +155,8 @@ class Backbone(nn.Module):
         parameter = next(self.model.parameters(), torch.empty(()))
         return torch.zeros(1, self.in_channels, height, width, device=parameter.device, dtype=parameter.dtype)
 
-    def _probe(self) -> tuple[int, int]:
-        """Channels and stride of the map. Freezes the parameters that have no part in it."""
+    def _probe(self) -> tuple[int, MapKind]:
+        """The size of an image that the model takes, and what map it gives. Freezes what has no part in the map."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         with evaluating(self.model):
             with torch.enable_grad():
@@ -147,12 +165,14 @@ class Backbone(nn.Module):
                     gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
                     for parameter, gradient in zip(parameters, gradients, strict=True):
                         parameter.requires_grad_(gradient is not None)
-            return features.shape[1], self._stride(size, features.shape[3])
+            (kind,) = self._kinds(lambda pixels: [self._last_map(pixels)], size, [features])
+        return size, kind
 
     def _first_map(self) -> tuple[int, Tensor]:
         """The map of a square image of the likeliest size that the model takes, and that size."""
         refused = None
-        for size in self._usual_sizes():
+        for size, norm in itertools.product(self._usual_sizes(), (True, False)):
+            self._norm = norm
             try:
                 features = self._last_map(self._zeros(size, size))
             except Exception as error:  # models raise what they like
@@ -164,33 +184,52 @@ class Backbone(nn.Module):
         raise UserError(f"{self.name} takes no images of {channels}{_because(refused)}") from refused
 
     def _checked(self, features: Any) -> Tensor:
-        if not isinstance(features, Tensor) or features.ndim != 4:
-            shape = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
-            raise UserError(f"{self.name} gives no feature map (batch, channels, rows, cols) but {shape}.")
-        _, first, second, third = features.shape
-        if first == second != third:  # of a square image
-            raise UserError(
-                f"{self.name} gives its map with the channels last: {tuple(features.shape)}. Wrap it in a module that"
-                " returns permute(0, 3, 1, 2) of it."
-            )
-        return features
+        """The map of a square image, if it is one."""
+        if isinstance(features, Tensor) and features.ndim == 4:
+            _, first, second, third = features.shape
+            if first != second or second == third:
+                return features
+            found = f"one with the channels last: {tuple(features.shape)}"
+        elif isinstance(features, Tensor):
+            found = str(tuple(features.shape))
+        else:
+            found = f"a {type(features).__name__}"
+        raise UserError(
+            f"{self.name} gives no feature map (batch, channels, rows, cols) but {found}."
+            " Wrap it in a module that returns one."
+        )
 
-    def _stride(self, size: int, cells: int) -> int:
-        """Pixels per cell of a map that has this many columns for an image of this width.
+    def map_kinds(self) -> list[MapKind]:
+        """Channels and stride of each of the `maps`."""
+        with evaluating(self):
+            return self._kinds(self.maps, self._size, self.maps(self._zeros(self._size, self._size)))
 
-        Cells that hang over the border and borders without padding make the ratio of the two inexact. What a wider
-        image adds is exact but for one cell, and of the strides that this leaves, networks have the one with the
-        most factors of two.
+    def _kinds(self, ask: Callable[[Tensor], list[Tensor]], size: int, maps: list[Tensor]) -> list[MapKind]:
+        """Channels and stride of the maps that the model gives for a square image of this size.
+
+        Cells that hang over the border and borders without padding make size / cells inexact. What a wider image
+        adds is exact but for one cell.
         """
+        cells = [one.shape[3] for one in maps]
+        added = [0] * len(maps)
         for height in (STRIP, size):
-            try:
-                more = self._last_map(self._zeros(height, size + FURTHER)).shape[3] - cells
-            except Exception:  # it takes no strips of this height, or this one size alone
-                continue
-            if more > 1:
-                possible = range(FURTHER // (more + 1) + 1, math.ceil(FURTHER / (more - 1)))
-                return max(possible, key=lambda stride: (stride & -stride, -abs(stride - FURTHER / more)), default=1)
-        return max(1, size // cells)
+            with contextlib.suppress(Exception):  # of a model that takes no strips, or this one size alone
+                wider = ask(self._zeros(height, size + FURTHER))
+                added = [one.shape[3] - before for one, before in zip(wider, cells, strict=True)]
+                break
+        strides = [_stride(more) or max(1, size // before) for more, before in zip(added, cells, strict=True)]
+        return [MapKind(one.shape[1], stride) for one, stride in zip(maps, strides, strict=True)]
+
+
+def _stride(added: int) -> int | None:
+    """The stride of a map to which `FURTHER` more pixels add this many columns, or one column more or fewer.
+
+    Of the strides that this leaves, networks have the one with the most factors of two.
+    """
+    if added < 2:
+        return None
+    possible = range(FURTHER // (added + 1) + 1, math.ceil(FURTHER / (added - 1)))
+    return max(possible, key=lambda stride: (stride & -stride, -abs(stride - FURTHER / added)), default=1)
 
 
 def create_backbone(name: str, *, channels: int = 3, output_stride: int | None = None) -> Backbone:
@@ -224,8 +263,8 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
 
 def _create_model(name: str, *, channels: int, output_stride: int | None, pretrained: bool = False) -> nn.Module:
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
-    # Convolutional networks know an output stride, ViTs a dynamic image size, Swin a size that is not strict, and each
-    # refuses the others'.
+    # Convolutional networks know an output stride, ViTs a dynamic image size, the Swin of older timm a size that is not
+    # strict, and each refuses the others'.
     attempts: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
     if output_stride:
         attempts.insert(0, {"output_stride": output_stride})

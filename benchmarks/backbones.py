@@ -1,0 +1,135 @@
+"""Which of timm's families of models can be trained: of each the smallest model, at five image sizes.
+
+    python benchmarks/backbones.py [--families resnet swin_transformer ...]
+
+Each model is made, trained for one step at every size, judged in evaluation mode, loaded into timm, made with output
+strides 16 and 8 and for images of five channels. A size that it does not take must be refused in a line; anything else
+stands in the table as FAILS. Appends to docs/benchmarks/backbones.csv, a row for each family that is not yet in it.
+Half an hour on one core; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import rows
+import timm
+import torch
+
+from densecl.errors import UserError
+from densecl.model.backbone import Backbone, create_backbone
+
+TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "backbones.csv"
+
+
+class Row(NamedTuple):
+    """What a family can do. Sizes are in pixels; their cells hold the rows and columns of the map, or "no"."""
+
+    family: str
+    model: str
+    parameters: str = ""  # in millions
+    stride: str = ""
+    px64: str = "no"
+    px100: str = "no"
+    px128: str = "no"
+    px224: str = "no"
+    px256: str = "no"
+    output_strides: str = ""  # beside its own
+    any_channels: str = ""  # whether it takes five instead of three
+    note: str = ""  # why it was refused, the first time
+    timm: str = timm.__version__
+
+
+FAILS = "FAILS"
+Result = TypeVar("Result")
+SIZES = tuple(int(field.removeprefix("px")) for field in Row._fields if field.startswith("px"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="+", default=timm.list_modules(), metavar="NAME")
+    families = parser.parse_args().families
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    done = {row["family"] for row in rows.read(TABLE)}
+    for family in families:
+        if family not in done:
+            row = examine(family, smallest(family))
+            rows.append(TABLE, row)
+            print(*row, sep=", ", flush=True)
+
+
+def smallest(family: str) -> str:
+    """The model with the fewest parameters, but for those that only timm's own tests use."""
+
+    def parameters(name: str) -> int:
+        with torch.device("meta"):  # without memory for the weights
+            return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+
+    return min((name for name in timm.list_models(module=family) if not name.startswith("test_")), key=parameters)
+
+
+def examine(family: str, name: str) -> Row:
+    backbone, note = attempt(lambda: create_backbone(name))
+    if backbone is None:
+        return Row(family, name, note=note)
+    grids = {}
+    for size in SIZES:
+        grid, problem = attempt(lambda size=size: step(backbone, size))
+        grids[f"px{size}"] = problem if problem.startswith(FAILS) else grid or "no"
+        note = note or problem
+    _, problem = attempt(lambda: timm.create_model(name, num_classes=0).load_state_dict(backbone.model.state_dict()))
+    made = {stride: attempt(lambda stride=stride: create_backbone(name, output_stride=stride)) for stride in (16, 8)}
+    five, problem_of_five = attempt(lambda: create_backbone(name, channels=5))
+    failures = [text for text in (problem, problem_of_five, *(text for _, text in made.values())) if FAILS in text]
+    return Row(
+        family,
+        name,
+        f"{sum(parameter.numel() for parameter in backbone.parameters()) / 1e6:.1f}",
+        str(backbone.stride),
+        **grids,
+        output_strides=" ".join(str(stride) for stride, (found, _) in made.items() if found is not None),
+        any_channels="no" if five is None else "yes",
+        note="; ".join(filter(None, [note, *failures])),
+    )
+
+
+def step(backbone: Backbone, size: int) -> str:
+    """Trains and judges a step; the rows and columns of the map."""
+    grid = backbone.grid_at(size)
+    features = backbone.train()(torch.randn(2, 3, size, size))
+    assert features.shape == (2, backbone.channels, *grid), f"{tuple(features.shape)} instead of {grid}"
+    features.square().mean().backward()
+    for name, parameter in backbone.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{name} has no gradient"
+            assert parameter.grad.isfinite().all(), f"{name} has a gradient that is not finite"
+    backbone.zero_grad()
+    with torch.no_grad():
+        assert backbone.eval()(torch.randn(1, 3, size, size)).shape[1:] == features.shape[1:]
+    off = max(abs(cells * backbone.stride - size) for cells in grid)
+    assert off < 2 * backbone.stride or grows_not(backbone, size), "the stride is another"
+    return "x".join(map(str, grid))
+
+
+def grows_not(backbone: Backbone, size: int) -> bool:
+    """Whether the model makes every image the same size first, so that its map has no stride."""
+    return backbone.grid_at(size) == backbone.grid_at(2 * size)
+
+
+def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
+    """The result and no problem, or None and in a line why not."""
+    try:
+        return action(), ""
+    except UserError as error:
+        return None, str(error)
+    except Exception as error:
+        return None, f"{FAILS}: {type(error).__name__} {' '.join(str(error).split())[:120]}"
+
+
+if __name__ == "__main__":
+    main()
