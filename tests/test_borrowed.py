@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from densecl.borrowed import copy_to_train, evaluating, seeded
 from tests.frozen import frozen_norm, modes
@@ -18,6 +19,23 @@ def test_every_part_gets_its_mode_back_whatever_happens() -> None:
         assert not any(modes(module)) and not torch.is_grad_enabled()
         raise KeyError
     assert modes(module) == before and torch.is_grad_enabled()
+
+
+class Merging(nn.Linear):
+    """Computes something on entering evaluation mode and undoes it on leaving, as adapters of weights do."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_what_a_part_does_when_its_mode_changes_is_done() -> None:
+    parts = Merging(1, 1), Merging(1, 1).eval()
+    with evaluating(nn.Sequential(*parts)):
+        assert all(part.merged for part in parts)
+    assert [(part.training, part.merged) for part in parts] == [(True, False), (False, True)]
 
 
 def test_a_copy_to_train_keeps_what_the_owner_froze_but_not_that_the_whole_was_judged() -> None:

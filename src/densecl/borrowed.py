@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -16,14 +16,24 @@ Module = TypeVar("Module", bound=nn.Module)
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradient; afterwards the module and every part of it are in the mode they were in."""
-    training = {part: part.training for part in module.modules()}
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for part, was in training.items():
-            part.training = was
+        set_modes(modes)
+
+
+def set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Puts each part of a module, which stands before its own parts, into training mode or into evaluation mode.
+
+    By its own `train`, which may have more to do: some of timm's models keep what they computed in evaluation mode
+    until it is called.
+    """
+    for part, training in modes.items():
+        if part.training != training:
+            part.train(training)
 
 
 def copy_to_train(module: Module) -> Module:

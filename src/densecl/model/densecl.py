@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from densecl.borrowed import set_modes
 from densecl.errors import UserError
 from densecl.model.attention_kernels import quick_dtype
 from densecl.model.backbone import Backbone
@@ -346,8 +347,8 @@ class DenseCL(nn.Module):
         """The key encoder's embeddings of a view, under the chosen batch-norm regime."""
         assert self.key_encoder is not None
         # As the query encoder, whose owner may have put parts of it into evaluation mode.
-        for key_part, part in zip(self.key_encoder.modules(), self.query_encoder.modules(), strict=True):
-            key_part.training = part.training and self.key_norm != "ema"
+        both = zip(self.key_encoder.modules(), self.query_encoder.modules(), strict=True)
+        set_modes({part: queries.training and self.key_norm != "ema" for part, queries in both})
         if self.key_norm == "shuffle" and world_size() > 1:
             order = self._order(len(pixels) * world_size(), pixels.device)
             mixed = self.key_encoder(own_part(gather(pixels)[order]))
