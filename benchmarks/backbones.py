@@ -3,9 +3,9 @@
     python benchmarks/backbones.py [--families resnet swin_transformer ...]
 
 Each model is made, trained for one step at every size, asked in evaluation mode, copied, loaded into timm, made with
-output strides 16 and 8 and for images of five channels. A size that it does not take must be refused in a line; anything else
-stands in the note as FAILS. Appends to docs/benchmarks/backbones.csv, a row for each family that is not yet in it.
-Half an hour on one core; nothing is downloaded.
+output strides 16 and 8, and made for images of five channels. A size that it does not take must be refused in a line;
+anything else stands in the note as FAILS. Appends to docs/benchmarks/backbones.csv, a row for each family that is not
+yet in it. Twenty minutes on one core; nothing is downloaded.
 """
 
 from __future__ import annotations
