@@ -5,7 +5,7 @@
 Each model is made, trained for one step at every size, asked in evaluation mode, copied, loaded into timm, made with
 output strides 16 and 8, and made for images of five channels. A size that it does not take must be refused in a line;
 anything else stands in the note as FAILS. Appends to docs/benchmarks/backbones.csv, a row for each family that is not
-yet in it. Twenty minutes on one core; nothing is downloaded.
+yet in it, and writes docs/backbones.md. Half an hour on one core; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,31 @@ import torch
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone, create_backbone
 
-TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "backbones.csv"
+DOCUMENTS = Path(__file__).parents[1] / "docs"
+TABLE, PAGE = DOCUMENTS / "benchmarks" / "backbones.csv", DOCUMENTS / "backbones.md"
+
+#: The page, but for its table.
+TEXT = """# Backbones
+
+`--backbone` takes any of timm's models that gives a feature map, and `backbone=` in Python any module that returns one.
+Of each of the {families} families of timm {timm}, the smallest model was trained for a step on images of five sizes:
+`python benchmarks/backbones.py`, on one CPU core. {every} families take all five, {some} some of them, {none} none.
+A cell is the feature map's rows and columns; "no" is a size that the model does not take: `densecl` then says so in one
+line, with a size that it takes. The reasons are in [benchmarks/backbones.csv](benchmarks/backbones.csv).
+
+- **One size alone.** The weights of some networks are made for one size of the map: a position embedding, or a bias for
+  each pair of cells. timm could build them for another size, but the weights would then load only into a network that
+  is built so, too. So they are always built as timm builds them, and refuse other sizes. ViTs and Swin take other sizes
+  with the same weights: they interpolate their position embedding, or pad their windows.
+- **Whole patches or windows.** Some take only sizes that their patch or window divides, such as multiples of 16.
+- **Stride** is pixels per cell. Where there is one size alone it is the size divided by the cells (`levit`: 224 / 4),
+  and `crossvit` makes every image the same size first.
+- **Output strides** are those that `--output-stride` can have beside 32. Where the last strides cannot be replaced by
+  dilation, or timm does not know how, it is refused.
+- Families that are not here come with a newer timm: try them, `densecl` asks the model itself.
+
+{table}
+"""
 
 
 class Row(NamedTuple):
@@ -62,6 +86,23 @@ def main() -> None:
             row = examine(family, smallest(family))
             rows.append(TABLE, row)
             print(*row, sep=", ", flush=True)
+    PAGE.write_text(page(rows.read(TABLE)), encoding="utf-8")
+
+
+def page(found: list[dict[str, str]]) -> str:
+    found = sorted(found, key=lambda row: row["family"])
+    taken = [sum(row[f"px{size}"] != "no" for size in SIZES) for row in found]
+    columns = ("family", "model", "stride", *(f"px{size}" for size in SIZES), "output_strides")
+    heads = ("family", "model", "stride", *(f"{size} px" for size in SIZES), "output strides")
+    lines = [heads, ("---",) * len(heads), *([row[column] for column in columns] for row in found)]
+    return TEXT.format(
+        families=len(found),
+        timm=found[0]["timm"],
+        every=taken.count(len(SIZES)),
+        some=sum(0 < count < len(SIZES) for count in taken),
+        none=taken.count(0),
+        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+    )
 
 
 def smallest(family: str) -> str:

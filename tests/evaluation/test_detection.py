@@ -196,7 +196,7 @@ def test_a_backbone_of_one_size_alone() -> None:
     common: dict[str, Any] = {"classes": 2, "steps": 1, "batch_size": 2, **STANDARD}
     backbone = Backbone(OneSize(3, 8, 8, stride=8))
     detection(backbone, squares(2, 0), squares(1, 1), longer_side=128, **common)
-    with pytest.raises(UserError, match="OneSize does not take images of 64 px, but of 128 px"):
+    with pytest.raises(UserError, match="OneSize does not take images of 64x64 px, but of 128x128 px"):
         detection(backbone, squares(2, 0), squares(1, 1), longer_side=64, **common)
 
 

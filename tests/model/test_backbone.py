@@ -174,8 +174,8 @@ def refuse(maps, cells, error):
 def test_a_size_that_a_model_refuses_is_an_error_that_names_one_it_takes(error):
     backbone = Backbone(Maps(lambda maps: refuse(maps, 24, error)))  # of 96 px
     assert backbone.grid_at(96) == (24, 24) and backbone.stride == 4
-    ending = re.escape(f": {error}" if str(error) else ".")
-    with pytest.raises(UserError, match=f"^Maps does not take images of 128 px, but of 96 px{ending}$"):
+    ending = re.escape(f": {error}." if str(error) else ".")
+    with pytest.raises(UserError, match=f"^Maps does not take images of 128x128 px, but of 96x96 px{ending}$"):
         backbone.grid_at(128)
     with pytest.raises(UserError, match="Maps does not take images of 64x96 px"):
         backbone.grid_at(96, 64)
@@ -184,7 +184,7 @@ def test_a_size_that_a_model_refuses_is_an_error_that_names_one_it_takes(error):
 
 
 def test_a_size_that_a_vit_refuses_is_an_error():
-    with pytest.raises(UserError, match="10 px, but of 32 px"):
+    with pytest.raises(UserError, match="10x10 px, but of 32x32 px"):
         create_backbone("test_vit").grid_at(10)
 
 
@@ -209,7 +209,7 @@ def test_a_model_that_timm_cannot_make_is_an_error_of_one_line(monkeypatch):
         raise ModuleNotFoundError("No module named\n'einops'")
 
     monkeypatch.setattr(timm, "create_model", needs_more)
-    with pytest.raises(UserError, match="^--backbone resnet18: timm cannot make it: No module named 'einops'$"):
+    with pytest.raises(UserError, match="^--backbone resnet18: timm cannot make it: No module named 'einops'.$"):
         create_backbone("resnet18")
 
 
@@ -355,7 +355,7 @@ def test_asking_a_module_leaves_every_part_in_its_mode():
     before = modes(module)
     backbone = Backbone(module)
     backbone.grid_at(64)
-    with pytest.raises(UserError, match="does not take images of 2 px, but of 32 px"):
+    with pytest.raises(UserError, match="does not take images of 2x2 px, but of 32x32 px"):
         backbone.grid_at(2)
     assert modes(module) == before and not WatchedNorm.trained
 

@@ -335,8 +335,7 @@ def _dense(
                 asked[name] = task, seed
                 probes[name] = functools.partial(_fit, task, seed, [place[index] for index in drawn[seed]])
     assert train.size is not None, "LabelledSplits sets it"
-    width, height = train.size
-    backbone.grid_at(height, width)  # raises for a size that the model does not take
+    _check_takes(backbone, train.size)
     judged = judge(
         backbone,
         train,
@@ -358,8 +357,7 @@ def _fine_tuned_segmentation(
     splits: LabelledSplits, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
 ) -> Iterator[Result]:
     assert splits.train.size is not None, "LabelledSplits sets it"
-    width, height = splits.train.size
-    backbone.grid_at(height, width)  # raises for a size that the model does not take
+    _check_takes(backbone, splits.train.size)
     for seed in seeds:
         judged = fine_tuned_segmentation(
             backbone,
@@ -402,6 +400,14 @@ def _draw_labelled(count: int, fraction: float, seed: int) -> list[int]:
     """Indices of the images whose labels are used: `fraction` of them, at least one."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return sorted(order[: max(1, round(fraction * count))].tolist())
+
+
+def _check_takes(backbone: Backbone, size: tuple[int, int]) -> None:
+    width, height = size
+    try:
+        backbone.grid_at(height, width)
+    except UserError as error:
+        raise UserError(f"{error} Give --image-size.") from error
 
 
 def _in_numbers(segmentation: Segmentation) -> dict[str, float]:

@@ -131,9 +131,8 @@ class Backbone(nn.Module):
             try:
                 rows, cols = self._last_map(self._zeros(height, width)).shape[2:]
             except Exception as error:  # models raise what they like
-                size = f"{height} px" if width == height else f"{width}x{height} px"
                 raise UserError(
-                    f"{self.name} does not take images of {size}{self._instead(height)}{_because(error)}"
+                    f"{self.name} does not take images of {width}x{height} px{self._instead(height)}{_because(error)}"
                 ) from error
         return rows, cols
 
@@ -142,7 +141,7 @@ class Backbone(nn.Module):
         for size in sorted(self._usual_sizes(), key=lambda size: abs(size - wanted)):
             with contextlib.suppress(Exception):
                 self._last_map(self._zeros(size, size))
-                return f", but of {size} px"
+                return f", but of {size}x{size} px"
         return ""
 
     def _usual_sizes(self) -> list[int]:
@@ -454,7 +453,7 @@ def _best_prefix(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 def _because(error: BaseException) -> str:
     """The end of a sentence: what the model said, if it said anything."""
-    return f": {_one_line(error)}" if str(error).strip() else "."
+    return f": {_one_line(error).rstrip('.')}." if str(error).strip() else "."
 
 
 def _one_line(error: BaseException, limit: int = 160) -> str:
