@@ -157,7 +157,7 @@ def step(backbone: Backbone, size: int) -> str:
             assert parameter.grad.isfinite().all(), f"{name} has a gradient that is not finite"
     backbone.zero_grad()
     off = max(abs(cells * backbone.stride - size) for cells in grid)
-    assert off < 2 * backbone.stride or grows_not(backbone, size), "the stride is another"
+    assert off < 3 * backbone.stride or grows_not(backbone, size), "the stride is another"  # borders may be bare
     return "x".join(map(str, grid))
 
 

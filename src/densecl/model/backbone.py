@@ -232,11 +232,12 @@ def _stride(added: int) -> int | None:
 
 
 def create_backbone(name: str, *, channels: int = 3, output_stride: int | None = None) -> Backbone:
-    """A timm model with random weights, without its classifier.
+    """A timm model with random weights (of torch's global generator), without its classifier.
 
     Networks with batch norm get the paper's initialisation (`initialise`); others, such as ConvNeXt and
     ViTs, keep timm's, which follows their own papers. ViTs keep their native position embedding and
-    interpolate it to the image's size, so that their weights load strictly anywhere.
+    interpolate it to the image's size, so that their weights load strictly anywhere. For the same reason
+    a model whose weights are made for one image size is made for timm's, and takes no other.
 
     Args:
         name: timm's name, such as "resnet18", "convnext_nano", "vit_small_patch16_224".
