@@ -23,11 +23,11 @@ from rows import append, mean_and_deviation, read
 
 import densecl.training.module
 from densecl import pretrain
+from densecl.borrowed import evaluating
 from densecl.demo import DEMO_RECIPE, JUDGED, JUDGED_STRIDE, LABELLED, PAIRS_MEASURED, RADIUS
 from densecl.demo import SCENES as DRAWN
 from densecl.errors import UserError
 from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
-from densecl.evaluation.frozen import evaluating
 from densecl.evaluation.segmentation import Labelled, linear_segmentation
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source

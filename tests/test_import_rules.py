@@ -13,7 +13,7 @@ import pytest
 import densecl
 
 SOURCE = Path(densecl.__file__).parent
-PLAIN = {"allocator", "errors", "progress", "views"}
+PLAIN = {"allocator", "borrowed", "errors", "progress", "views"}
 EVERYTHING = {
     *PLAIN, "api", "augment", "cli", "demo", "evaluation", "images", "model", "recipe", "report", "training"
 }  # fmt: skip
@@ -21,6 +21,7 @@ EVERYTHING = {
 #: Room (a folder or a file at the top) -> the rooms that it may import.
 MAY_IMPORT = {
     "allocator": set(),
+    "borrowed": set(),
     "errors": set(),
     "progress": set(),
     "views": set(),

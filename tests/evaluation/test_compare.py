@@ -46,7 +46,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = f"evaluate {home}/run random --task correspondence retrieval segmentation clustering --data {home}/data"
     line += f" --also a* --seeds 2 --json {tmp_path}/found.json --images 4"
+    before = torch.get_rng_state()
     assert main(line.split()) == 0
+    assert torch.equal(torch.get_rng_state(), before)
     shown = capsys.readouterr()
     scenes = Scenes("train", size=40, count=8)
     classes = 1 + max(int(scenes.scene(index).labels[:36].max()) for index in range(8))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import densecl.evaluation.detection
@@ -18,8 +19,9 @@ from densecl.errors import UserError
 from densecl.evaluation.boxed import Boxed
 from densecl.evaluation.compare import evaluate
 from densecl.evaluation.detection import Detections, Pyramid, average_precision, detection
-from densecl.model.backbone import create_backbone
+from densecl.model.backbone import Backbone, create_backbone
 from tests.evaluation.squares import squares, write_coco
+from tests.frozen import WatchedNorm, frozen_norm, modes
 
 STANDARD = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -178,11 +180,39 @@ def test_the_pyramid_of_any_backbone(name: str, strides: list[int]) -> None:
 def test_the_command(tmp_path: Path) -> None:
     write_coco(tmp_path)
     settings = {"image_size": (64, 64), "steps": 1, "batch_size": 2, "seeds": 1, "backbone": "resnet10t", "json": None}
+    before = torch.get_rng_state()
     (found,) = evaluate(["random"], "detection", tmp_path, **settings)
+    assert torch.equal(torch.get_rng_state(), before)
     assert set(found.scores) == {"ap", "ap50", "ap75"} and 0 <= found.scores["ap"] <= found.scores["ap50"] <= 100
+
+
+@pytest.mark.usefixtures("small_head")
+def test_a_backbone_of_one_size_alone() -> None:
+    class OneSize(nn.Conv2d):
+        def forward(self, pixels: Tensor) -> Tensor:
+            assert pixels.shape[2:] == (128, 128)
+            return super().forward(pixels)
+
+    common: dict[str, Any] = {"classes": 2, "steps": 1, "batch_size": 2, **STANDARD}
+    backbone = Backbone(OneSize(3, 8, 8, stride=8))
+    detection(backbone, squares(2, 0), squares(1, 1), longer_side=128, **common)
+    with pytest.raises(UserError, match="OneSize does not take images of 64x64 px, but of 128x128 px"):
+        detection(backbone, squares(2, 0), squares(1, 1), longer_side=64, **common)
 
 
 def test_nothing_to_learn_from() -> None:
     empty = [item._replace(boxes=item.boxes[:0], labels=item.labels[:0]) for item in squares(2, 0)]
     with pytest.raises(UserError, match="no object to learn from"):
         detection(create_backbone("resnet10t"), empty, squares(2, 0), classes=2, **STANDARD)
+
+
+@pytest.mark.usefixtures("small_head")
+@pytest.mark.parametrize("fine_tune", [True, False])
+def test_batch_norm_that_its_owner_froze_stays_frozen(fine_tune: bool) -> None:
+    backbone = Backbone(frozen_norm())
+    before = modes(backbone)
+    detection(
+        backbone, squares(2, 0), squares(1, 1), classes=2, steps=1, batch_size=2, fine_tune=fine_tune, longer_side=64,
+        **STANDARD,
+    )  # fmt: skip
+    assert modes(backbone) == before and not WatchedNorm.trained

@@ -9,6 +9,7 @@ from torch import nn
 from densecl.errors import UserError
 from densecl.evaluation.fine_tuning import crop_and_flip, descend, draw_batches, fine_tuned_segmentation
 from densecl.model.backbone import Backbone, create_backbone
+from tests.frozen import WatchedNorm, frozen_norm, modes
 
 STANDARD = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 COLOURS = torch.tensor([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
@@ -126,3 +127,12 @@ def test_nothing_to_learn_from() -> None:
         fine_tuned_segmentation(tiny(), void, images(2, 0), classes=4, **STANDARD)
     with pytest.raises(UserError, match="no labelled images"):
         fine_tuned_segmentation(tiny(), [], images(2, 0), classes=4, **STANDARD)
+
+
+def test_batch_norm_that_its_owner_froze_stays_frozen() -> None:
+    backbone = Backbone(frozen_norm())
+    before = modes(backbone)
+    fine_tuned_segmentation(backbone, images(2, 0), images(2, 1), classes=4, steps=1, batch_size=2, **STANDARD)
+    assert modes(backbone) == before and not WatchedNorm.trained
+    fine_tuned_segmentation(backbone.eval(), images(2, 0), images(2, 1), classes=4, steps=1, batch_size=2, **STANDARD)
+    assert not any(modes(backbone)) and WatchedNorm.trained  # it was only judged before

@@ -44,6 +44,7 @@ def test_random_weights_follow_the_seed_and_the_others(run: Path) -> None:
     assert weights.random and (weights.architecture, weights.normalisation) == ("resnet10t", NORMALISATION)
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
+    open_weights(["random"], "resnet10t")
     first = weights.backbone(16, seed=0)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(8)

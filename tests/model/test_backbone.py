@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+import re
 
 import pytest
 import safetensors
@@ -9,6 +11,8 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from densecl.errors import UserError
@@ -20,6 +24,7 @@ from densecl.model.backbone import (
     load_backbone,
     save_backbone,
 )
+from tests.frozen import WatchedNorm, frozen_norm, modes
 
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -48,6 +53,35 @@ def test_the_stride_is_right_where_the_usual_image_is_no_whole_number_of_cells(n
     backbone = create_backbone(name, output_stride=stride)
     assert backbone.stride == (stride or 32)
     assert backbone.grid_at(192) == (192 // backbone.stride,) * 2
+
+
+@pytest.mark.parametrize("name", ["efficientvit_m0", "shvit_s1"])
+def test_a_stride_of_64_is_told_from_one_of_56_though_224_px_give_four_cells(name):
+    backbone = create_backbone(name)
+    assert backbone.grid_at(224) == (4, 4)
+    assert backbone.stride == 64 == 512 // backbone.grid_at(512)[0]
+
+
+@given(
+    factors=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64]).flatmap(
+        lambda stride: st.permutations([prime for prime in (2, 3, 5, 7) for _ in range(times(prime, stride))])
+    ),
+    borders=st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=6, max_size=6),
+    size=st.integers(96, 400),
+)
+def test_the_stride_is_right_whatever_the_borders(factors, borders, size):
+    layers = [
+        nn.MaxPool2d(factor + more, factor, padding=(factor + more) // 2 if padded else 0, ceil_mode=over_the_edge)
+        for factor, (more, padded, over_the_edge) in zip(factors, borders, strict=False)
+    ]
+    module = nn.Sequential(*layers)
+    module.pretrained_cfg = {"input_size": (3, size, size)}
+    assert Backbone(module).stride == math.prod(factors)
+
+
+def times(prime, number):
+    """How often a prime divides a number."""
+    return next(power for power in range(10) if number % prime ** (power + 1))
 
 
 def test_the_stride_of_modules_with_bare_borders_or_one_size():
@@ -100,9 +134,83 @@ def test_a_module_without_a_map_is_an_error():
         Backbone(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
 
 
-def test_an_image_size_that_the_model_refuses_is_an_error():
-    with pytest.raises(UserError, match="10 px"):
-        create_backbone("vit_tiny_patch16_224").grid_at(10)
+class Maps(nn.Module):
+    """What a test wants it to give."""
+
+    def __init__(self, give):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 4, stride=4)
+        self.give = give
+
+    def forward(self, pixels):
+        return self.give(self.conv(pixels))
+
+
+@pytest.mark.parametrize(
+    ("give", "found"),
+    [
+        (lambda maps: maps.permute(0, 2, 3, 1), r"one with the channels last: \(1, 56, 56, 5\)"),
+        (lambda maps: maps.flatten(2), r"\(1, 5, 3136\)"),
+        (lambda maps: [maps, maps], "a list"),
+        (lambda maps: {"out": maps}, "a dict"),
+    ],
+)
+def test_what_is_no_map_is_named(give, found):
+    with pytest.raises(UserError, match=f"Maps gives no feature map.*but {found}. Wrap it"):
+        Backbone(Maps(give))
+
+
+def refuse(maps, cells, error):
+    """Raises an error unless the map has this many columns."""
+    if maps.shape[3] != cells:
+        raise error
+    return maps
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AssertionError(), IndexError("index 111 is out of bounds"), KeyError("x"), TypeError("no"), RuntimeError()],
+)
+def test_a_size_that_a_model_refuses_is_an_error_that_names_one_it_takes(error):
+    backbone = Backbone(Maps(lambda maps: refuse(maps, 24, error)))  # of 96 px
+    assert backbone.grid_at(96) == (24, 24) and backbone.stride == 4
+    ending = re.escape(f": {error}." if str(error) else ".")
+    with pytest.raises(UserError, match=f"^Maps does not take images of 128x128 px, but of 96x96 px{ending}$"):
+        backbone.grid_at(128)
+    with pytest.raises(UserError, match="Maps does not take images of 64x96 px"):
+        backbone.grid_at(96, 64)
+    with pytest.raises(UserError, match=f"Maps takes no images of 3 channels{ending}$"):
+        Backbone(Maps(lambda maps: refuse(maps, 1000, error)))
+
+
+def test_a_size_that_a_vit_refuses_is_an_error():
+    with pytest.raises(UserError, match="10x10 px, but of 32x32 px"):
+        create_backbone("test_vit").grid_at(10)
+
+
+def test_a_model_of_timm_that_gives_its_maps_without_norm_alone():
+    class Unnormed(Maps):
+        def forward_intermediates(self, pixels, indices=None, norm=False, intermediates_only=True):
+            assert not norm, "normalization of features not supported"
+            maps = [self.conv(pixels), self.conv(pixels)[:, :, ::2, ::2]]
+            return maps[-indices:] if indices else maps
+
+    backbone = Backbone(Unnormed(None))
+    assert backbone.stride == 8 and backbone.grid_at(64) == (8, 8)
+    assert backbone.map_kinds() == [(5, 4), (5, 8)]
+    assert [one.shape[2] for one in backbone.maps(torch.zeros(1, 3, 32, 32))] == [8, 4]
+
+
+def test_a_model_that_timm_cannot_make_is_an_error_of_one_line(monkeypatch):
+    with pytest.raises(UserError, match="^--backbone resnet18.nonsense: timm cannot make it: Invalid pretrained tag"):
+        create_backbone("resnet18.nonsense")
+
+    def needs_more(*_, **__):
+        raise ModuleNotFoundError("No module named\n'einops'")
+
+    monkeypatch.setattr(timm, "create_model", needs_more)
+    with pytest.raises(UserError, match="^--backbone resnet18: timm cannot make it: No module named 'einops'.$"):
+        create_backbone("resnet18")
 
 
 def test_file_loads_into_timm_and_torchvision_with_every_key(tmp_path):
@@ -258,3 +366,22 @@ def test_frozen_statistics_stay_while_weights_and_biases_train():
 def test_what_uses_the_statistics_of_a_batch():
     assert create_backbone("test_resnet").uses_batch_statistics
     assert not create_backbone("test_vit").uses_batch_statistics
+
+
+def test_asking_a_module_leaves_every_part_in_its_mode():
+    module = frozen_norm()
+    before = modes(module)
+    backbone = Backbone(module)
+    backbone.grid_at(64)
+    with pytest.raises(UserError, match="does not take images of 2x2 px, but of 32x32 px"):
+        backbone.grid_at(2)
+    assert modes(module) == before and not WatchedNorm.trained
+
+
+def test_loading_leaves_the_callers_random_numbers(tmp_path):
+    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", NORMALISATION)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    backbone, _ = load_backbone(tmp_path)
+    backbone.grid_at(64)
+    assert torch.equal(torch.get_rng_state(), before)

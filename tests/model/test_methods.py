@@ -29,6 +29,7 @@ from densecl.model.objectives import Pairs, image_pairs
 from densecl.recipe import Matching
 from densecl.recipe import Method as MethodName
 from densecl.views import Views
+from tests.frozen import WatchedNorm, frozen_norm, modes
 from tests.model import reference
 from tests.model.test_objectives import QUERY_TEMPERATURE, expected_loss
 from tests.processes import on_two_processes
@@ -513,3 +514,13 @@ def test_the_documented_example_of_an_eighth_method(matching: str, monkeypatch: 
         assert output.dense_loss.item() == pytest.approx(distances.mean().item(), rel=1e-12)
     output.loss.backward()
     assert all(weight.grad is not None for weight in model.query_encoder.dense_head.parameters())
+
+
+@pytest.mark.parametrize("key_norm", ["shuffle", "split", "ema"])
+def test_batch_norm_that_its_owner_froze_stays_frozen_in_both_encoders(key_norm: str) -> None:
+    model = DenseCL(frozen_norm(), method="moco", dim=4, queue_length=8, key_norm=key_norm, key_split=2)
+    before = modes(model.query_encoder)
+    model(views(0, size=32, batch=4, dtype=torch.float32), views(1, size=32, batch=4, dtype=torch.float32))
+    assert not WatchedNorm.trained and modes(model.query_encoder) == before
+    assert model.key_encoder is not None
+    assert modes(model.key_encoder) == ([False] * len(before) if key_norm == "ema" else before)

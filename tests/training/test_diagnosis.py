@@ -13,7 +13,7 @@ from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, collate
 from densecl.images.sources import open_source
-from densecl.model import DenseCL, Embeddings, Normalisation, Output, create_backbone
+from densecl.model import Backbone, DenseCL, Embeddings, Normalisation, Output, create_backbone
 from densecl.model.correspondence import correspondence
 from densecl.training import diagnosis
 from densecl.training.diagnosis import (
@@ -27,6 +27,7 @@ from densecl.training.diagnosis import (
     spread,
 )
 from densecl.views import Views
+from tests.frozen import WatchedNorm, frozen_norm, modes
 
 BATCH, ROWS, COLS, DIM = 3, 4, 4, 8
 CELLS = ROWS * COLS
@@ -163,12 +164,12 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
     )
     normalisation = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     backbone = create_backbone("test_resnet", output_stride=8)
-    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     fixed = FixedPairs(pairs, normalisation, Quarantine(tmp_path / "quarantine.csv", len(pairs)))
     accuracy, chance = fixed.match_accuracy(backbone)
     assert fixed.match_accuracy(backbone) == (accuracy, chance)
     assert backbone.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.state_dict().items())
 
     batch = collate([pairs[FIXED_EPOCH, index] for index in range(len(pairs))])
     first, second = (augment(crop, *normalisation) for crop in batch.pairs[:2])
@@ -176,6 +177,11 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
         query_features, key_features = (backbone.eval()(view.pixels) for view in (first, second))
     at_once = correspondence(query_features, key_features, first, second)
     assert (accuracy, chance) == pytest.approx((at_once.accuracy.item(), at_once.chance.item()))
+
+    frozen = Backbone(frozen_norm())
+    before = modes(frozen)
+    fixed.match_accuracy(frozen)
+    assert modes(frozen) == before and not WatchedNorm.trained
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from densecl.training.diagnosis import PATIENCE
 from densecl.training.parts import build
 from densecl.training.recorder import COLUMNS
 from densecl.training.run import pretrain
+from tests.frozen import WatchedNorm, frozen_norm, modes
 
 #: Without the settings of `tiny` that are MoCo's alone.
 FREE = {"queue_length": "auto", "key_momentum": "auto", "dense_negatives": "auto"}
@@ -92,6 +93,20 @@ def test_a_dataset_and_a_module_of_ones_own(tiny, tmp_path: Path) -> None:
     recipe = tiny(data="dataset:Drawing", backbone="module:Sequential", output_stride=None)
     result = pretrain(recipe, tmp_path / "run", dataset=Drawing(), backbone=module)
     assert torch.equal(load_file(result.backbone)["0.weight"], module[0].weight)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_the_owner_put_into_evaluation_mode_stays_in_it(tiny, tmp_path: Path, capsys, whole: bool) -> None:
+    module = frozen_norm()
+    if whole:
+        module.eval()
+    before, state = modes(module), {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    recipe = tiny(backbone="module:Sequential", output_stride=None, key_norm="split", key_split=2)
+    pretrain(recipe, tmp_path / "run", backbone=module)
+    assert modes(module) == before and not WatchedNorm.trained
+    moved = {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, state[name])}
+    assert "0.weight" in moved and not moved & {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert ("Sequential is in evaluation mode and stays so" in capsys.readouterr().out) == whole
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "adamw"])

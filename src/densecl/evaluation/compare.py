@@ -404,18 +404,10 @@ def _draw_labelled(count: int, fraction: float, seed: int) -> list[int]:
 
 def _check_takes(backbone: Backbone, size: tuple[int, int]) -> None:
     width, height = size
-    zeros = torch.zeros(1, backbone.in_channels, height, width, device=next(backbone.parameters()).device)
-    training = backbone.training
     try:
-        with torch.no_grad():
-            backbone.eval()(zeros)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        message = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{backbone.name} does not take images of {width}x{height}: {message}. Give --image-size."
-        ) from error
-    finally:
-        backbone.train(training)
+        backbone.grid_at(height, width)
+    except UserError as error:
+        raise UserError(f"{error} Give --image-size.") from error
 
 
 def _in_numbers(segmentation: Segmentation) -> dict[str, float]:

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
+from densecl.borrowed import evaluating
 from densecl.errors import UserError
-from densecl.evaluation.frozen import evaluating
 from densecl.images.loader import CropPairDataset, collate
 from densecl.images.sources import ImageSource
 from densecl.model.correspondence import Correspondence, correspondence

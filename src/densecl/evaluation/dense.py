@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor, nn
 
+from densecl.borrowed import evaluating
 from densecl.errors import UserError
-from densecl.evaluation.frozen import evaluating
 from densecl.evaluation.labelled import VOID, LabelledFiles
 
 #: An image (uint8 or uint16 "channels height width") and its label map (integers "height width").

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +20,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from densecl.borrowed import copy_to_train, evaluating, seeded
 from densecl.errors import UserError
 from densecl.evaluation.boxed import Boxed
 from densecl.evaluation.dense import device_of
 from densecl.evaluation.fine_tuning import LEARNING_RATE, descend, draw_batches
-from densecl.evaluation.frozen import evaluating
 from densecl.images.crops import flip
 from densecl.model.backbone import Backbone
 
@@ -98,9 +97,8 @@ def detection(
     if not any(len(item.boxes) for item in train) or not any(len(item.boxes) for item in test):
         raise UserError("There is no object to learn from, or none to find.")
     device = device_of(backbone)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = build_detector(copy.deepcopy(backbone), classes, mean, std, longer_side, fine_tune).to(device).train()
+    with seeded(seed, device):
+        model = build_detector(copy_to_train(backbone), classes, mean, std, longer_side, fine_tune).to(device)
         generator = torch.Generator().manual_seed(seed)
         batches = draw_batches(len(train), batch_size, steps, generator)
 
@@ -156,25 +154,19 @@ class Pyramid(nn.Module):
         self.backbone = backbone
         self.fine_tune = fine_tune
         backbone.requires_grad_(fine_tune)
-        with evaluating(backbone):
-            zeros = torch.zeros(1, backbone.in_channels, PROBED, PROBED, device=device_of(backbone))
-            maps = self._all_maps(zeros)
-        strides = [PROBED // some.shape[2] for some in maps]
+        if not fine_tune:
+            backbone.eval()
+        kinds = backbone.map_kinds()
+        strides = [kind.stride for kind in kinds]
         self.levels = [
             level
             for level, stride in enumerate(strides)
             if stride >= LEAST_STRIDE and stride not in strides[level + 1 :]
         ]
         self.strides = [strides[level] for level in self.levels]
-        channels = [maps[level].shape[1] for level in self.levels]
+        channels = [kinds[level].channels for level in self.levels]
         self.fpn = FeaturePyramidNetwork(channels, PYRAMID_CHANNELS, extra_blocks=LastLevelMaxPool())
         self.out_channels = PYRAMID_CHANNELS  # torchvision asks for it
-
-    def _all_maps(self, pixels: Tensor) -> list[Tensor]:
-        intermediates: Any = getattr(self.backbone.model, "forward_intermediates", None)
-        if intermediates is None:
-            return [self.backbone(pixels)]
-        return intermediates(pixels, norm=True, intermediates_only=True)
 
     def train(self, mode: bool = True) -> Pyramid:
         """Leaves a frozen backbone in evaluation mode."""
@@ -184,12 +176,12 @@ class Pyramid(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
         with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
-            maps = self._all_maps(pixels)
+            try:
+                maps = self.backbone.maps(pixels)
+            except Exception:
+                self.backbone.grid_at(*pixels.shape[2:])  # raises if the size is to blame, and says so
+                raise
         return self.fpn(OrderedDict((str(level), maps[level]) for level in self.levels))
-
-
-#: Side of the image that tells the strides of a backbone's maps; a multiple of the usual patch and window sizes.
-PROBED = 224
 
 
 def build_detector(

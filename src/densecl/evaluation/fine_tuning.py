@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from jaxtyping import Float, UInt8
 from rich.console import Console
 from torch import Tensor, nn
 
+from densecl.borrowed import copy_to_train, seeded
 from densecl.errors import UserError
 from densecl.evaluation.dense import (
     Labelled,
@@ -151,9 +151,8 @@ def fine_tuned_segmentation(
     if len(train) == 0 or len(test) == 0:
         raise UserError("There are no labelled images to learn from or none to score on.")
     device = device_of(backbone)
-    with torch.random.fork_rng():  # the head, and whatever the backbone drops at random
-        torch.manual_seed(seed)
-        model = nn.Sequential(copy.deepcopy(backbone), _head(backbone.channels, classes)).to(device).train()
+    with seeded(seed, device):  # the head, and whatever the backbone drops at random
+        model = nn.Sequential(copy_to_train(backbone), _head(backbone.channels, classes)).to(device)
         images, labels = labelled_batch(train, range(len(train)), classes, ignore)
         if (labels == VOID).all():
             raise UserError("The training set has no labelled pixel to learn from.")

@@ -18,10 +18,10 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from densecl.borrowed import evaluating
 from densecl.errors import UserError
 from densecl.evaluation.boxed import is_boxed
 from densecl.evaluation.dense import device_of, normalise
-from densecl.evaluation.frozen import evaluating
 from densecl.evaluation.labelled import decoded, is_labelled, resize, shown
 from densecl.images.sources import EXTENSIONS
 

@@ -12,6 +12,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+from densecl.borrowed import seeded
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, Normalisation, create_backbone, initialise_from, load_backbone
 
@@ -54,24 +55,24 @@ class Weights:
         Raises:
             UserError: the architecture cannot have the stride.
         """
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            try:
-                backbone = create_backbone(
-                    self.architecture, channels=self.in_channels, output_stride=output_stride or usual
-                )
-            except UserError:
-                if output_stride is not None:
-                    raise
-                torch.manual_seed(seed)
-                backbone = create_backbone(self.architecture, channels=self.in_channels)
+        try:
+            backbone = self._drawn(output_stride or usual, seed)
+        except UserError:
+            if output_stride is not None:
+                raise
+            backbone = self._drawn(None, seed)
         if self.state is not None:
             backbone.model.load_state_dict(self.state)
         # Channels last is the faster layout of convolutions, on a CPU too.
         backbone = backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
 
+    def _drawn(self, output_stride: int | None, seed: int) -> Backbone:
+        with seeded(seed):
+            return create_backbone(self.architecture, channels=self.in_channels, output_stride=output_stride)
 
+
+@torch.random.fork_rng(devices=[])  # what is drawn here is not kept, and costs the caller no random numbers
 def open_weights(names: Sequence[str | Path], architecture: str | None = None) -> list[Weights]:
     """The weights of these names, all checked before any work is done.
 

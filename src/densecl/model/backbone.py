@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import math
 import os
 import pickle
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +22,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from densecl.borrowed import evaluating
 from densecl.errors import UserError, nearest
+
+#: Sides of images that models are often built for.
+USUAL_SIZES = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 336, 384, 448, 512)
+
+#: Height of the strips that tell a stride, and how much wider one is than the other: a multiple of the usual strides.
+STRIP, FURTHER = 64, 448
 
 #: Below this share of matched tensors, starting weights are taken for those of another model.
 LEAST_MATCHED = 0.5
@@ -32,12 +42,20 @@ class Normalisation(NamedTuple):
     std: tuple[float, ...]
 
 
+class MapKind(NamedTuple):
+    """What is alike in all the maps that a model makes."""
+
+    channels: int
+    stride: int  # pixels of the image per cell
+
+
 class Backbone(nn.Module):
     """One contract for every model: pixels in, the last feature map out.
 
     A forward and a backward pass on a small image tell what the model gives, and which of its
     parameters have no part in the feature map (such as the norm layer of a classifier): those are
-    frozen, because a distributed run waits for every gradient.
+    frozen, because a distributed run waits for every gradient. Every part of the model stays in the
+    mode, of training or evaluation, that its owner put it in.
 
     Args:
         model: a timm model, or any module that returns "batch channels rows cols".
@@ -52,7 +70,7 @@ class Backbone(nn.Module):
         norm_statistics_frozen: whether batch norm keeps its means and variances in training, too.
 
     Raises:
-        UserError: if the model gives no feature map.
+        UserError: if the model gives no feature map, or takes no image.
     """
 
     def __init__(
@@ -64,20 +82,29 @@ class Backbone(nn.Module):
         self.in_channels = in_channels
         self.output_stride = output_stride
         self.norm_statistics_frozen = False
-        size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
-        self.channels, self.stride = self._probe(size)
+        self._norm = True  # whether the model's last norm layer is applied, which a few of timm's refuse
+        self._size, (self.channels, self.stride) = self._probe()
 
     def forward(
         self, pixels: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features rows cols"]:
         return self._last_map(pixels)
 
+    def maps(self, pixels: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        """All feature maps that the model hands out; the last one is that of a call."""
+        if self._intermediates is None:
+            return [self.model(pixels)]
+        return self._intermediates(pixels, norm=self._norm, intermediates_only=True)
+
     def _last_map(self, pixels: Tensor) -> Any:
         """What the model gives, which `_probe` has yet to check."""
-        intermediates: Any = getattr(self.model, "forward_intermediates", None)  # of timm's models
-        if intermediates is not None:
-            return intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
-        return self.model(pixels)
+        if self._intermediates is None:
+            return self.model(pixels)
+        return self._intermediates(pixels, indices=1, norm=self._norm, intermediates_only=True)[0]
+
+    @property
+    def _intermediates(self) -> Any:
+        return getattr(self.model, "forward_intermediates", None)  # of timm's models
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -119,66 +146,124 @@ class Backbone(nn.Module):
             raise UserError(f"--checkpoint-activations: {self.name} does not know how.")
         enable()
 
-    def grid_at(self, image_size: int) -> tuple[int, int]:
-        """Rows and columns of the feature map of a square image.
+    def grid_at(self, height: int, width: int | None = None) -> tuple[int, int]:
+        """Rows and columns of the feature map of an image of this many pixels; without a width of a square one.
 
         Raises:
             UserError: if the model does not take images of this size.
         """
-        try:
-            rows, cols = self._evaluate(self._zeros(image_size)).shape[2:]
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise UserError(f"{self.name} does not take images of {image_size} px: {_one_line(error)}") from error
+        width = width or height
+        with evaluating(self):
+            try:
+                rows, cols = self._last_map(self._zeros(height, width)).shape[2:]
+            except Exception as error:  # models raise what they like
+                raise UserError(
+                    f"{self.name} does not take images of {width}x{height} px{self._instead(height)}{_because(error)}"
+                ) from error
         return rows, cols
 
-    def _zeros(self, size: int) -> Tensor:
+    def _instead(self, wanted: int) -> str:
+        """The nearest of the usual sizes that the model takes, in words."""
+        for size in sorted(self._usual_sizes(), key=lambda size: abs(size - wanted)):
+            with contextlib.suppress(Exception):
+                self._last_map(self._zeros(size, size))
+                return f", but of {size}x{size} px"
+        return ""
+
+    def _usual_sizes(self) -> list[int]:
+        """Sides of images that a model may take, the likeliest first."""
+        own = getattr(self.model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]  # of timm's models
+        return list(dict.fromkeys((min(own, 224), own, *USUAL_SIZES)))
+
+    def _zeros(self, height: int, width: int) -> Tensor:
         """An image that the model can be asked about."""
         parameter = next(self.model.parameters(), torch.empty(()))
-        return torch.zeros(1, self.in_channels, size, size, device=parameter.device, dtype=parameter.dtype)
+        return torch.zeros(1, self.in_channels, height, width, device=parameter.device, dtype=parameter.dtype)
 
-    @torch.no_grad()
-    def _evaluate(self, pixels: Tensor) -> Tensor:
-        training = self.training
-        features = self.eval()(pixels)
-        self.train(training)
-        return features
-
-    def _probe(self, size: int) -> tuple[int, int]:
+    def _probe(self) -> tuple[int, MapKind]:
+        """The size of an image that the model takes, and what map it gives. Freezes what has no part in the map."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        training = self.model.training
-        self.model.eval()
-        with torch.enable_grad():
-            features = self._last_map(self._zeros(size))
-            if not isinstance(features, Tensor) or features.ndim != 4:
-                shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-                raise UserError(f"{self.name} gives no feature map (batch, channels, rows, cols) but {shape}.")
-            if parameters:
-                gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.requires_grad_(gradient is not None)
-            stride = self._stride(size, features.shape[2])
-        self.model.train(training)
-        return features.shape[1], stride
+        with evaluating(self.model):
+            with torch.enable_grad():
+                size, features = self._first_map()
+                if parameters:
+                    gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+                    for parameter, gradient in zip(parameters, gradients, strict=True):
+                        parameter.requires_grad_(gradient is not None)
+            (kind,) = self._kinds(lambda pixels: [self._last_map(pixels)], size, [features])
+        return size, kind
 
-    @torch.no_grad()
-    def _stride(self, size: int, rows: int) -> int:
-        """Pixels per cell of the map that has this number of rows for an image of this size."""
-        if size % rows == 0:
-            return size // rows
-        # The last cells hang over the edge, or the borders are not padded: only how the map grows tells.
-        try:
-            more = self._last_map(self._zeros(size + 64)).shape[2] - rows
-        except (AssertionError, RuntimeError, ValueError):  # it takes this one size
-            more = 0
-        return 64 // more if more > 0 else size // rows
+    def _first_map(self) -> tuple[int, Tensor]:
+        """The map of a square image of the likeliest size that the model takes, and that size."""
+        refused = None
+        for size, norm in itertools.product(self._usual_sizes(), (True, False)):
+            self._norm = norm
+            try:
+                features = self._last_map(self._zeros(size, size))
+            except Exception as error:  # models raise what they like
+                refused = refused or error
+                continue
+            return size, self._checked(features)
+        assert refused is not None
+        channels = f"{self.in_channels} channel{'s' if self.in_channels > 1 else ''}"
+        raise UserError(f"{self.name} takes no images of {channels}{_because(refused)}") from refused
+
+    def _checked(self, features: Any) -> Tensor:
+        """The map of a square image, if it is one."""
+        if isinstance(features, Tensor) and features.ndim == 4:
+            _, first, second, third = features.shape
+            if first != second or second == third:
+                return features
+            found = f"one with the channels last: {tuple(features.shape)}"
+        elif isinstance(features, Tensor):
+            found = str(tuple(features.shape))
+        else:
+            found = f"a {type(features).__name__}"
+        raise UserError(
+            f"{self.name} gives no feature map (batch, channels, rows, cols) but {found}."
+            " Wrap it in a module that returns one."
+        )
+
+    def map_kinds(self) -> list[MapKind]:
+        """Channels and stride of each of the `maps`."""
+        with evaluating(self):
+            return self._kinds(self.maps, self._size, self.maps(self._zeros(self._size, self._size)))
+
+    def _kinds(self, ask: Callable[[Tensor], list[Tensor]], size: int, maps: list[Tensor]) -> list[MapKind]:
+        """Channels and stride of the maps that the model gives for a square image of this size.
+
+        Cells that hang over the border and borders without padding make size / cells inexact. What a wider image
+        adds is exact but for one cell.
+        """
+        cells = [one.shape[3] for one in maps]
+        added = [0] * len(maps)
+        for height in (STRIP, size):
+            with contextlib.suppress(Exception):  # of a model that takes no strips, or this one size alone
+                wider = ask(self._zeros(height, size + FURTHER))
+                added = [one.shape[3] - before for one, before in zip(wider, cells, strict=True)]
+                break
+        strides = [_stride(more) or max(1, size // before) for more, before in zip(added, cells, strict=True)]
+        return [MapKind(one.shape[1], stride) for one, stride in zip(maps, strides, strict=True)]
+
+
+def _stride(added: int) -> int | None:
+    """The stride of a map to which `FURTHER` more pixels add this many columns, or one column more or fewer.
+
+    Of the strides that this leaves, networks have the one with the most factors of two.
+    """
+    if added < 2:
+        return None
+    possible = range(FURTHER // (added + 1) + 1, math.ceil(FURTHER / (added - 1)))
+    return max(possible, key=lambda stride: (stride & -stride, -abs(stride - FURTHER / added)), default=1)
 
 
 def create_backbone(name: str, *, channels: int = 3, output_stride: int | None = None) -> Backbone:
-    """A timm model with random weights, without its classifier.
+    """A timm model with random weights (of torch's global generator), without its classifier.
 
     Networks with batch norm get the paper's initialisation (`initialise`); others, such as ConvNeXt and
     ViTs, keep timm's, which follows their own papers. ViTs keep their native position embedding and
-    interpolate it to the image's size, so that their weights load strictly anywhere.
+    interpolate it to the image's size, so that their weights load strictly anywhere. For the same reason
+    a model whose weights are made for one image size is made for timm's, and takes no other.
 
     Args:
         name: timm's name, such as "resnet18", "convnext_nano", "vit_small_patch16_224".
@@ -186,11 +271,14 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
         output_stride: 16 or 8, where the model takes it: dilation instead of the last strides.
 
     Raises:
-        UserError: for an unknown name, or an output stride that the model cannot have.
+        UserError: for an unknown name, or an output stride or channels that the model cannot have.
     """
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"--backbone {name}: timm has no such model.{nearest(name, timm.list_models())}")
-    model = _create_model(name, channels=channels, output_stride=output_stride)
+    try:
+        model = _create_model(name, channels=channels, output_stride=output_stride)
+    except Exception as error:  # an unknown tag, channels that it cannot have, a package that is not there
+        raise UserError(f"--backbone {name}: timm cannot make it{_because(error)}") from error
     if any(isinstance(module, _BatchNorm) for module in model.modules()):
         initialise(model)
     backbone = Backbone(model, name=name, in_channels=channels, output_stride=output_stride)
@@ -201,9 +289,12 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
 
 def _create_model(name: str, *, channels: int, output_stride: int | None, pretrained: bool = False) -> nn.Module:
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
-    # Convolutional networks know an output stride, ViTs a dynamic image size, and each refuses the other's.
-    attempts: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride else []
-    for special in (*attempts, dict[str, Any](dynamic_img_size=True)):
+    # Convolutional networks know an output stride, ViTs a dynamic image size, the Swin of older timm a size that is not
+    # strict, and each refuses the others'.
+    attempts: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
+    if output_stride:
+        attempts.insert(0, {"output_stride": output_stride})
+    for special in attempts:
         try:
             return timm.create_model(name, **settings, **special)
         except (TypeError, NotImplementedError, AssertionError):
@@ -283,7 +374,8 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
     if module is None and not timm.is_model(name.split(".")[0]):
         raise UserError(f"{path} holds the weights of a {name}, which timm does not know. Give an instance as module=.")
     if module is None:
-        backbone = create_backbone(name, channels=in_channels, output_stride=output_stride)
+        with torch.random.fork_rng(devices=[]):  # the random start is not kept
+            backbone = create_backbone(name, channels=in_channels, output_stride=output_stride)
     else:
         backbone = Backbone(module, name=name, in_channels=in_channels, output_stride=output_stride)
     try:
@@ -384,6 +476,11 @@ def _best_prefix(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     anchor = next(iter(own))
     prefixes = [key.removesuffix(anchor) for key in found if key.endswith(anchor)] or [""]
     return max(prefixes, key=lambda prefix: sum(prefix + name in found for name in own))
+
+
+def _because(error: BaseException) -> str:
+    """The end of a sentence: what the model said, if it said anything."""
+    return f": {_one_line(error).rstrip('.')}." if str(error).strip() else "."
 
 
 def _one_line(error: BaseException, limit: int = 160) -> str:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from densecl.borrowed import set_modes
 from densecl.errors import UserError
 from densecl.model.attention_kernels import quick_dtype
 from densecl.model.backbone import Backbone
@@ -344,7 +345,9 @@ class DenseCL(nn.Module):
     def encode_keys(self, pixels: Float[Tensor, "batch channels height width"]) -> Embeddings:
         """The key encoder's embeddings of a view, under the chosen batch-norm regime."""
         assert self.key_encoder is not None
-        self.key_encoder.train(self.training and self.key_norm != "ema")
+        # As the query encoder, whose owner may have put parts of it into evaluation mode.
+        both = zip(self.key_encoder.modules(), self.query_encoder.modules(), strict=True)
+        set_modes({part: queries.training and self.key_norm != "ema" for part, queries in both})
         if self.key_norm == "shuffle" and world_size() > 1:
             order = self._order(len(pixels) * world_size(), pixels.device)
             mixed = self.key_encoder(own_part(gather(pixels)[order]))

@@ -12,6 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from densecl.augment import augment
+from densecl.borrowed import evaluating
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, collate
 from densecl.model import Backbone, DenseCL, Normalisation, Output
@@ -200,22 +201,19 @@ class FixedPairs:
         count = min(FIXED_PAIRS, len(pairs))
         self.places = [(FIXED_EPOCH, number * len(pairs) // count) for number in range(count)]
 
-    @torch.no_grad()
     def match_accuracy(self, backbone: Backbone) -> tuple[float, float]:
         """Accuracy and chance of matching by the features of the backbone in evaluation mode, as it will be used."""
         device = next(backbone.parameters()).device
-        training = backbone.training
-        backbone.eval()
         measured = []
-        for start in range(0, len(self.places), FIXED_PAIRS_AT_ONCE):
-            batch = collate([self.pairs[place] for place in self.places[start : start + FIXED_PAIRS_AT_ONCE]])
-            self.quarantine.record(batch.bad)
-            crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
-            first, second = (augment(crop, *self.normalisation) for crop in crops)
-            query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
-            found = correspondence(query_features, key_features, first, second)
-            guessed = found.right.float().mean(dim=2)  # how likely a random match of each cell is right
-            measured.append(torch.stack([found.hits.sum(), guessed.sum(), found.judged.sum()]))
-        backbone.train(training)
+        with evaluating(backbone):
+            for start in range(0, len(self.places), FIXED_PAIRS_AT_ONCE):
+                batch = collate([self.pairs[place] for place in self.places[start : start + FIXED_PAIRS_AT_ONCE]])
+                self.quarantine.record(batch.bad)
+                crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
+                first, second = (augment(crop, *self.normalisation) for crop in crops)
+                query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
+                found = correspondence(query_features, key_features, first, second)
+                guessed = found.right.float().mean(dim=2)  # how likely a random match of each cell is right
+                measured.append(torch.stack([found.hits.sum(), guessed.sum(), found.judged.sum()]))
         hits, guesses, judged = torch.stack(measured).sum(dim=0).tolist()
         return (hits / judged, guesses / judged) if judged else (math.nan, math.nan)

@@ -99,6 +99,11 @@ def build(
         least_side=_least_side(recipe, backbone.stride),
     )
     reasons = []
+    if not backbone.model.training:
+        reasons.append(
+            f"warning: {backbone.name} is in evaluation mode and stays so: its batch norm keeps its statistics, and"
+            " nothing is dropped at random. If that is not meant, call its train() first."
+        )
     if recipe.cache is not None:
         source = CachedSource(source, recipe.cache)
         reasons.append(source.forecast())
