@@ -65,5 +65,5 @@ def test_the_demo_leaves_what_it_says(
     assert demo(out, seed=3, **settings) == scores
     assert re.search(r"It took 0\.\d minutes from where it went on\.", capsys.readouterr().out)
     assert (out / "dense" / "backbone.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="--seed 3 -> 4.* For a new demo choose another --out"):
+    with pytest.raises(UserError, match="seed=3 -> 4.* For a new demo choose another out"):
         demo(out, seed=4, **settings)

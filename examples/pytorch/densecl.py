@@ -158,5 +158,5 @@ if __name__ == "__main__":
     try:
         train(parse())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error.args[0]}", file=sys.stderr)
         sys.exit(2)

@@ -113,7 +113,7 @@ def demo(
             raise
         except UserError as error:
             if begun:  # maybe by another version, or with other settings
-                raise UserError(f"{error} For a new demo choose another --out than {out}.") from error
+                raise UserError(f"{error.args[0]} For a new demo choose another --out than {out}.") from error
             raise
         chosen = read_recipe(out / name / "recipe.yaml")  # by a trial; two might make two runs of it
         recipe |= {"precision": chosen.precision, "channels_last": chosen.channels_last}

@@ -445,18 +445,18 @@ def test_everything_needed_to_go_on_is_in_the_state(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "bylo"}, "--method is one of .* Did you mean 'byol'?"),
-        ({"method": "byol", "queue_length": 64}, "--queue-length 64: byol has no queue length. Leave it out."),
-        ({"method": "simclr", "queue_length": 64}, "--queue-length 64: simclr has no queue length"),
-        ({"method": "vicreg", "dense_negatives": "batch"}, "--dense-negatives batch: vicreg has no dense negatives"),
+        ({"method": "bylo"}, "method is one of .* Did you mean 'byol'?"),
+        ({"method": "byol", "queue_length": 64}, "queue_length=64: byol has no queue length. Leave it out."),
+        ({"method": "simclr", "queue_length": 64}, "queue_length=64: simclr has no queue length"),
+        ({"method": "vicreg", "dense_negatives": "batch"}, "dense_negatives batch: vicreg has no dense negatives"),
         (
             {"method": "simclr", "dense_negatives": "cells"},
-            "--dense-negatives cells: simclr has batch or others",
+            "dense_negatives cells: simclr has batch or others",
         ),
-        ({"method": "simsiam", "key_momentum": 0.9}, "--key-momentum 0.9: simsiam has no key momentum"),
-        ({"method": "barlow", "temperature": 0.1}, "--temperature 0.1: barlow has no temperature"),
-        ({"method": "moco", "teacher_temperature": 0.1}, "--teacher-temperature 0.1: moco has no teacher"),
-        ({"method": "dino", "dense_statistics": "cells"}, "--dense-statistics cells: dino has no dense statistics"),
+        ({"method": "simsiam", "key_momentum": 0.9}, "key_momentum=0.9: simsiam has no key momentum"),
+        ({"method": "barlow", "temperature": 0.1}, "temperature=0.1: barlow has no temperature"),
+        ({"method": "moco", "teacher_temperature": 0.1}, "teacher_temperature=0.1: moco has no teacher"),
+        ({"method": "dino", "dense_statistics": "cells"}, "dense_statistics cells: dino has no dense statistics"),
     ],
 )
 def test_a_setting_that_the_method_does_not_have_is_refused(settings: dict, message: str) -> None:
@@ -476,7 +476,7 @@ def test_one_image_is_too_few_for_batch_statistics(name: str) -> None:
     if name in ("moco", "dino"):
         assert model(*pair).loss.isfinite()
     else:
-        with pytest.raises(UserError, match=f"--method {name} takes statistics .* at least 2 images"):
+        with pytest.raises(UserError, match=f"method {name} takes statistics .* at least 2 images"):
             model(*pair)
 
 

@@ -497,7 +497,7 @@ def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterato
         if re.search(r"worker .* killed by signal: (Killed|Bus error)", str(error)):
             raise UserError(
                 "A process that reads images was killed, probably for want of shared memory. In a container give more"
-                f" (docker's --shm-size 8g), or try fewer --workers than {recipe.workers}, such as 0."
+                f" ('docker run --shm-size 8g'), or try fewer --workers than {recipe.workers}, such as 0."
             ) from error
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not re.search(
             r"out of memory|can't allocate memory|not enough memory", str(error)
