@@ -22,6 +22,8 @@ NORM_EPSILON = 1e-5
 
 
 class _Redundancy(Objective):
+    exchangeable = True  # a correlation is only transposed
+
     def extra_repr(self) -> str:
         return f"statistics={self.statistics}"
 
