@@ -152,7 +152,7 @@ class Recipe:
     weight_decay: float | Auto = "auto"
     """Weight decay. auto: 0.0001 for sgd [paper]; 1.5e-6 for lars and 0.02 for adamw, not on biases and norms."""
     warmup_epochs: float | Auto = "auto"
-    """Epochs over which the learning rate rises linearly from 0. auto: a tenth of the run, at most 10 [paper: 0]."""
+    """Epochs over which the learning rate rises linearly to its peak. auto: a tenth of the run, at most 10 [paper: 0]."""
     schedule_per: Literal["step", "epoch"] = "step"
     """How often the cosine schedule moves [paper: epoch]."""
     clip_gradient: float | None = None

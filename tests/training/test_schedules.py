@@ -36,11 +36,24 @@ def test_per_epoch_the_rate_keeps_the_value_of_the_epochs_start(epochs: int, ima
         assert schedules.at(step, step / total).learning_rate == pytest.approx(expected)
 
 
-def test_the_warm_up_rises_linearly_from_zero_and_multiplies_the_cosine() -> None:
+def test_the_warm_up_rises_linearly_and_multiplies_the_cosine() -> None:
     warm, cold = Schedules(learning_rate=1.0, warmup_steps=10.0, **PLAIN), Schedules(learning_rate=1.0, **PLAIN)
     for step in range(40):
         rate, unwarmed = (schedules.at(step, step / 40).learning_rate for schedules in (warm, cold))
-        assert rate == pytest.approx(min(step / 10, 1) * unwarmed)
+        assert rate == pytest.approx(min((step + 1) / 10, 1) * unwarmed)
+
+
+@given(st.floats(0, 500), st.integers(1, 300), st.booleans())
+def test_no_step_is_lost_to_the_warm_up(warmup: float, steps: int, per_epoch: bool) -> None:
+    schedules = Schedules(
+        learning_rate=1.0, warmup_steps=warmup, steps_per_epoch=Fraction(7, 2) if per_epoch else None, **PLAIN
+    )
+    rates = [schedules.at(step, step / steps).learning_rate for step in range(steps)]
+    assert all(rate > 0 for rate in rates)
+    last = math.ceil(warmup) - 1  # of the warm-up
+    if 0 <= last < steps:
+        cold = Schedules(learning_rate=1.0, steps_per_epoch=schedules.steps_per_epoch, **PLAIN)
+        assert rates[last:] == [cold.at(step, step / steps).learning_rate for step in range(last, steps)]
 
 
 def test_the_key_momentum_follows_byol() -> None:

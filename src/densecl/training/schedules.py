@@ -47,7 +47,8 @@ class Schedules:
 
     Args:
         learning_rate: its peak. It follows a cosine over the whole run down to 0, multiplied by the warm-up.
-        warmup_steps: steps over which the warm-up rises linearly from 0 to 1; 0: no warm-up.
+        warmup_steps: steps over which the warm-up rises linearly, from one share in the first to 1 in the last; 0: no
+            warm-up.
         steps_per_epoch: given, the cosine of the learning rate moves with the first step that begins in a new epoch
             only [paper].
         dense_weight: share of the dense loss, once it has joined.
@@ -90,7 +91,7 @@ class Schedules:
             start, end = self.teacher_temperature
             teacher_temperature = start + (end - start) * ramp(progress, self.teacher_warmup)
         return Settings(
-            learning_rate=cosine(self.learning_rate, 0.0, learning_progress) * ramp(step, self.warmup_steps),
+            learning_rate=cosine(self.learning_rate, 0.0, learning_progress) * ramp(step + 1, self.warmup_steps),
             dense_weight=self.dense_weight if step >= self.dense_warmup_steps else 0.0,
             key_momentum=momentum,
             temperature=temperature,
