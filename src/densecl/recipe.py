@@ -150,9 +150,10 @@ class Recipe:
     momentum: float = 0.9
     """Momentum of SGD and LARS [paper]."""
     weight_decay: float | Auto = "auto"
-    """Weight decay. auto: 0.0001 for sgd [paper]; 1.5e-6 for lars and 0.02 for adamw, not on biases and norms."""
+    """Weight decay. auto: 0.0001 for sgd [paper]; 1.5e-6 for lars and 0.02 for adamw, on the weights of layers
+    alone: not on biases, norms, position embeddings and tokens."""
     warmup_epochs: float | Auto = "auto"
-    """Epochs over which the learning rate rises linearly to its peak. auto: a tenth of the run, at most 10 [paper: 0]."""
+    """Epochs in which the learning rate rises linearly to its peak. auto: a tenth of the run, at most 10 [paper: 0]."""
     schedule_per: Literal["step", "epoch"] = "step"
     """How often the cosine schedule moves [paper: epoch]."""
     clip_gradient: float | None = None
