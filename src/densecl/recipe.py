@@ -120,7 +120,8 @@ class Recipe:
     key_momentum_end: float | Auto | None = "auto"
     """The key momentum follows a cosine from --key-momentum to this. auto: the method's, 1 for byol and dino."""
     key_norm: KeyNorm = "auto"
-    """How the key encoder's batch norm is kept from leaking: shuffle (across devices), split, or ema."""
+    """How the key encoder's batch norm is kept from leaking: shuffle (across devices), split, or ema. auto: shuffle;
+    with --recipe paper on one device split."""
     key_split: int = 32
     """Images per sub-batch with --key-norm split [paper: 32 per device]."""
     matching: Matching = "geometry"
@@ -167,9 +168,9 @@ class Recipe:
 
     # --- the machine ----------------------------------------------------------------------------
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """auto: bf16 on GPUs that have it and CPUs with AMX, unless a trial at the start contradicts; else 32."""
+    """auto: bf16 on GPUs that have it, CPUs with AMX and AMD's with avx512_bf16; else 32."""
     channels_last: bool | Auto = "auto"
-    """The memory format of images and weights. auto: on for GPUs and bf16, unless a trial at the start contradicts."""
+    """The memory format of images and weights. auto: on for GPUs and bf16."""
     compile: bool = False
     """Compile the encoders (torch.compile). Pays on GPUs, in runs of more than some minutes."""
     accumulate: int = 1
@@ -203,7 +204,8 @@ class Recipe:
 
     # --- the defaults ---------------------------------------------------------------------------
     recipe: Literal["auto", "paper"] = "auto"
-    """The named set of defaults: auto, or paper for the authors' values on COCO."""
+    """The named set of defaults: auto, or paper for the authors' values on COCO. They had 8 devices of 32 images each;
+    on one, the keys' batch norm still sees 32 at a time, but the queries' sees the whole batch."""
     settled: tuple[str, ...] = ()
     """Written by the run: the settings that it chose itself. It chooses anew where what they rest on is given."""
 
@@ -241,10 +243,13 @@ PAPER = {
     "queue_length": 65536,
     "key_momentum": 0.999,
     "key_momentum_end": None,
-    "key_norm": "auto",  # shuffle, the authors', where there is batch norm
+    "key_norm": "auto",  # shuffle, the authors'; on one device, where that mixes nothing, split into their 32 images
+    "key_split": 32,
     "matching": "features",
     "dense_negatives": "pooled",
     "symmetric": False,
+    "local_crops": 0,
+    "match_top_k": 1.0,
     "batch_size": 256,
     "optimizer": "sgd",
     "base_learning_rate": 0.3,
@@ -254,6 +259,7 @@ PAPER = {
     "schedule_per": "epoch",
     "clip_gradient": None,
     "epochs": 800,
+    "precision": "32",
 }
 
 
@@ -296,7 +302,7 @@ RESTS_ON = {
     "key_momentum": ("data", "batch_size", "method", *LENGTHS),
     "key_momentum_end": ("method",),
     "queue_length": ("data", "batch_size", "method", "key_momentum", *LENGTHS),
-    "key_norm": ("backbone", "method"),
+    "key_norm": ("backbone", "method", "recipe", "devices", "nodes", "accumulate", "batch_size", "key_split"),
     "dense_negatives": ("method",),
     "dense_statistics": ("method",),
     "symmetric": ("method",),
