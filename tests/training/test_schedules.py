@@ -59,7 +59,7 @@ def test_no_step_is_lost_to_the_warm_up(warmup: float, steps: int, per_epoch: bo
 def test_the_key_momentum_follows_byol() -> None:
     schedules = Schedules(learning_rate=1.0, **PLAIN | {"key_momentum_end": 1.0})
     for step in range(101):
-        expected = 1 - (1 - 0.999) * (math.cos(math.pi * step / 100) + 1) / 2  # Grill et al. 2020, section 3.2
+        expected = 1 - (1 - 0.999) * (math.cos(math.pi * step / 100) + 1) / 2  # Grill et al. 2020
         assert schedules.at(step, step / 100).key_momentum == pytest.approx(expected, abs=1e-12)
     assert Schedules(learning_rate=1.0, **PLAIN).at(70, 0.7).key_momentum == 0.999
 

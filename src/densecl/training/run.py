@@ -510,7 +510,7 @@ def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterato
                 f" there is no batch norm --checkpoint-activations; or start a new run with --init {resumed} and a"
                 " smaller --batch-size."
             ) from error
-        if recipe.batch_size == "auto":  # in the trial that comes before the first step
+        if recipe.batch_size == "auto":  # before it was chosen, with the rest of what is automatic
             sizes = [f"--batch-size {automatic.SMALLEST_BATCH // 2}"]
         else:
             sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]

@@ -34,7 +34,7 @@ def ramp(step: int | float, steps: float) -> float:
 
 
 def swing(lowest: float, highest: float, period: float, progress: float) -> float:
-    """A full cosine wave a `period`, beginning at `highest` [Kukleva et al. 2023, eq. 6].
+    """A full cosine wave a `period`, beginning at `highest` [Kukleva et al. 2023].
 
     A high temperature spreads instances evenly, a low one groups them; the swing alternates between the two.
     """
