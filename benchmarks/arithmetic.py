@@ -75,8 +75,9 @@ def measure(name: str, side: int, output_stride: int | None, rounds: int, thread
             features.float().square().mean().backward()
             taken[bf16, channels_last].append(clock() - start)
             backbone.zero_grad()
-    times = [1000 * min(taken[way][1:]) / images for way in ways]
-    return Row(name, side, output_stride, images, *times, threads, f"{datetime.date.today()}", this_machine())
+    plain, last, half, half_last = (1000 * min(taken[way][1:]) / images for way in ways)
+    when = f"{datetime.date.today()}"
+    return Row(name, side, output_stride, images, plain, last, half, half_last, threads, when, this_machine())
 
 
 def main() -> None:

@@ -46,14 +46,14 @@ def _not_decayed(model: nn.Module) -> set[str]:
     Networks name theirs in `no_weight_decay`, but not all of them name all: timm's Hiera leaves out an embedding of
     positions, FastViT its scales. What layers multiply with is called a weight everywhere, so all others are spared.
     """
-    named = {
-        f"{path}.{name}".removeprefix(".")
-        for path, module in model.named_modules()
-        if callable(own := getattr(module, "no_weight_decay", None))
-        for name in own()
-    }
     # The last two parts of a name: a normalised weight is "parametrizations.weight.original1".
-    return named | {name for name, _ in model.named_parameters() if "weight" not in "".join(name.split(".")[-2:])}
+    spared = {name for name, _ in model.named_parameters() if "weight" not in "".join(name.split(".")[-2:])}
+    for path, module in model.named_modules():
+        own: Any = getattr(module, "no_weight_decay", None)
+        if callable(own):
+            names: Any = own()
+            spared |= {f"{path}.{name}".removeprefix(".") for name in names}
+    return spared
 
 
 def regrouped(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
