@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +80,19 @@ def test_the_recorded_recipe_repeats_the_run(tiny, tmp_path: Path) -> None:
     first = load_file(pretrain(tiny(), tmp_path / "first").backbone)
     second = load_file(pretrain(read_recipe(tmp_path / "first" / "recipe.yaml"), tmp_path / "second").backbone)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("settings", [{}, {**FREE, "method": "simclr", "optimizer": "adamw"}])
+def test_a_command_repeats_its_run_however_long_things_take(tiny, tmp_path: Path, monkeypatch, settings: dict) -> None:
+    auto = {"precision": "auto", "channels_last": "auto", "learning_rate": "auto", "warmup_epochs": "auto"}
+    whole = [dict(load_file(pretrain(tiny(**auto, **settings), tmp_path / "quiet").backbone))]
+    for name in ("perf_counter", "monotonic", "process_time"):  # as on a machine that does much else
+        chance = random.Random(name)
+        ticks = itertools.accumulate(chance.expovariate(0.1) for _ in itertools.count())
+        monkeypatch.setattr(time, name, lambda ticks=ticks: next(ticks))
+    whole.append(dict(load_file(pretrain(tiny(**auto, **settings), tmp_path / "busy").backbone)))
+    assert all(torch.equal(tensor, whole[1][name]) for name, tensor in whole[0].items())
+    assert len({read_recipe(tmp_path / run / "recipe.yaml") for run in ("quiet", "busy")}) == 1
 
 
 class Drawing(torch.utils.data.Dataset):
