@@ -56,6 +56,13 @@ def test_no_step_is_lost_to_the_warm_up(warmup: float, steps: int, per_epoch: bo
         assert rates[last:] == [cold.at(step, step / steps).learning_rate for step in range(last, steps)]
 
 
+def test_a_warm_up_is_over_by_its_share_of_the_run() -> None:
+    schedules = Schedules(learning_rate=1.0, warmup_steps=1000.0, warmup_share=0.1, **PLAIN)
+    cold = Schedules(learning_rate=1.0, **PLAIN)
+    shares = [schedules.at(step, step / 50).learning_rate / cold.at(step, step / 50).learning_rate for step in range(8)]
+    assert shares == pytest.approx([0.001, 0.2, 0.4, 0.6, 0.8, 1, 1, 1])
+
+
 def test_the_key_momentum_follows_byol() -> None:
     schedules = Schedules(learning_rate=1.0, **PLAIN | {"key_momentum_end": 1.0})
     for step in range(101):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import re
 import shutil
 import signal
@@ -340,6 +341,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         Schedules(
             learning_rate=recipe.learning_rate,
             warmup_steps=recipe.warmup_epochs * float(parts.steps_per_epoch),
+            warmup_share=0.1 if parts.time_limit is not None and "warmup_epochs" in recipe.settled else math.inf,
             steps_per_epoch=parts.steps_per_epoch if recipe.schedule_per == "epoch" else None,
             dense_weight=recipe.dense_weight,
             dense_warmup_steps=recipe.dense_warmup_steps,
