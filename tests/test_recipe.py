@@ -157,6 +157,13 @@ def test_a_batch_size_that_was_chosen_is_chosen_anew_with_what_rests_on_it(confi
     assert make_recipe(recorded, recipe="paper").batch_size == 256
 
 
+def test_keys_that_a_run_split_itself_may_be_resumed_on_more_devices() -> None:
+    split = {"data": "images", "batch_size": 64, "devices": 2, "key_norm": "split"}
+    assert make_recipe(**split, settled=("key_norm",)).key_norm == "split"
+    with pytest.raises(UserError, match="nothing to split"):
+        make_recipe(**split)
+
+
 def test_the_paper_has_a_batch_size_of_its_own() -> None:
     assert make_recipe(data="images", recipe="paper").batch_size == 256
 

@@ -705,7 +705,7 @@ def _check_batch_size(recipe: Recipe, batch_size: int) -> None:
             f"--accumulate {recipe.accumulate}: {images} images a device cannot be divided into equal parts."
         )
     images //= recipe.accumulate
-    if recipe.key_norm == "split" and images <= recipe.key_split:
+    if recipe.key_norm == "split" and "key_norm" not in recipe.settled and images <= recipe.key_split:
         raise UserError(
             f"--key-norm split has nothing to split: {images} images at a time are at most --key-split"
             f" {recipe.key_split}. Take a smaller one, such as {max(2, images // 2)}, or a larger --batch-size."

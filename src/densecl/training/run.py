@@ -196,9 +196,8 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
     inherited = {
         name: getattr(past, name) for name in RESTS_ON if getattr(recipe, name) == open_to_choice.get(name, "auto")
     }
-    recipe = dataclasses.replace(recipe, **inherited)
-    same = tuple(name for name in past.settled if getattr(recipe, name) == getattr(past, name))
-    recipe = dataclasses.replace(recipe, settled=same)
+    same = tuple(name for name in past.settled if inherited.get(name, getattr(recipe, name)) == getattr(past, name))
+    recipe = dataclasses.replace(recipe, **inherited, settled=same)
     differences = [
         f"{flag(field.name)} {_shown(getattr(past, field.name))} -> {_shown(getattr(recipe, field.name))}"
         for field in dataclasses.fields(Recipe)
