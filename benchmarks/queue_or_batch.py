@@ -25,7 +25,7 @@ from densecl.images.scenes import write_scenes
 from densecl.model import METHODS, HeadShape, load_backbone
 
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "queue_or_batch.csv"
-PLAIN = HeadShape(layers=2, hidden=1.0, dim=128)
+PLAIN = HeadShape(layers=2, hidden_ratio=1.0, dim=128)
 NORMED = dataclasses.replace(PLAIN, norm=True)
 
 #: The method, its projector and the settings of each variant.

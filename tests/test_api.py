@@ -84,6 +84,6 @@ def test_a_class_is_no_module(runs: list) -> None:
 
 
 def test_nothing_to_resume(tmp_path: Path, runs: list) -> None:
-    with pytest.raises(UserError, match="there is no run in .*nosuch yet. Give --data"):
+    with pytest.raises(UserError, match="there is no run in .*nosuch yet. Give data"):
         densecl.pretrain(None, tmp_path / "nosuch", resume=True)
     assert runs == []

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from densecl.demo import demo
 from densecl.errors import UserError
 from densecl.model.backbone import load_backbone
 from densecl.recipe import read_recipe
-from densecl.training import parts
-from densecl.training.fastest import Arithmetic
 
 TINY: dict[str, Any] = {
     "scenes": 24,
@@ -27,16 +24,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def test_the_demo_leaves_what_it_says(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trials = []
-
-    def wavering(backbone, image_size: int, batch_size: int, candidates: Sequence[Arithmetic]) -> tuple:
-        trials.append(candidates)
-        return candidates[-len(trials) % len(candidates)], {}
-
-    monkeypatch.setattr(parts, "fastest", wavering)
+def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {**TINY, "backbone": "test_resnet", "output_stride": 16, "workers": 0}
     scores = demo(tmp_path / "demo", seed=3, **settings)
     assert [row.weights for row in scores] == ["random weights", "global only", "global and dense"]
@@ -65,5 +53,5 @@ def test_the_demo_leaves_what_it_says(
     assert demo(out, seed=3, **settings) == scores
     assert re.search(r"It took 0\.\d minutes from where it went on\.", capsys.readouterr().out)
     assert (out / "dense" / "backbone.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="--seed 3 -> 4.* For a new demo choose another --out"):
+    with pytest.raises(UserError, match="seed=3 -> 4.* For a new demo choose another out"):
         demo(out, seed=4, **settings)

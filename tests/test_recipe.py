@@ -157,6 +157,13 @@ def test_a_batch_size_that_was_chosen_is_chosen_anew_with_what_rests_on_it(confi
     assert make_recipe(recorded, recipe="paper").batch_size == 256
 
 
+def test_keys_that_a_run_split_itself_may_be_resumed_on_more_devices() -> None:
+    split = {"data": "images", "batch_size": 64, "devices": 2, "key_norm": "split"}
+    assert make_recipe(**split, settled=("key_norm",)).key_norm == "split"
+    with pytest.raises(UserError, match="nothing to split"):
+        make_recipe(**split)
+
+
 def test_the_paper_has_a_batch_size_of_its_own() -> None:
     assert make_recipe(data="images", recipe="paper").batch_size == 256
 
@@ -167,12 +174,12 @@ def test_what_the_user_chose_stays(config) -> None:
 
 
 def test_two_learning_rates_are_one_too_many() -> None:
-    with pytest.raises(UserError, match="--learning-rate or --base-learning-rate, not both"):
+    with pytest.raises(UserError, match="learning_rate or base_learning_rate, not both"):
         make_recipe(data="images", learning_rate=0.1, base_learning_rate=0.1)
 
 
 def test_nothing_to_split() -> None:
-    with pytest.raises(UserError, match="nothing to split: 16 images at a time .* --key-split 32. .* such as 8"):
+    with pytest.raises(UserError, match="nothing to split: 16 images at a time .* key_split=32. .* such as 8"):
         make_recipe(data="images", batch_size=32, devices=2, key_norm="split")
 
 
@@ -263,10 +270,10 @@ def test_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: py
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
         ("[" * 5000, "is not valid YAML"),
         ("\x00", "is not valid YAML"),
-        ("batch_size: many", "--batch-size takes a whole number or auto, not 'many'"),
-        ("crop_scale: 3", "--crop-scale takes 2 numbers"),
-        ("crop_scale: [0.1, 0.2, 0.3]", "--crop-scale takes 2 numbers"),
-        ("seed: {a: 1}", "--seed takes a whole number"),
+        ("batch_size: many", "batch_size takes a whole number or auto, not 'many'"),
+        ("crop_scale: 3", "crop_scale takes 2 numbers"),
+        ("crop_scale: [0.1, 0.2, 0.3]", "crop_scale takes 2 numbers"),
+        ("seed: {a: 1}", "seed takes a whole number"),
         ("# " + "x" * 1_000_000, "too large"),
     ],
 )
@@ -332,44 +339,44 @@ def test_values_come_to_the_type_of_the_field(name: str, typed: object, value: o
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"dense_weight": 1.5}, "--dense-weight must lie in 0..1, not 1.5."),
-        ({"dense_weight": "nan"}, "--dense-weight must lie in 0..1, not nan."),
+        ({"dense_weight": 1.5}, "dense_weight must lie in 0..1, not 1.5."),
+        ({"dense_weight": "nan"}, "dense_weight must lie in 0..1, not nan."),
         (
             {"method": "mocco"},
-            "--method takes auto, moco, densecl, simclr, byol, simsiam, barlow, vicreg or dino, not 'mocco'. Did you",
+            "method takes auto, moco, densecl, simclr, byol, simsiam, barlow, vicreg or dino, not 'mocco'. Did you",
         ),
         (
             {"queue_length": "autoo"},
-            "--queue-length takes a whole number or auto or none, not 'autoo'. Did you mean 'auto'?",
+            "queue_length takes a whole number or auto or none, not 'autoo'. Did you mean 'auto'?",
         ),
-        ({"queue_length": 0}, "--queue-length must be at least 1, not 0."),
-        ({"queue_length": 2.5}, "--queue-length takes a whole number or auto or none, not '2.5'."),
-        ({"image_size": True}, "--image-size takes a whole number, not 'True'."),
-        ({"symmetric": "yes"}, "--symmetric takes true or false or auto, not 'yes'."),
-        ({"jitter": (0.4, 0.4)}, "--jitter takes 4 numbers, not '0.4 0.4'."),
-        ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "--jitter takes brightness, contrast and saturation"),
-        ({"crop_scale": (0.5, 0.2)}, "--crop-scale takes a smallest and a largest share"),
-        ({"mean": (0.5, 0.5, 0.5)}, "Give --mean and --std together"),
-        ({"mean": (0.5,), "std": (0.5,)}, "--mean takes one number a channel: 3, not 1."),
-        ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "--std must be greater than 0 in every channel, not 1.0 0.0 1.0."),
-        ({"grid": 1}, "--grid must be at least 2"),
-        ({"output_stride": 4}, "--output-stride must be 8, 16 or 32, not 4."),
+        ({"queue_length": 0}, "queue_length must be at least 1, not 0."),
+        ({"queue_length": 2.5}, "queue_length takes a whole number or auto or none, not '2.5'."),
+        ({"image_size": True}, "image_size takes a whole number, not 'True'."),
+        ({"symmetric": "yes"}, "symmetric takes true or false or auto, not 'yes'."),
+        ({"jitter": (0.4, 0.4)}, "jitter takes 4 numbers, not '0.4 0.4'."),
+        ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "jitter takes brightness, contrast and saturation"),
+        ({"crop_scale": (0.5, 0.2)}, "crop_scale takes a smallest and a largest share"),
+        ({"mean": (0.5, 0.5, 0.5)}, "Give mean and std together"),
+        ({"mean": (0.5,), "std": (0.5,)}, "mean takes one number a channel: 3, not 1."),
+        ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "std must be greater than 0 in every channel, not 1.0 0.0 1.0."),
+        ({"grid": 1}, "grid must be at least 2"),
+        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, not 4."),
         (
             {"temperature": 0.2, "temperature_max": 0.1},
-            "--temperature-max must be at least --temperature 0.2, not 0.1.",
+            "temperature_max must be at least temperature=0.2, not 0.1.",
         ),
-        ({"local_crop_size": 96}, "--local-crop-size 96 does nothing without --local-crops."),
+        ({"local_crop_size": 96}, "local_crop_size=96 does nothing without local_crops."),
         (
             {"local_crop_size": "none", "local_crops": 2},
-            "--local-crop-size none: the small views of --local-crops need",
+            "local_crop_size=None: the small views of local_crops need",
         ),
-        ({"epochs": 3, "steps": 4}, "Give only one of --epochs and --steps"),
-        ({"time_limit": "8"}, "--time-limit takes a number and a unit"),
-        ({"time_limit": "0m"}, "--time-limit must be longer than nothing"),
-        ({"batch_size": 5, "devices": 2}, "--batch-size 5 cannot be shared evenly by 2 devices."),
-        ({"seed": -1}, "--seed must lie in"),
-        ({"loggers": ("wandb", "wandb")}, "--loggers names a logger twice"),
-        ({"data": ""}, "--data is missing"),
+        ({"epochs": 3, "steps": 4}, "Give only one of epochs and steps"),
+        ({"time_limit": "8"}, "time_limit takes a number and a unit"),
+        ({"time_limit": "0m"}, "time_limit must be longer than nothing"),
+        ({"batch_size": 5, "devices": 2}, "batch_size=5 cannot be shared evenly by 2 devices."),
+        ({"seed": -1}, "seed must lie in"),
+        ({"loggers": ("wandb", "wandb")}, "loggers names a logger twice"),
+        ({"data": ""}, "data is missing"),
         ({"imagesize": 3}, "unknown setting 'imagesize'. Did you mean 'image_size'?"),
     ],
 )
@@ -403,9 +410,9 @@ def test_every_number_has_a_range() -> None:
 
 
 def test_a_recipe_made_directly_is_checked_too() -> None:
-    with pytest.raises(UserError, match="--batch-size must be at least 1"):
+    with pytest.raises(UserError, match="batch_size must be at least 1"):
         Recipe(data="images", batch_size=0)
-    with pytest.raises(UserError, match="--temperature must be greater"):
+    with pytest.raises(UserError, match="temperature must be greater"):
         dataclasses.replace(Recipe(data="images"), temperature=0.0)
 
 
@@ -426,7 +433,7 @@ def test_time_limits(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "8", "m", "-1m", "8 weeks", "1h30m", "nanm"])
 def test_wrong_time_limits(text: str) -> None:
-    with pytest.raises(UserError, match="--time-limit takes"):
+    with pytest.raises(UserError, match="time_limit takes"):
         parse_time_limit(text)
 
 

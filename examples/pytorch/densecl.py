@@ -25,6 +25,7 @@ from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, Normalisation, save_backbone
 from densecl.training import automatic
+from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -88,11 +89,8 @@ def train(options: argparse.Namespace) -> list[float]:
         teacher_temperature=method.teacher_temperature,
     )
 
-    # A key encoder has no gradient: it is a moving average of the query encoder.
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": 0.02}
-    biases_and_norms = {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW([weights, biases_and_norms], fused=True)  # learning rate: set before each step
+    # AdamW, with weight decay on the weights of layers alone. The learning rate is set before each step.
+    optimizer = make_optimizer(model, "adamw", weight_decay=0.02)
 
     losses = []
     for step, batch in enumerate(loader):
@@ -158,5 +156,5 @@ if __name__ == "__main__":
     try:
         train(parse())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error.args[0]}", file=sys.stderr)
         sys.exit(2)

@@ -32,6 +32,7 @@ from densecl.images.sources import open_source
 from densecl.model import METHODS, Normalisation, save_backbone
 from densecl.model.distributed import mean_over_processes
 from densecl.training import automatic
+from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 from densecl.views import Views
 
@@ -85,11 +86,8 @@ class Pretraining(pl.LightningModule):
         return output.loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # A key encoder has no gradient: it is a moving average of the query encoder.
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        weights = {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": 0.02}
-        biases_and_norms = {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0}
-        return torch.optim.AdamW([weights, biases_and_norms], fused=True)  # learning rate: set before each step
+        # AdamW, with weight decay on the weights of layers alone. The learning rate is set before each step.
+        return make_optimizer(self, "adamw", weight_decay=0.02)
 
 
 def train(options: argparse.Namespace) -> list[float]:
@@ -208,5 +206,5 @@ if __name__ == "__main__":
     try:
         train(parse())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error.args[0]}", file=sys.stderr)
         sys.exit(2)

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)
     except UserError as error:
-        return _complain(str(error))
+        return _complain(error.args[0])
     except KeyboardInterrupt:
         print("densecl: interrupted", file=sys.stderr)
         return 130

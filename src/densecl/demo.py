@@ -22,7 +22,6 @@ from densecl.evaluation.segmentation import Labelled, linear_segmentation
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model.backbone import Backbone, Normalisation, create_backbone, load_backbone
-from densecl.recipe import read_recipe
 from densecl.report.correspondences import MatchRow, draw_correspondences, save_picture
 from densecl.views import Views
 
@@ -113,10 +112,8 @@ def demo(
             raise
         except UserError as error:
             if begun:  # maybe by another version, or with other settings
-                raise UserError(f"{error} For a new demo choose another --out than {out}.") from error
+                raise UserError(f"{error.args[0]} For a new demo choose another --out than {out}.") from error
             raise
-        chosen = read_recipe(out / name / "recipe.yaml")  # by a trial; two might make two runs of it
-        recipe |= {"precision": chosen.precision, "channels_last": chosen.channels_last}
 
     console.rule("what was learned")
     (plain, normalisation), (dense, _) = (load_backbone(out / name) for name in ("global", "dense"))

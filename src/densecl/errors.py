@@ -3,15 +3,50 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
+#: Flags that take no value, and are true where they are given.
+SWITCHES = ("resume", "fine-tune", "channels-last", "checkpoint-activations", "compile", "symmetric", "sync-batch-norm")
 
-class UserError(Exception):
+#: A setting as it is typed, with its value if that can be no word of the sentence; or anything in quotes, which may be
+#: a command or what the user gave.
+_SETTING = re.compile(
+    r"(?<!\w)'[^']*'(?!\w)"
+    r"|(?<![\w/.-])--(?P<flag>[a-z]+(?:-[a-z]+)*)(?![\w-])"
+    r"(?:[ =](?P<value>\d+x\d+|-?\d+(?:\.\d+)?(?:e-?\d+)?|auto|none|True|False)(?![\w/]|\.\w))?"
+)
+
+_IN_PYTHON = {"auto": "'auto'", "none": "None"}
+
+
+class UserError(ValueError):
     """Something the user can put right: what is wrong, where, and what to do, in one or two lines.
 
-    The command line prints the message without a traceback and exits with code 2.
-    From Python it is an ordinary exception.
+    The message is written with settings as they are typed, such as ``--image-size 96``. The command line prints it so,
+    without a traceback, and exits with code 2; it is `args[0]`. From Python it is an ordinary ValueError, and ``str``
+    has settings as they are passed there: ``image_size=96``.
     """
+
+    def __str__(self) -> str:
+        return _SETTING.sub(_as_passed, super().__str__())
+
+
+def _as_passed(found: re.Match[str]) -> str:
+    """A setting as a keyword of Python."""
+    typed, value = found["flag"], found["value"]
+    if typed is None:
+        return found[0]
+    name = typed.removeprefix("no-").replace("-", "_")
+    if value is None and typed.startswith("no-"):
+        value = "False"
+    elif value is None and typed in SWITCHES and not found.string.startswith(" takes", found.end()):
+        value = "True"
+    if value is None:
+        return name
+    if "x" in value:
+        value = f"({value.replace('x', ', ')})"
+    return f"{name}={_IN_PYTHON.get(value, value)}"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -122,7 +122,8 @@ class Recipe:
     key_momentum_end: float | Auto | None = "auto"
     """The key momentum follows a cosine from --key-momentum to this. auto: the method's, 1 for byol and dino."""
     key_norm: KeyNorm = "auto"
-    """How the key encoder's batch norm is kept from leaking: shuffle (across devices), split, or ema."""
+    """How the key encoder's batch norm is kept from leaking: shuffle (across devices), split, or ema. auto: shuffle;
+    with --recipe paper on one device split."""
     key_split: int = 32
     """Images per sub-batch with --key-norm split [paper: 32 per device]."""
     matching: Matching = "geometry"
@@ -152,9 +153,10 @@ class Recipe:
     momentum: float = 0.9
     """Momentum of SGD and LARS [paper]."""
     weight_decay: float | Auto = "auto"
-    """Weight decay. auto: 0.0001 for sgd [paper]; 1.5e-6 for lars and 0.02 for adamw, not on biases and norms."""
+    """Weight decay. auto: 0.0001 for sgd [paper]; 1.5e-6 for lars and 0.02 for adamw, on the weights of layers
+    alone: not on biases, norms, position embeddings and tokens."""
     warmup_epochs: float | Auto = "auto"
-    """Epochs over which the learning rate rises linearly from 0. auto: a tenth of the run, at most 10 [paper: 0]."""
+    """Epochs in which the learning rate rises linearly to its peak. auto: a tenth of the run, at most 10 [paper: 0]."""
     schedule_per: Literal["step", "epoch"] = "step"
     """How often the cosine schedule moves [paper: epoch]."""
     clip_gradient: float | None = None
@@ -168,9 +170,9 @@ class Recipe:
 
     # --- the machine ----------------------------------------------------------------------------
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """auto: bf16 on GPUs that have it and CPUs with AMX, unless a trial at the start contradicts; else 32."""
+    """auto: bf16 on GPUs that have it, CPUs with AMX and AMD's with avx512_bf16; else 32."""
     channels_last: bool | Auto = "auto"
-    """The memory format of images and weights. auto: on for GPUs and bf16, unless a trial at the start contradicts."""
+    """The memory format of images and weights. auto: on for GPUs and bf16."""
     compile: bool = False
     """Compile the encoders (torch.compile). Pays on GPUs, in runs of more than some minutes."""
     accumulate: int = 1
@@ -204,7 +206,8 @@ class Recipe:
 
     # --- the defaults ---------------------------------------------------------------------------
     recipe: Literal["auto", "paper"] = "auto"
-    """The named set of defaults: auto, or paper for the authors' values on COCO."""
+    """The named set of defaults: auto, or paper for the authors' values on COCO. They had 8 devices of 32 images each;
+    on one, the keys' batch norm still sees 32 at a time, but the queries' sees the whole batch."""
     settled: tuple[str, ...] = ()
     """Written by the run: the settings that it chose itself. It chooses anew where what they rest on is given."""
 
@@ -242,10 +245,13 @@ PAPER = {
     "queue_length": 65536,
     "key_momentum": 0.999,
     "key_momentum_end": None,
-    "key_norm": "auto",  # shuffle, the authors', where there is batch norm
+    "key_norm": "auto",  # shuffle, the authors'; on one device, where that mixes nothing, split into their 32 images
+    "key_split": 32,
     "matching": "features",
     "dense_negatives": "pooled",
     "symmetric": False,
+    "local_crops": 0,
+    "match_top_k": 1.0,
     "batch_size": 256,
     "optimizer": "sgd",
     "base_learning_rate": 0.3,
@@ -255,6 +261,7 @@ PAPER = {
     "schedule_per": "epoch",
     "clip_gradient": None,
     "epochs": 800,
+    "precision": "32",
 }
 
 
@@ -298,7 +305,17 @@ RESTS_ON = {
     "key_momentum": ("data", "batch_size", "method", *LENGTHS),
     "key_momentum_end": ("method",),
     "queue_length": ("data", "batch_size", "method", "key_momentum", *LENGTHS),
-    "key_norm": ("backbone", "method", "freeze_norm_statistics"),
+    "key_norm": (
+        "backbone",
+        "method",
+        "freeze_norm_statistics",
+        "recipe",
+        "devices",
+        "nodes",
+        "accumulate",
+        "batch_size",
+        "key_split",
+    ),
     "dense_negatives": ("method",),
     "dense_statistics": ("method",),
     "symmetric": ("method",),
@@ -390,6 +407,8 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read the configuration {path}: {error.strerror}.") from error
+    except UserError:
+        raise
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -699,7 +718,7 @@ def _check_batch_size(recipe: Recipe, batch_size: int) -> None:
             f"--accumulate {recipe.accumulate}: {images} images a device cannot be divided into equal parts."
         )
     images //= recipe.accumulate
-    if recipe.key_norm == "split" and images <= recipe.key_split:
+    if recipe.key_norm == "split" and "key_norm" not in recipe.settled and images <= recipe.key_split:
         raise UserError(
             f"--key-norm split has nothing to split: {images} images at a time are at most --key-split"
             f" {recipe.key_split}. Take a smaller one, such as {max(2, images // 2)}, or a larger --batch-size."

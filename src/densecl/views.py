@@ -86,7 +86,7 @@ def cell_distances(
 ) -> Float[Tensor, "batch cells key_cells"]:
     """Distance from every query cell to every key cell of the same image, in units of the larger cell diagonal.
 
-    The unit makes one radius (0.7 in PixPro and DenseCL's geometric ablation) fit crops of every size.
+    The unit makes one radius (0.7 in PixPro) fit crops of every size.
     `key_grid` is the key view's rows and columns, where they are not the query's.
     """
     key_rows, key_cols = key_grid or (rows, cols)

@@ -166,7 +166,7 @@ def test_wrong_lines_are_told_in_one_line(
 
 
 def test_a_network_that_takes_one_size_only(home: Path) -> None:
-    with pytest.raises(UserError, match="does not take images of 36x36.*--image-size"):
+    with pytest.raises(UserError, match="does not take images of 36x36.*image_size"):
         evaluate(["random"], "segmentation", home / "data", backbone="vit_tiny_patch16_224", image_size=(36, 36))
 
 

@@ -101,7 +101,7 @@ def test_several_probes_share_one_pass() -> None:
 def test_feature_maps_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense, "MAX_FEATURE_BYTES", 9 * 3 * 16 * 4)
     judge(Cells(), drawn(9, seed=0), drawn(4, seed=1), PROBES, classes=CLASSES, **STANDARD)
-    with pytest.raises(UserError, match="feature maps of 10 images would take .*--image-size"):
+    with pytest.raises(UserError, match="feature maps of 10 images would take .*image_size"):
         judge(Cells(), drawn(10, seed=0), drawn(4, seed=1), PROBES, classes=CLASSES, **STANDARD)
 
 

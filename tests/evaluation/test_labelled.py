@@ -108,7 +108,7 @@ def test_what_a_set_says_of_itself(folder: Path) -> None:
         files.count_classes(ignore=[0, 9])
     assert files.matching("a") == files.matching("a.p*") == [0, 1] and files.matching("b*") == []
     Image.new("RGB", (7, 4)).save(folder / "c.png")
-    with pytest.raises(UserError, match=r"a\.png is 6x4, c\.png is 7x4.*--image-size"):
+    with pytest.raises(UserError, match=r"a\.png is 6x4, c\.png is 7x4.*image_size"):
         LabelledFiles([*files.pairs, (folder / "c.png", folder / "a_labels.png")]).common_size()
 
 

@@ -77,7 +77,7 @@ def test_ignored_pixels_count_neither_in_training_nor_in_the_score() -> None:
     result = linear_segmentation(Painted(), train, test, classes=CLASSES, ignore=[200], **STANDARD)
     assert result.miou == 100
     assert result.confusion.sum() == 20 * SIZE * (SIZE - 9)
-    with pytest.raises(UserError, match="labelled image 0 holds the label 200, but there are 4 classes.*--ignore 200"):
+    with pytest.raises(UserError, match="labelled image 0 holds the label 200, but there are 4 classes.*ignore=200"):
         linear_segmentation(Painted(), train, test, classes=CLASSES, **STANDARD)
 
 

@@ -188,7 +188,7 @@ def test_what_was_left_unfinished_is_removed(root, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(root, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--cache .*file: the folder cannot be written"):
+    with pytest.raises(UserError, match=r"cache .*file: the folder cannot be written"):
         CachedSource(open_source(root), tmp_path / "file")
 
 
@@ -197,7 +197,7 @@ def test_a_data_set_is_refused(tmp_path):
         def __len__(self):
             return 1
 
-    with pytest.raises(UserError, match="--cache needs image files"):
+    with pytest.raises(UserError, match="cache needs image files"):
         CachedSource(open_source(One()), tmp_path / "cache")
 
 

@@ -329,9 +329,9 @@ def test_a_file_that_shrank_since_is_bad(root):
 
 
 def test_tiles_need_a_size_and_files():
-    with pytest.raises(UserError, match="--tile 0"):
+    with pytest.raises(UserError, match="tile=0"):
         open_source(__file__.replace("test_sources.py", "*.py"), tile=0)
-    with pytest.raises(UserError, match="--tile needs image files"):
+    with pytest.raises(UserError, match="tile needs image files"):
         open_source(Items([PIXELS]), tile=4)
 
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -22,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from densecl.errors import UserError
 from densecl.model import METHODS, DenseCL, create_backbone, log_sum_exp
 from densecl.model import densecl as densecl_module
-from densecl.model.heads import Prototypes
+from densecl.model.heads import HeadShape, Prototypes
 from densecl.model.matching import Match, keep_best
 from densecl.model.methods import DenseNegatives, find_method
 from densecl.model.objectives import Pairs, image_pairs
@@ -58,7 +59,7 @@ def views(seed: int, size: int = 12, batch: int = BATCH, dtype: torch.dtype = to
     return Views(torch.randn(batch, 3, size, size, generator=chance, dtype=dtype), box, flipped)
 
 
-def make(name: str, **settings) -> DenseCL:
+def make(name: str, backbone: type[nn.Module] = PatchNet, **settings) -> DenseCL:
     """A small model; the key encoder, where there is one, is another than the query encoder."""
     torch.manual_seed(0)
     small = {"dim": 6, "hidden_dim": 8, **({"queue_length": 7} if METHODS[name].queue else {})}
@@ -66,7 +67,7 @@ def make(name: str, **settings) -> DenseCL:
         small["temperature"] = QUERY_TEMPERATURE
     if METHODS[name].teacher_temperature is not None:
         small["teacher_temperature"] = 0.2  # that of test_objectives
-    model = DenseCL(PatchNet(), method=name, match_radius=RADIUS, **{**small, **settings}).double()
+    model = DenseCL(backbone(), method=name, match_radius=RADIUS, **{**small, **settings}).double()
     if model.key_encoder is not None:
         with torch.no_grad():
             for weight in model.key_encoder.parameters():
@@ -111,6 +112,35 @@ def test_on_a_resnet50_the_heads_are_the_papers(name: str, projector: tuple, pre
     method = METHODS[name]
     assert method.projector.widths(2048) == projector
     assert (method.predictor and method.predictor.widths(2048)) == predictor
+
+
+@pytest.mark.parametrize(
+    ("shape", "widths"),
+    [
+        ({}, (64, 128)),
+        ({"hidden": 2, "dim": 1}, (2, 1)),
+        ({"hidden_ratio": 2.0, "dim_ratio": 1.0}, (128, 64)),
+        ({"hidden_ratio": 0.5, "dim": 5}, (32, 5)),
+    ],
+)
+def test_a_width_is_a_number_of_units_or_a_ratio(shape: dict, widths: tuple[int, int]) -> None:
+    assert HeadShape(**shape).widths(64) == widths
+    assert HeadShape(**shape).widths(64, hidden=3, dim=4) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"hidden": 2.0}, "hidden is a number of units, not 2.0. .* hidden_ratio=2.0"),
+        ({"dim": 0.5}, "dim_ratio=0.5"),
+        ({"dim": 0}, "number of units, not 0"),
+        ({"hidden": 2, "hidden_ratio": 1.0}, "give hidden or hidden_ratio, not both"),
+    ],
+)
+def test_a_ratio_is_not_taken_for_units(shape: dict, message: str) -> None:
+    given: Any = SimpleNamespace(**{"hidden": None, "hidden_ratio": None, "dim": None, "dim_ratio": None, **shape})
+    with pytest.raises(UserError, match=message):  # not of a whole one: here, the types are checked before
+        HeadShape.__post_init__(given)
 
 
 def test_a_prototype_is_compared_by_direction_alone() -> None:
@@ -318,6 +348,110 @@ def test_small_views_are_compared_with_the_keys_of_the_large_ones(name: str, mat
     assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
 
 
+# --- it is only asked -----------------------------------------------------------------------------------------------
+
+
+class NormNet(nn.Sequential):
+    """A `PatchNet` that takes statistics of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.Tanh())
+
+
+def state(model: DenseCL) -> dict[str, Any]:
+    return copy.deepcopy(dict(model.state_dict()))
+
+
+def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]) if isinstance(value, Tensor) else value == other[key], key
+
+
+ASKED = {
+    "evaluation": (False, torch.enable_grad),
+    "evaluation without gradients": (False, torch.no_grad),
+    "evaluation in inference mode": (False, torch.inference_mode),
+    "training without gradients": (True, torch.no_grad),
+    "training in inference mode": (True, torch.inference_mode),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("dense_weight", [0.0, 0.5])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_only_asked_leaves_no_trace(name: str, dense_weight: float, asked: str) -> None:
+    training, gradients = ASKED[asked]
+    momentum = {"key_momentum": 0.5} if METHODS[name].keys == "average" else {}
+    model = make(name, backbone=NormNet, dense_weight=dense_weight, **momentum)
+    untouched = copy.deepcopy(model)
+    for one in (model, untouched):
+        one(views(1), views(2), [views(3, size=8)])
+    before = state(model)
+    model.train(training)
+    with gradients():
+        outputs = [model(views(4), views(5), [views(6, size=8)]) for _ in range(2)]
+    assert outputs[0].loss.isfinite() and torch.equal(outputs[0].loss, outputs[1].loss)
+    assert_same_state(before, state(model))
+    if training and not momentum:
+        assert torch.equal(outputs[0].loss, copy.deepcopy(untouched)(views(4), views(5), [views(6, size=8)]).loss)
+    if not training:
+        assert not any(module.training for module in model.modules())
+        if gradients is torch.enable_grad:
+            outputs[0].loss.backward()
+    model.train()
+    for one in (model, untouched):
+        one(views(7), views(8))
+    assert_same_state(state(model), state(untouched))
+    assert model.steps == 2
+
+
+@pytest.mark.parametrize("key_norm", ["shuffle", "split", "ema"])
+@pytest.mark.parametrize("negatives", ["pooled", "cells", "batch"])
+def test_no_way_to_norm_keys_or_to_find_negatives_leaves_a_trace(key_norm: Any, negatives: DenseNegatives) -> None:
+    model = make("moco", backbone=NormNet, key_norm=key_norm, key_split=2, dense_negatives=negatives)
+    model(views(1), views(2))
+    before = state(model)
+    for training in (False, True):
+        model.train(training)
+        with torch.no_grad():
+            model(views(3), views(4))
+        assert_same_state(before, state(model))
+    model(views(3), views(4))
+    assert not torch.equal(before["global_queue.keys"], model.state_dict()["global_queue.keys"])
+
+
+def test_one_image_can_be_asked_about_where_norms_have_their_statistics() -> None:
+    model = make("byol", backbone=NormNet).eval()
+    assert model(views(1, batch=1), views(2, batch=1)).loss.isfinite()
+    with pytest.raises(UserError, match="method barlow takes statistics"):
+        make("barlow").eval()(views(1, batch=1), views(2, batch=1))
+
+
+def test_the_key_encoder_keeps_the_norms_in_evaluation_mode_that_the_query_encoder_does() -> None:
+    model = make("moco", backbone=NormNet)
+    assert model.key_encoder is not None
+    norms: list[Any] = [one.get_submodule("backbone.model.1") for one in (model.query_encoder, model.key_encoder)]
+    norms[0].eval()
+    model(views(1), views(2))
+    assert [norm.training for norm in norms] == [False, False]
+    assert all((norm.running_mean == 0).all() and norm.num_batches_tracked == 0 for norm in norms)
+    assert model.key_encoder.training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_is_computed_once_where_both_directions_have_the_same(name: str) -> None:
+    model = make(name, symmetric=True)
+    calls = []
+    model.global_objective.register_forward_hook(lambda *_: calls.append("global"))
+    assert model.dense_objective is not None
+    model.dense_objective.register_forward_hook(lambda *_: calls.append("dense"))
+    model(views(1), views(2), [views(3, size=8)])
+    # Two directions and a small view with each key.
+    assert calls.count("global") == (3 if name in ("barlow", "vicreg") else 4)
+    assert calls.count("dense") == 4
+
+
 # --- it trains ------------------------------------------------------------------------------------------------------
 
 
@@ -446,18 +580,18 @@ def test_everything_needed_to_go_on_is_in_the_state(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "bylo"}, "--method is one of .* Did you mean 'byol'?"),
-        ({"method": "byol", "queue_length": 64}, "--queue-length 64: byol has no queue length. Leave it out."),
-        ({"method": "simclr", "queue_length": 64}, "--queue-length 64: simclr has no queue length"),
-        ({"method": "vicreg", "dense_negatives": "batch"}, "--dense-negatives batch: vicreg has no dense negatives"),
+        ({"method": "bylo"}, "method is one of .* Did you mean 'byol'?"),
+        ({"method": "byol", "queue_length": 64}, "queue_length=64: byol has no queue length. Leave it out."),
+        ({"method": "simclr", "queue_length": 64}, "queue_length=64: simclr has no queue length"),
+        ({"method": "vicreg", "dense_negatives": "batch"}, "dense_negatives batch: vicreg has no dense negatives"),
         (
             {"method": "simclr", "dense_negatives": "cells"},
-            "--dense-negatives cells: simclr has batch or others",
+            "dense_negatives cells: simclr has batch or others",
         ),
-        ({"method": "simsiam", "key_momentum": 0.9}, "--key-momentum 0.9: simsiam has no key momentum"),
-        ({"method": "barlow", "temperature": 0.1}, "--temperature 0.1: barlow has no temperature"),
-        ({"method": "moco", "teacher_temperature": 0.1}, "--teacher-temperature 0.1: moco has no teacher"),
-        ({"method": "dino", "dense_statistics": "cells"}, "--dense-statistics cells: dino has no dense statistics"),
+        ({"method": "simsiam", "key_momentum": 0.9}, "key_momentum=0.9: simsiam has no key momentum"),
+        ({"method": "barlow", "temperature": 0.1}, "temperature=0.1: barlow has no temperature"),
+        ({"method": "moco", "teacher_temperature": 0.1}, "teacher_temperature=0.1: moco has no teacher"),
+        ({"method": "dino", "dense_statistics": "cells"}, "dense_statistics cells: dino has no dense statistics"),
     ],
 )
 def test_a_setting_that_the_method_does_not_have_is_refused(settings: dict, message: str) -> None:
@@ -477,7 +611,7 @@ def test_one_image_is_too_few_for_batch_statistics(name: str) -> None:
     if name in ("moco", "dino"):
         assert model(*pair).loss.isfinite()
     else:
-        with pytest.raises(UserError, match=f"--method {name} takes statistics .* at least 2 images"):
+        with pytest.raises(UserError, match=f"method {name} takes statistics .* at least 2 images"):
             model(*pair)
 
 

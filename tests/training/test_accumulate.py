@@ -100,7 +100,7 @@ def test_resumed_at_the_same_length_is_exact(tiny, tmp_path):
 
 
 def test_parts_must_be_equal_and_large_enough(tiny, tmp_path):
-    with pytest.raises(UserError, match="--accumulate 3: 8 images a device"):
+    with pytest.raises(UserError, match="accumulate=3: 8 images a device"):
         tiny(batch_size=8, accumulate=3)
     recipe = tiny(
         method="barlow", batch_size=4, accumulate=4, queue_length="auto", dense_negatives="auto", key_momentum="auto"

@@ -139,7 +139,7 @@ def test_the_alarm_needs_patience(name: str) -> None:
     alarm.check(PATIENCE, healthy())  # it recovered
     for step in range(PATIENCE - 1):
         alarm.check(step, healthy(**{name: 1e-6}))
-    with pytest.raises(UserError, match=rf"Step 77: collapsed.*{name}.*--base-learning-rate"):
+    with pytest.raises(UserError, match=rf"Step 77: collapsed.*{name}.*base_learning_rate"):
         alarm.check(77, healthy(**{name: 1e-6}))
 
 

@@ -125,5 +125,5 @@ def test_data_that_cannot_be_copied_to_processes(tiny, tmp_path: Path) -> None:
         pass
 
     images = Local(torch.zeros(24, 3, 40, 40, dtype=torch.uint8))  # its class has no place to be found at
-    with pytest.raises(UserError, match="--devices 2 gives every process a copy .* cannot be pickled"):
+    with pytest.raises(UserError, match="devices=2 gives every process a copy .* cannot be pickled"):
         pretrain(tiny(data="dataset:Local", devices=2), tmp_path / "run", dataset=images)

@@ -3,23 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from densecl.recipe import make_recipe
 from densecl.training import parts
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "bf16"),
-    [
-        ({"amx_bf16": True, "avx512_bf16": True}, (True, False)),
-        ({"amx_bf16": False, "avx512_bf16": True}, (False, True)),  # bf16 is tried, but has to be clearly faster
-        ({"avx2": True}, (False,)),
-        ({}, (False,)),
-    ],
-)
-def test_what_a_cpu_is_expected_to_be_fast_at(monkeypatch, capabilities, bf16):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    precisions, reason = parts._precisions()
-    assert precisions == bf16
-    assert reason.startswith("the CPU has")
 
 
 def test_images_are_read_at_the_same_scale_when_the_size_of_small_views_is_read_back(tiny, monkeypatch):
@@ -36,3 +21,47 @@ def test_images_are_read_at_the_same_scale_when_the_size_of_small_views_is_read_
     assert made.recipe.local_crop_size == 64  # not the 21 pixels of three sevenths
     parts.build(made.recipe, None, None, None)
     assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    ("fast", "gpu", "given", "precision", "channels_last"),
+    [
+        (True, False, {}, "bf16", True),
+        (False, False, {}, "32", False),
+        (False, True, {}, "32", True),
+        (True, False, {"precision": "32"}, "32", False),
+        (False, False, {"precision": "bf16"}, "bf16", True),
+        (True, False, {"channels_last": False}, "bf16", False),
+    ],
+)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_precision_and_layout_follow_the_processor(
+    tiny, monkeypatch, devices: int, fast: bool, gpu: bool, given: dict, precision: str, channels_last: bool
+) -> None:
+    monkeypatch.setattr(parts, "fast_in_bf16", lambda: (fast, "so it is"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    recipe = tiny(**{"precision": "auto", "channels_last": "auto", "devices": devices, **given})
+    made, reasons = parts.build(recipe, None, None, None)
+    assert (made.recipe.precision, made.recipe.channels_last) == (precision, channels_last)
+    assert (f"--precision {precision} (so it is)" in reasons) == ("precision" not in given)
+
+
+@pytest.mark.parametrize(
+    ("given", "key_norm"),
+    [
+        ({}, "split"),
+        ({"devices": 2}, "shuffle"),
+        ({"accumulate": 2}, "shuffle"),  # four images at a time need no splitting
+        ({"key_norm": "shuffle"}, "shuffle"),
+        ({"backbone": "test_vit", "output_stride": None}, "auto"),  # no batch norm
+        ({"recipe": "auto"}, "shuffle"),
+    ],
+)
+def test_on_one_device_the_papers_keys_see_the_papers_number_of_images(photos, given: dict, key_norm: str) -> None:
+    settings = {"recipe": "paper", "backbone": "test_resnet", "image_size": 32, "output_stride": 8, "batch_size": 8}
+    settings |= {"key_split": 4, "queue_length": 16, "dim": 8, "workers": 0, "steps": 1}
+    made, reasons = parts.build(make_recipe(data=str(photos), **{**settings, **given}), None, None, None)
+    assert made.recipe.key_norm == key_norm
+    assert made.recipe.precision == "32" or given.get("recipe") == "auto"
+    assert any("--key-norm split (into 4 images" in reason for reason in reasons) == (key_norm == "split")
+    parts.build(made.recipe, None, None, None)  # which may be read back

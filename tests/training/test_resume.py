@@ -217,9 +217,9 @@ def test_a_finished_run_can_be_extended_and_then_is_complete(tiny, tmp_path: Pat
 def test_other_settings_are_named_but_for_those_that_may_differ(tiny, tmp_path: Path) -> None:
     out = tmp_path / "run"
     pretrain(tiny(), out)
-    with pytest.raises(UserError, match=r"other settings: --temperature 0.2 -> 0.3; --batch-size 4 -> 8\.") as error:
+    with pytest.raises(UserError, match=r"other settings: temperature=0.2 -> 0.3; batch_size=4 -> 8\.") as error:
         pretrain(tiny(steps=5, batch_size=8, temperature=0.3, workers=1, log_every=2), out, resume=True)
-    assert "--workers" not in str(error.value)
+    assert "workers" not in str(error.value)
     assert pretrain(tiny(steps=4, workers=1, queue_length="auto", precision="auto"), out, resume=True).steps == 4
 
 

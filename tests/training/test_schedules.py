@@ -36,17 +36,37 @@ def test_per_epoch_the_rate_keeps_the_value_of_the_epochs_start(epochs: int, ima
         assert schedules.at(step, step / total).learning_rate == pytest.approx(expected)
 
 
-def test_the_warm_up_rises_linearly_from_zero_and_multiplies_the_cosine() -> None:
+def test_the_warm_up_rises_linearly_and_multiplies_the_cosine() -> None:
     warm, cold = Schedules(learning_rate=1.0, warmup_steps=10.0, **PLAIN), Schedules(learning_rate=1.0, **PLAIN)
     for step in range(40):
         rate, unwarmed = (schedules.at(step, step / 40).learning_rate for schedules in (warm, cold))
-        assert rate == pytest.approx(min(step / 10, 1) * unwarmed)
+        assert rate == pytest.approx(min((step + 1) / 10, 1) * unwarmed)
+
+
+@given(st.floats(0, 500), st.integers(1, 300), st.booleans())
+def test_no_step_is_lost_to_the_warm_up(warmup: float, steps: int, per_epoch: bool) -> None:
+    schedules = Schedules(
+        learning_rate=1.0, warmup_steps=warmup, steps_per_epoch=Fraction(7, 2) if per_epoch else None, **PLAIN
+    )
+    rates = [schedules.at(step, step / steps).learning_rate for step in range(steps)]
+    assert all(rate > 0 for rate in rates)
+    last = math.ceil(warmup) - 1  # of the warm-up
+    if 0 <= last < steps:
+        cold = Schedules(learning_rate=1.0, steps_per_epoch=schedules.steps_per_epoch, **PLAIN)
+        assert rates[last:] == [cold.at(step, step / steps).learning_rate for step in range(last, steps)]
+
+
+def test_a_warm_up_is_over_by_its_share_of_the_run() -> None:
+    schedules = Schedules(learning_rate=1.0, warmup_steps=1000.0, warmup_share=0.1, **PLAIN)
+    cold = Schedules(learning_rate=1.0, **PLAIN)
+    shares = [schedules.at(step, step / 50).learning_rate / cold.at(step, step / 50).learning_rate for step in range(8)]
+    assert shares == pytest.approx([0.001, 0.2, 0.4, 0.6, 0.8, 1, 1, 1])
 
 
 def test_the_key_momentum_follows_byol() -> None:
     schedules = Schedules(learning_rate=1.0, **PLAIN | {"key_momentum_end": 1.0})
     for step in range(101):
-        expected = 1 - (1 - 0.999) * (math.cos(math.pi * step / 100) + 1) / 2  # Grill et al. 2020, section 3.2
+        expected = 1 - (1 - 0.999) * (math.cos(math.pi * step / 100) + 1) / 2  # Grill et al. 2020
         assert schedules.at(step, step / 100).key_momentum == pytest.approx(expected, abs=1e-12)
     assert Schedules(learning_rate=1.0, **PLAIN).at(70, 0.7).key_momentum == 0.999
 

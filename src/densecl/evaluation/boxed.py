@@ -180,6 +180,8 @@ def _read_coco(annotations: Path, images: Path) -> tuple[list[Annotated], list[s
             for image in content["images"]
         ]
         order = sorted(names)
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(f"{annotations} is not in COCO's form: there is no {error}.") from error
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -199,6 +201,8 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {str(error)[:100]}.") from error
     if not isinstance(content, dict):
@@ -229,6 +233,8 @@ def _read_xml(path: Path) -> tuple[list[Object], tuple[int, int] | None]:
         root = ElementTree.parse(path).getroot()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except UserError:
+        raise
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise UserError(f"{path} is not XML: {error}.") from error
     objects = []

@@ -318,6 +318,8 @@ def _read_labels(path: Path) -> UInt8[Tensor, "height width"]:
             if file.width * file.height > MAX_PIXELS:
                 raise UserError(f"{path}: {file.width}x{file.height} pixels are too many for a label map.")
             return torch.from_numpy(np.array(file))
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a label map: {error}") from error
 

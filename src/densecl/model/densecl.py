@@ -11,9 +11,10 @@ The objective is MoCo's InfoNCE, or that of any other method in `methods`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -63,6 +64,9 @@ class Output(NamedTuple):
 
 class DenseCL(nn.Module):
     """The encoders, what the method keeps, and the weighted loss. A call is a training step up to the loss.
+
+    In evaluation mode or under `torch.no_grad` a call changes nothing, so that a validation loop leaves the training as
+    it is.
 
     Settings that are not given are the method's own; a setting of something that the method does not have is refused.
 
@@ -196,7 +200,10 @@ class DenseCL(nn.Module):
                 encoder.backbone.compile()
 
     def forward(self, first: Views, second: Views, small: Sequence[Views] = ()) -> Output:
-        """The loss between two views of the same images. Moves the key encoder and renews the queues on the way.
+        """The loss between two views of the same images.
+
+        A step of training moves the key encoder and renews the queues on the way. In evaluation mode or under
+        `torch.no_grad` nothing moves: no weights, queues or centres, no statistics of batch norm, no count of steps.
 
         `small` are further views, usually of fewer pixels, that are queries only: each is compared with the keys of
         the large ones [multi-crop, Caron et al. 2020]. The loss is the mean over all pairs of a query and a key view.
@@ -204,7 +211,8 @@ class DenseCL(nn.Module):
         Raises:
             UserError: for a batch of one image, if the method cannot learn from it.
         """
-        if len(first.pixels) < self.method.least_batch:
+        takes_statistics = self.training or self.method.statistics  # heads in evaluation mode have theirs
+        if takes_statistics and len(first.pixels) < self.method.least_batch:
             raise UserError(
                 f"--method {self.method.name} takes statistics over the batch {self.method.needs_batch_in}:"
                 f" it needs at least {self.method.least_batch} images per device, not {len(first.pixels)}."
@@ -212,11 +220,14 @@ class DenseCL(nn.Module):
         if self.dense_negatives == "others" and len(first.pixels) * world_size() == 1:
             raise UserError("--dense-negatives others: a batch of one image has no others. Raise --batch-size.")
         directions = [(first, second), (second, first)] if self.symmetric else [(first, second)]
-        projected = [self.query_encoder(query_views.pixels) for query_views, _ in directions]
-        projected += [self.query_encoder(views.pixels) for views in small]
-        self.move_key_encoder()
-        keys = self.keys(projected, directions)
-        queries = [self.predictor(one) for one in projected] if self.predictor is not None else projected
+        learns = self.training and torch.is_grad_enabled()
+        with self._statistics_kept() if self.training and not learns else contextlib.nullcontext():
+            projected = [self.query_encoder(query_views.pixels) for query_views, _ in directions]
+            projected += [self.query_encoder(views.pixels) for views in small]
+            if learns:
+                self.move_key_encoder()
+            keys = self.keys(projected, directions)
+            queries = [self.predictor(one) for one in projected] if self.predictor is not None else projected
         compared = [*zip(queries, keys, directions, strict=False)]
         for query, query_views in zip(queries[len(directions) :], small, strict=True):
             compared += [(query, key, (query_views, views)) for key, (_, views) in zip(keys, directions, strict=True)]
@@ -225,35 +236,39 @@ class DenseCL(nn.Module):
         # nearly all of its work, only count in sum, so they are made by what is quick.
         products = quick_dtype(queries[0].vector)
         with torch.autocast(first.pixels.device.type, enabled=False):
-            losses = [self.losses(*one, products) for one in compared]
-        global_losses, dense_losses, matches = zip(*losses, strict=True)
+            # The second pair may be the first with its views exchanged. (That of cells has other matches.)
+            known = self.symmetric and self.method.keys == "shared" and self.global_objective.exchangeable
+            global_losses: list[Float[Tensor, ""]] = []
+            for number, (query, key, _) in enumerate(compared):
+                again = known and number == 1
+                global_losses.append(global_losses[0] if again else self.global_loss(query, key, products))
+            dense_losses, matches = zip(*(self.dense_loss(*one, products) for one in compared), strict=True)
         global_loss, dense_loss = torch.stack(global_losses).mean(), torch.stack(dense_losses).mean()
         loss = (1 - self.dense_weight) * global_loss + self.dense_weight * dense_loss
 
-        self.remember(keys)
-        self.steps += 1
+        if learns:
+            self.remember(keys)
+            self.steps += 1
         return Output(loss, global_loss, dense_loss, queries[0], keys[0], *matches[0])
 
-    def losses(
-        self, query: Embeddings, key: Embeddings, views: tuple[Views, Views], products: torch.dtype | None = None
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Match]:
-        """Global loss, dense loss and the matches of one pair of views.
-
-        `products` is the dtype of `Pairs.products`, for all but the few of an image with the others of its batch.
-        """
-        temperature = Temperature(self.temperature or 1.0, self.teacher_temperature or 1.0)
+    def global_loss(self, query: Embeddings, key: Embeddings, products: torch.dtype | None = None) -> Float[Tensor, ""]:
+        """The loss of image vectors; `products` is that of `Pairs`, for a queue, which are many."""
         images = image_pairs(query.vector, key.vector)
         if self.global_queue is not None:
             images = images._replace(negatives=self.global_queue.keys, products=products)
-        global_loss = self.global_objective(images, temperature)
+        return self.global_objective(images, self._temperatures)
 
+    def dense_loss(
+        self, query: Embeddings, key: Embeddings, views: tuple[Views, Views], products: torch.dtype | None = None
+    ) -> tuple[Float[Tensor, ""], Match]:
+        """The loss of matched cells, 0 without a dense head, and the matches; `products` is that of `Pairs`."""
         with torch.no_grad():
             rows, cols = query.features.shape[2:]
             key_rows, key_cols = key.features.shape[2:]
             distances = cell_distances(*views, rows, cols, (key_rows, key_cols))
             matches = self.match(query, key, distances)
         if self.dense_objective is None or query.cells is None or key.cells is None:
-            return global_loss, torch.zeros_like(global_loss), matches[0]
+            return query.vector.new_zeros(()), matches[0]
 
         excluded = self.no_negatives(distances), self.no_negatives(cell_distances(views[0], views[0], rows, cols))
         negatives = self.dense_queue.keys if self.dense_queue is not None else None
@@ -263,11 +278,15 @@ class DenseCL(nn.Module):
             pooled = torch.stack([key.pooled, query.pooled], dim=1)
         dense_losses = [
             self.dense_objective(
-                Pairs(query.cells, key.cells, *match, *excluded, negatives, pooled, products), temperature
+                Pairs(query.cells, key.cells, *match, *excluded, negatives, pooled, products), self._temperatures
             )
             for match in matches
         ]
-        return global_loss, torch.stack(dense_losses).mean(), matches[0]
+        return torch.stack(dense_losses).mean(), matches[0]
+
+    @property
+    def _temperatures(self) -> Temperature:
+        return Temperature(self.temperature or 1.0, self.teacher_temperature or 1.0)
 
     def match(
         self, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells key_cells"]
@@ -358,6 +377,18 @@ class DenseCL(nn.Module):
             encoded = [self.key_encoder(part) for part in parts]
             return fieldwise(lambda *fields: torch.cat(fields)[order.argsort()], *encoded)
         return self.key_encoder(pixels)
+
+    @contextlib.contextmanager
+    def _statistics_kept(self) -> Iterator[None]:
+        """What the networks note of the batches that they see in training mode is forgotten at the end."""
+        networks = (self.query_encoder, self.key_encoder, self.predictor)
+        buffers = [buffer for network in networks if network is not None for buffer in network.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            yield
+        finally:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
 
     def _order(self, images: int, device: torch.device) -> Int[Tensor, "images"]:
         """A random order, the same on every process. The copy does not wait for what the device still has to do."""

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from densecl.errors import UserError
+
 #: Length of the unit vectors that DINO compares with its prototypes [Caron et al. 2021].
 BOTTLENECK = 256
 
@@ -22,22 +24,38 @@ BOTTLENECK = 256
 class HeadShape:
     """What a projector or predictor is made of: linear layers, with norm and activation after all but the last.
 
-    Widths are numbers, or as a float multiples of the backbone's width, so that a head fits its backbone: what the
-    papers have at ResNet-50's 2048.
+    A width is a number of units, or a ratio to the backbone's width, so that a head fits its backbone: what the papers
+    have at ResNet-50's 2048.
+
+    Raises:
+        UserError: both are given for one width, or a number of units that is no whole number above 0.
     """
 
     layers: int = 2
-    hidden: int | float = 1.0
-    dim: int | float = 128
+    hidden: int | None = None  # units of the hidden layers
+    hidden_ratio: float | None = None  # neither: 1
+    dim: int | None = None  # length of the vectors
+    dim_ratio: float | None = None  # neither: a length of 128
     norm: bool = False  # batch norm after each hidden layer
     last_norm: bool = False  # and after the last, without a learned scale
     activation: type[nn.Module] = nn.ReLU
     prototypes: bool = False  # the vectors are similarities to this many prototypes
 
+    def __post_init__(self) -> None:
+        for name in ("hidden", "dim"):
+            units, ratio = getattr(self, name), getattr(self, f"{name}_ratio")
+            if units is not None and (not isinstance(units, int) or units < 1):
+                raise UserError(
+                    f"HeadShape: {name} is a number of units, not {units}. A multiple of the backbone's width is"
+                    f" {name}_ratio={units}."
+                )
+            if units is not None and ratio is not None:
+                raise UserError(f"HeadShape: give {name} or {name}_ratio, not both.")
+
     def widths(self, channels: int, hidden: int | None = None, dim: int | None = None) -> tuple[int, int]:
         """Of the hidden layers and of the vectors, on a backbone of this width. Numbers that are given stand."""
-        wanted = (hidden or self.hidden), (dim or self.dim)
-        hidden, dim = (round(width * channels) if isinstance(width, float) else width for width in wanted)
+        hidden = hidden or self.hidden or round((self.hidden_ratio or 1) * channels)
+        dim = dim or self.dim or (round(self.dim_ratio * channels) if self.dim_ratio else 128)
         return hidden, dim
 
 

@@ -28,7 +28,7 @@ def feature_similarity(
 
 
 def match_by_features(similarity: Float[Tensor, "batch cells key_cells"]) -> Match:
-    """The most similar key cell, j*(i) = argmax_j cos(query_i, key_j). Many to one, all count [DenseCL, eq. 3]."""
+    """The most similar key cell, j*(i) = argmax_j cos(query_i, key_j). Many to one, all count [DenseCL, eq. 4]."""
     index = similarity.argmax(dim=2)
     return Match(index, torch.ones_like(index, dtype=torch.bool))
 

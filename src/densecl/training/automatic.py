@@ -92,7 +92,10 @@ def weight_decay(optimizer: str, method: Method = METHODS["moco"]) -> float:
 
 
 def warmup_epochs(epochs: float | None) -> float:
-    """A tenth of the run and at most 10 epochs; 1 where a time limit leaves open how many there will be."""
+    """A tenth of the run and at most 10 epochs; 1 where a time limit leaves open how many there will be.
+
+    (Such a run ends its warm-up after a tenth of its time at the latest: it may not see an epoch.)
+    """
     return 1.0 if epochs is None else min(10.0, epochs / 10)
 
 

@@ -139,7 +139,7 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
         signal.pthread_sigmask(signal.SIG_UNBLOCK, Interrupts.SIGNALS)
         outcome = "returned", function(*arguments)
     except UserError as error:
-        outcome = "user error", str(error)
+        outcome = "user error", error.args[0]
     except SystemExit as error:
         outcome = "exit", error.code
     except KeyboardInterrupt as error:

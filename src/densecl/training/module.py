@@ -7,16 +7,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import timm.optim
 import torch
 from jaxtyping import Float
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from densecl.augment import augment
 from densecl.images.loader import Batch
 from densecl.model import DenseCL, Normalisation, Output
+from densecl.training.optimizer import make_optimizer, regrouped
 from densecl.training.schedules import Schedules
 from densecl.views import Views
 
@@ -29,12 +29,11 @@ class DenseCLModule(pl.LightningModule):
         normalisation: mean and standard deviation of the images' channels.
         schedules: of learning rate, dense weight, key momentum and temperature.
         progress: the share (0-1) of the run that lies before a step, given its number.
-        optimizer: "sgd", "lars" or "adamw". Weight decay is on every parameter with sgd [paper]; lars and
-            adamw spare biases and norm layers, as their own papers do.
+        optimizer: "sgd", "lars" or "adamw", see `make_optimizer`.
         momentum: of sgd and lars.
         weight_decay: of the optimiser.
         start_step: steps done before this trainer begins to count.
-        optimizer_state: of the optimiser after those steps.
+        optimizer_state: of the optimiser after those steps; may have the parameters in other groups.
         channels_last: keep images and weights in that memory format.
         seed: with the step and the process, fixes dropout and drop path.
 
@@ -67,7 +66,7 @@ class DenseCLModule(pl.LightningModule):
         self.normalisation = normalisation
         self.schedules = schedules
         self.progress = progress
-        self.optimizer_settings = (optimizer, momentum, weight_decay)
+        self.optimizer_settings = {"name": optimizer, "momentum": momentum, "weight_decay": weight_decay}
         self.start_step = start_step
         self._optimizer_state = optimizer_state
         self._copies: torch.cuda.Stream | None = None
@@ -90,9 +89,9 @@ class DenseCLModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         fused = self.trainer.gradient_clip_val is None  # Lightning takes fused ones for such as scale their gradients
-        optimizer = make_optimizer(self.model, *self.optimizer_settings, fused=fused)
+        optimizer = make_optimizer(self.model, **self.optimizer_settings, fused=fused)
         if self._optimizer_state is not None:
-            optimizer.load_state_dict(self._optimizer_state)
+            optimizer.load_state_dict(regrouped(self._optimizer_state, optimizer, self.model))
             self._optimizer_state = None
         return optimizer
 
@@ -140,25 +139,6 @@ class DenseCLModule(pl.LightningModule):
 
     def _laid_out(self, pixels: Tensor) -> Tensor:
         return pixels.contiguous(memory_format=self.memory_format)
-
-
-def make_optimizer(
-    model: nn.Module, name: str, momentum: float, weight_decay: float, *, fused: bool = True
-) -> torch.optim.Optimizer:
-    """SGD, LARS or AdamW over the parameters that are trained; the learning rate comes from the schedule.
-
-    `fused`: all of a step in one kernel, where there is one.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=fused)
-    groups = [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if name == "lars":
-        return timm.optim.Lars(groups, lr=0.0, momentum=momentum)  # pyright: ignore[reportArgumentType]
-    return torch.optim.AdamW(groups, lr=0.0, fused=fused)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -26,8 +26,7 @@ from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.cores import available_cores
-from densecl.training.environment import launched_elsewhere
-from densecl.training.fastest import Arithmetic, fastest
+from densecl.training.processor import fast_in_bf16
 
 Value = TypeVar("Value")
 
@@ -143,6 +142,9 @@ def build(
     resolved = _resolve(recipe, method, source, backbone, reasons)
     reasons += _idle(resolved)
     _check_local_crops(resolved, backbone)
+    if resolved.key_norm == "auto" and _is_split(resolved, backbone):
+        resolved = _settle(resolved, key_norm="split")
+        reasons.append(f"--key-norm split (into {resolved.key_split} images, as on each of the paper's devices)")
     model = DenseCL(
         backbone,
         method=method,
@@ -166,7 +168,7 @@ def build(
         symmetric=_given(resolved.symmetric),
         seed=resolved.seed,
     )
-    if recipe.key_norm == "auto" and model.key_norm is not None:
+    if resolved.key_norm == "auto" and model.key_norm is not None:
         resolved = _settle(resolved, key_norm=model.key_norm)
         alone = ", which on one device has nothing to mix" if recipe.devices * recipe.nodes == 1 else ""
         reasons.append(f"--key-norm {model.key_norm}{alone if model.key_norm == 'shuffle' else ''}")
@@ -269,6 +271,16 @@ def _check_trainable(backbone: Backbone) -> None:
         )
 
 
+def _is_split(recipe: Recipe, backbone: Backbone) -> bool:
+    """Whether the paper's recipe splits the keys, in place of the many devices that it was made on."""
+    return (
+        recipe.recipe == "paper"
+        and recipe.devices * recipe.nodes == 1
+        and recipe.images_at_once > recipe.key_split
+        and backbone.uses_batch_statistics
+    )
+
+
 def _given(value: Value | Literal["auto"] | None) -> Value | None:
     """What is left at "auto" after `_resolve` is the model's to choose."""
     return None if value == "auto" else value  # pyright: ignore[reportReturnType]
@@ -347,12 +359,14 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
     if recipe.warmup_epochs == "auto":
         chosen["warmup_epochs"] = automatic.warmup_epochs(None if steps is None else float(steps / steps_per_epoch))
         reasons.append(f"--warmup-epochs {chosen['warmup_epochs']:.4g}")
-    if "auto" in (recipe.precision, recipe.channels_last):
-        arithmetic, reason = _arithmetic(recipe, backbone)
-        chosen["precision"] = "bf16" if arithmetic.bf16 else "32"
-        chosen["channels_last"] = arithmetic.channels_last
-        chosen = {name: value for name, value in chosen.items() if getattr(recipe, name) != value}
-        reasons.append(reason)
+    precision = recipe.precision
+    if precision == "auto":
+        fast, reason = fast_in_bf16()
+        chosen["precision"] = precision = "bf16" if fast else "32"
+        reasons.append(f"--precision {precision} ({reason})")
+    if recipe.channels_last == "auto":
+        chosen["channels_last"] = channels_last = torch.cuda.is_available() or precision == "bf16"
+        reasons.append("--channels-last" if channels_last else "--no-channels-last (of little use in float32 on a CPU)")
     if recipe.workers == "auto":
         cores = available_cores()
         chosen["workers"] = automatic.workers(cores, recipe.devices, on_gpu=torch.cuda.is_available())
@@ -451,48 +465,6 @@ def _check_grid(recipe: Recipe, backbone: Backbone) -> tuple[tuple[int, int], li
             f" nothing. Use {advice}."
         )
     return (rows, cols), [f"warning: only {rows}x{cols} cells, on which the dense loss means little; use {advice}"]
-
-
-def _arithmetic(recipe: Recipe, backbone: Backbone) -> tuple[Arithmetic, str]:
-    """Precision and memory format, and the reason.
-
-    A trial decides what is open, but where several processes would each make their own, and might disagree.
-    """
-    if recipe.precision == "auto":
-        precisions, why = _precisions()
-    else:
-        precisions, why = (recipe.precision == "bf16",), ""
-    usual = torch.cuda.is_available()
-    candidates = [
-        Arithmetic(bf16, channels_last)
-        for bf16 in precisions
-        for channels_last in (
-            (bf16 or usual, not (bf16 or usual)) if recipe.channels_last == "auto" else (recipe.channels_last,)
-        )
-    ]
-    if recipe.devices * recipe.nodes > 1 or launched_elsewhere():
-        return candidates[0], f"--precision {'bf16' if precisions[0] else '32'}" + (f" ({why})" if why else "")
-    assert isinstance(recipe.batch_size, int)
-    images = recipe.batch_size // recipe.accumulate
-    best, times = fastest(backbone, recipe.image_size, images, candidates)
-    tried = "; ".join(f"{one}: {milliseconds:.3g} ms an image" for one, milliseconds in times.items())
-    flags = f"--precision {'bf16' if best.bf16 else '32'} --channels-last {'on' if best.channels_last else 'off'}"
-    return best, f"{flags} ({why + ', ' if why else ''}tried: {tried})"
-
-
-def _precisions() -> tuple[tuple[bool, ...], str]:
-    """For this machine whether to take bf16, the usual answer first, then one that is worth a trial; and the reason."""
-    if torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ((True, False) if fast else (False,)), f"the GPU {'has' if fast else 'lacks'} bf16"
-    # torch 2.11 may not tell yet.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities.get("amx_bf16"):
-        return (True, False), "the CPU has amx_bf16"
-    if capabilities.get("avx512_bf16"):
-        # Measured: a ResNet-18 at 128 px trains at 39 images/s in bf16 and at 53 in float32, a ResNet-50 at 5 and 6.
-        return (False, True), "the CPU has avx512_bf16, which without AMX is seldom faster"
-    return (False,), "the CPU has no fast bf16"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

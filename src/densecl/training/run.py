@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import re
 import shutil
 import signal
@@ -199,9 +200,8 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
     inherited = {
         name: getattr(past, name) for name in RESTS_ON if getattr(recipe, name) == open_to_choice.get(name, "auto")
     }
-    recipe = dataclasses.replace(recipe, **inherited)
-    same = tuple(name for name in past.settled if getattr(recipe, name) == getattr(past, name))
-    recipe = dataclasses.replace(recipe, settled=same)
+    same = tuple(name for name in past.settled if inherited.get(name, getattr(recipe, name)) == getattr(past, name))
+    recipe = dataclasses.replace(recipe, **inherited, settled=same)
     differences = [
         f"{flag(field.name)} {_shown(getattr(past, field.name))} -> {_shown(getattr(recipe, field.name))}"
         for field in dataclasses.fields(Recipe)
@@ -344,6 +344,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         Schedules(
             learning_rate=recipe.learning_rate,
             warmup_steps=recipe.warmup_epochs * float(parts.steps_per_epoch),
+            warmup_share=0.1 if parts.time_limit is not None and "warmup_epochs" in recipe.settled else math.inf,
             steps_per_epoch=parts.steps_per_epoch if recipe.schedule_per == "epoch" else None,
             dense_weight=recipe.dense_weight,
             dense_warmup_steps=recipe.dense_warmup_steps,
@@ -501,7 +502,7 @@ def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterato
         if re.search(r"worker .* killed by signal: (Killed|Bus error)", str(error)):
             raise UserError(
                 "A process that reads images was killed, probably for want of shared memory. In a container give more"
-                f" (docker's --shm-size 8g), or try fewer --workers than {recipe.workers}, such as 0."
+                f" ('docker run --shm-size 8g'), or try fewer --workers than {recipe.workers}, such as 0."
             ) from error
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not re.search(
             r"out of memory|can't allocate memory|not enough memory", str(error)
@@ -514,7 +515,7 @@ def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterato
                 f" there is no batch norm --checkpoint-activations; or start a new run with --init {resumed} and a"
                 " smaller --batch-size."
             ) from error
-        if recipe.batch_size == "auto":  # in the trial that comes before the first step
+        if recipe.batch_size == "auto":  # before it was chosen, with the rest of what is automatic
             sizes = [f"--batch-size {automatic.SMALLEST_BATCH // 2}"]
         else:
             sizes = [f"--batch-size {max(1, recipe.batch_size // 2)}"]

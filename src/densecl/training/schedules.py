@@ -34,7 +34,7 @@ def ramp(step: int | float, steps: float) -> float:
 
 
 def swing(lowest: float, highest: float, period: float, progress: float) -> float:
-    """A full cosine wave a `period`, beginning at `highest` [Kukleva et al. 2023, eq. 6].
+    """A full cosine wave a `period`, beginning at `highest` [Kukleva et al. 2023].
 
     A high temperature spreads instances evenly, a low one groups them; the swing alternates between the two.
     """
@@ -47,7 +47,9 @@ class Schedules:
 
     Args:
         learning_rate: its peak. It follows a cosine over the whole run down to 0, multiplied by the warm-up.
-        warmup_steps: steps over which the warm-up rises linearly from 0 to 1; 0: no warm-up.
+        warmup_steps: steps over which the warm-up rises linearly, from one share in the first to 1 in the last; 0: no
+            warm-up.
+        warmup_share: share of the run by which the warm-up is over even if it has not had its steps.
         steps_per_epoch: given, the cosine of the learning rate moves with the first step that begins in a new epoch
             only [paper].
         dense_weight: share of the dense loss, once it has joined.
@@ -63,6 +65,7 @@ class Schedules:
 
     learning_rate: float
     warmup_steps: float = 0.0
+    warmup_share: float = math.inf
     steps_per_epoch: Fraction | int | None = None
     dense_weight: float
     dense_warmup_steps: int = 0
@@ -76,6 +79,7 @@ class Schedules:
 
     def at(self, step: int, progress: float) -> Settings:
         """The settings of the step with this number (from 0), before which `progress` (0-1) of the run has passed."""
+        warm = max(ramp(step + 1, self.warmup_steps), ramp(progress, self.warmup_share))
         learning_progress = progress
         if self.steps_per_epoch is not None and step > 0:
             learning_progress *= float((step // self.steps_per_epoch) * self.steps_per_epoch / step)
@@ -90,7 +94,7 @@ class Schedules:
             start, end = self.teacher_temperature
             teacher_temperature = start + (end - start) * ramp(progress, self.teacher_warmup)
         return Settings(
-            learning_rate=cosine(self.learning_rate, 0.0, learning_progress) * ramp(step, self.warmup_steps),
+            learning_rate=cosine(self.learning_rate, 0.0, learning_progress) * warm,
             dense_weight=self.dense_weight if step >= self.dense_warmup_steps else 0.0,
             key_momentum=momentum,
             temperature=temperature,

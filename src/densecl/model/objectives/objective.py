@@ -52,9 +52,12 @@ class Objective(nn.Module):
             the batch, or those of each "position" in the query's map.
 
     Attributes:
+        exchangeable: whether the loss is the same with queries and positives exchanged, if each is the other's.
         parts: in how many parts a step is computed, set by whoever accumulates gradients. What a method keeps as a
             moving average moves with each of them, together as far as in a step of one part.
     """
+
+    exchangeable = False
 
     def __init__(self, dim: int, statistics: Statistics = "cells") -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from torch import Tensor
 from densecl.model.distributed import gather, gather_with_gradient
 from densecl.model.objectives.objective import Objective, Pairs, Temperature
 
-#: VICReg's threshold of a dimension's standard deviation, and what keeps the root's gradient finite [its section 4.1].
+#: VICReg's threshold of a dimension's standard deviation, and what keeps the root's gradient finite [paper].
 DEVIATION, VARIANCE_EPSILON = 1.0, 1e-4
 
 #: Of the batch norm with which the authors of Barlow Twins normalise dimensions.
@@ -22,6 +22,8 @@ NORM_EPSILON = 1e-5
 
 
 class _Redundancy(Objective):
+    exchangeable = True  # a correlation is only transposed
+
     def extra_repr(self) -> str:
         return f"statistics={self.statistics}"
 
