@@ -12,7 +12,7 @@ from PIL import Image
 
 from densecl.demo import demo
 from densecl.errors import UserError
-from densecl.model.backbone import load_backbone
+from densecl.model.weights import load_backbone
 from densecl.recipe import read_recipe
 from densecl.training import parts
 from densecl.training.fastest import Arithmetic

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from densecl.errors import UserError
 from densecl.evaluation.weights import open_weights
-from densecl.model.backbone import Normalisation, create_backbone, save_backbone
+from densecl.model.backbone import create_backbone
+from densecl.model.weights import Normalisation, save_backbone
 
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -34,7 +35,7 @@ def test_given_weights_at_any_stride(run: Path) -> None:
 
 
 def create_and_load(run: Path) -> torch.nn.Module:
-    from densecl.model.backbone import load_backbone
+    from densecl.model.weights import load_backbone
 
     return load_backbone(run)[0].model
 

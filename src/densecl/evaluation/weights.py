@@ -13,7 +13,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from densecl.errors import UserError, nearest
-from densecl.model.backbone import Backbone, Normalisation, create_backbone, initialise_from, load_backbone
+from densecl.model.backbone import Backbone, create_backbone
+from densecl.model.weights import Normalisation, initialise_from, load_backbone
 
 RANDOM, IMAGENET = "random", "imagenet"
 

@@ -19,8 +19,8 @@ from densecl.images.crops import least_side
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
-from densecl.model.backbone import initialise_from
 from densecl.model.methods import Method, find_method
+from densecl.model.weights import initialise_from
 from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
