@@ -53,7 +53,8 @@ class Recipe:
     channels: int = 3
     """Channels of an image. Other than 3 (RGB): N-channel TIFF or .npy; 1: grayscale."""
     mean: tuple[float, ...] | None = None
-    """Mean of each channel, 0-1 scale. Not given: ImageNet's for 3 channels, else measured from the data."""
+    """Mean of each channel, 0-1 scale. Not given: that of the starting weights if they say it, else ImageNet's for 3
+    channels, else measured from the data."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, 0-1 scale. Not given: as for the mean."""
     tile: int | None = None
@@ -87,7 +88,8 @@ class Recipe:
     output_stride: int | None = None
     """16 or 8 for a finer feature map at the same weights (dilation), for small images. Not given: the model's own."""
     init: str | None = None
-    """Start from these weights (.safetensors, .pth) instead of random ones; 'imagenet': timm's pretrained ones."""
+    """Start from these weights instead of random ones: a run, a file of weights, a checkpoint of any training;
+    'imagenet': timm's pretrained ones."""
 
     # --- the method -----------------------------------------------------------------------------
     method: Method = "auto"
@@ -265,8 +267,8 @@ OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 #: The settings that a run may choose itself, once for all its resumptions, and what they rest on. (Precision,
 #: memory format and workers rest on the machine.)
 RESTS_ON = {
-    "mean": ("data", "channels"),
-    "std": ("data", "channels"),
+    "mean": ("data", "channels", "init", "backbone"),
+    "std": ("data", "channels", "init", "backbone"),
     "batch_size": (
         "data",
         "tile",

@@ -20,7 +20,7 @@ from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
 from densecl.model.methods import Method, find_method
-from densecl.model.weights import initialise_from
+from densecl.model.weights import Start, initialise_from
 from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
@@ -115,7 +115,7 @@ def build(
     if recipe.checkpoint_activations:
         backbone.checkpoint_activations()
 
-    checkpoint = None
+    checkpoint = start = None
     if resume_from is not None and (resume_from / "checkpoints" / "last.ckpt").is_file():
         checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
         if checkpoint["fingerprint"] != source.fingerprint():
@@ -124,7 +124,8 @@ def build(
                 f" ({checkpoint['images']}). Give the same, or start a new run with --init {resume_from}."
             )
     elif recipe.init is not None:
-        reasons.append(f"start: {initialise_from(backbone, recipe.init)}")
+        start = initialise_from(backbone, recipe.init)
+        reasons += [f"start: {start.report}", *start.warnings]
     name, reason = chosen_method(recipe)
     method = find_method(name)
     if reason:
@@ -133,7 +134,7 @@ def build(
     grid, warning = _check_grid(recipe, backbone)
     reasons += warning
 
-    resolved = _resolve(recipe, method, source, backbone, reasons)
+    resolved = _resolve(recipe, method, source, backbone, start, reasons)
     reasons += _idle(resolved)
     _check_local_crops(resolved, backbone)
     model = DenseCL(
@@ -247,7 +248,14 @@ def _given(value: Value | Literal["auto"] | None) -> Value | None:
     return None if value == "auto" else value  # pyright: ignore[reportReturnType]
 
 
-def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Backbone, reasons: list[str]) -> Recipe:
+def _resolve(
+    recipe: Recipe,
+    method: Method,
+    source: ImageSource,
+    backbone: Backbone,
+    start: Start | None,
+    reasons: list[str],
+) -> Recipe:
     """Settles every "auto" but those that the model settles, and says why in `reasons`."""
     chosen: dict[str, Any] = {}
     own = {
@@ -262,7 +270,10 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
     }
     chosen |= {name: value for name, value in own.items() if getattr(recipe, name) == "auto"}
     if recipe.mean is None:
-        if recipe.channels == 3:
+        if start is not None and start.normalisation is not None:
+            mean, std = start.normalisation
+            reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} ({start.whose})")
+        elif recipe.channels == 3:
             mean, std = IMAGENET
         else:
             mean, std = measure_mean_std(source, recipe.seed)
