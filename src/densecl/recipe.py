@@ -498,8 +498,9 @@ def convert(name: str, value: object, where: str = "") -> Any:
     try:
         return _as(kind, value)
     except (ValueError, TypeError, OverflowError):
-        shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        hint = nearest(str(shown), _choices(kind))
+        shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        hint = nearest(shown, _choices(kind))
         message = f"{where}{flag(name)} takes {_describe(kind)}, not '{shown}'.{hint}"
         raise UserError(message) from None
 

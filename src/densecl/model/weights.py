@@ -334,7 +334,8 @@ def _warnings(fit: Fit, matched: Mapping[str, Tensor], total: Sequence[str], arc
     missing = [name for name in total if name not in matched]
     if missing:
         more = ", ..." if len(missing) > 3 else ""
-        yield f"warning: {len(missing)} tensors are not in the file and stay random: {', '.join(missing[:3])}{more}"
+        names = ", ".join(missing[:3]) + more
+        yield f"warning: not in the file, and so untrained: {names} ({len(missing)} of {len(total)} tensors)"
     parts = {name.split(".")[0] for name in total}
     unused = [name for name in fit.unused if name.split(".")[0] in parts and not is_counter(name)]
     if len(unused) > MUCH_LEFT_OVER * len(total):
