@@ -243,4 +243,7 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
     torch.save({"net": {"encoder." + name: one for name, one in module.state_dict().items()}}, tmp_path / "x.pth")
     backbone = Backbone(nn.Sequential(nn.Conv2d(2, 4, 4, stride=4), nn.Conv2d(4, 5, 1)), in_channels=2)
     assert initialise_from(backbone, tmp_path / "x.pth").report.startswith("4 of 4")
-    assert torch.equal(backbone.model[1].weight, module[1].weight)
+    assert torch.equal(backbone.model.get_parameter("1.weight"), module[1].weight)
+    wrapped = Backbone(nn.DataParallel(nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 5, 1))))
+    assert initialise_from(wrapped, tmp_path / "x.pth").report.startswith("4 of 4")
+    assert torch.equal(wrapped.model.get_parameter("module.1.weight"), module[1].weight)

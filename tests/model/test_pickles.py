@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._utils import _rebuild_tensor
 
 from densecl.errors import UserError
 from densecl.model.tensor_files import read_tensors
@@ -98,12 +99,12 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("wrapped", [bytes, archive], ids=["alone", "in an archive"])
 @pytest.mark.parametrize("harmful", HARMFUL.values(), ids=list(HARMFUL))
 def test_nothing_runs(harmful: bytes, wrapped: Callable[[bytes], bytes]) -> None:
-    defaults = torch._utils._rebuild_tensor.__defaults__
+    defaults = _rebuild_tensor.__defaults__
     Path("evil.pth").write_bytes(wrapped(harmful))
     with pytest.raises(UserError, match=r"evil.pth (holds no tensors|cannot be read as weights)"):
         read_tensors(Path("evil.pth"))
     assert os.listdir() == ["evil.pth"]
-    assert torch._utils._rebuild_tensor.__defaults__ == defaults
+    assert _rebuild_tensor.__defaults__ == defaults
 
 
 def test_tensors_beside_harm_are_read(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +148,15 @@ def tensor(
     place = b"\x8a\x08" + struct.pack("<q", offset)
     arguments = b"(" + storage + b"tQ" + place + whole(*shape) + whole(*stride) + b"\x89}t"
     return b"\x80\x02}" + text("w") + b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"Rs."
+
+
+def test_an_older_file_whose_storages_are_not_all_there() -> None:
+    torch.save({"w": torch.ones(2)}, "w.pth", _use_new_zipfile_serialization=False)
+    content = Path("w.pth").read_bytes()
+    for keys in (b"\x80\x02].", b"\x80\x02K\x05.", b"\x80\x02])" + b"\x85" * 50_000 + b"a."):
+        Path("w.pth").write_bytes(content[: content.rindex(b"\x80\x02]q")] + keys + content[-16:])
+        with pytest.raises(UserError, match="cannot be read as weights"):
+            read_tensors(Path("w.pth"))
 
 
 NUMBERS = ("a/data/0", struct.pack("<4f", 1, 2, 3, 4))

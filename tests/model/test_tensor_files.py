@@ -154,7 +154,7 @@ def test_what_an_optimiser_remembers_is_left_out(tmp_path: Path) -> None:
         (b"", "it is empty"),
         (b"hello", "it is damaged, or a file of another kind"),
         (bytes(600), "it is damaged, or a file of another kind"),
-        (b'{"weight_map": {}}', "it is damaged, or a file of another kind"),
+        (b'{"weight_map": {}}', "is JSON, which holds no weights"),
         (struct.pack("<Q", 2**62) + b'{"a": 1}', "header too large"),
         (b"<!DOCTYPE html>", "a web page"),
         (b"\x89HDF\r\n", "an HDF5 file"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.weights import IN_A_FOLDER, Normalisation, initialise_from, load_backbone, read_metadata
+from densecl.model.weights import Normalisation, initialise_from, load_backbone, read_metadata, weights_file
 
 RANDOM, IMAGENET = "random", "imagenet"
 
@@ -121,10 +121,9 @@ def _is_ours(name: str) -> bool:
     if name in (RANDOM, IMAGENET):
         return False
     path = Path(name).expanduser()
-    file = path / "backbone.safetensors" if path.is_dir() else path
     if path.is_dir():
-        return file.is_file() or not any((path / other).is_file() for other in IN_A_FOLDER)
-    return file.suffix == ".safetensors" and read_metadata(file) is not None
+        return weights_file(path).name == "backbone.safetensors"
+    return path.suffix == ".safetensors" and read_metadata(path) is not None
 
 
 def _load(name: str) -> Weights:

@@ -82,18 +82,20 @@ def best_fit(file: TensorFile, backbone: Backbone) -> Fit:
 
 def _by_name(found: Mapping[str, Stored], own: Mapping[str, Stored]) -> Fit:
     """The prefix under which most of our tensors stand."""
-    deepest = max((name.count(".") + 1 for name in own), default=1)
+    bare = {_relative(name, ""): name for name in own}  # ours may be wrapped too
+    deepest = max((name.count(".") + 1 for name in bare if name), default=1)
     matches: dict[str, dict[str, Stored]] = {}
     for path, stored in found.items():
-        for place, name in _cuts(path, deepest):
-            if name in own and own[name].dtype.is_floating_point == stored.dtype.is_floating_point:
+        for place, relative in _cuts(path, deepest):
+            name = bare.get(relative)
+            if name is not None and own[name].dtype.is_floating_point == stored.dtype.is_floating_point:
                 matches.setdefault(place, {}).setdefault(name, stored)
     if not matches:
         return Fit("", "", {})
     scores = {place: (Fit(place, "", tensors).matched(own), len(tensors)) for place, tensors in matches.items()}
     best = max(matches, key=lambda place: (*scores[place], _favour(place)))
     rivals = tuple(place for place, score in scores.items() if score == scores[best] and place != best)
-    unused = tuple(name for path in found if (name := _relative(path, best)) is not None and name not in own)
+    unused = tuple(name for path in found if (name := _relative(path, best)) is not None and name not in bare)
     return Fit(best, "", matches[best], unused, rivals)
 
 

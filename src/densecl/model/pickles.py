@@ -197,7 +197,10 @@ def _read_sequence(content: bytes | mmap.mmap) -> Any:
     interpret(file, storage)  # the version
     interpret(file, storage)  # the sizes of C's types
     found = interpret(file, storage)
-    for key in interpret(file, storage):
+    keys = interpret(file, storage)
+    if not all(isinstance(key, (str, int)) for key in keys) or {*keys} != storages.keys():
+        raise pickle.UnpicklingError("other storages than the tensors'")
+    for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
         one = storages[key]
         one.start = file.tell()
@@ -220,16 +223,17 @@ def interpret(file: Any, persistent: Callable[[Any], Any]) -> Any:
     stack: list[Any] = []
     marked: list[list[Any]] = []  # the stacks below each mark
     memo: dict[int, Any] = {}
+    argument: Any
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if count >= MOST_INSTRUCTIONS:
             raise NotPlainError("is a pickle too long for one of weights. Save the state dict alone")
         match opcode.name:
             case "BINPUT" | "LONG_BINPUT" | "PUT":
-                memo[argument] = stack[-1]
+                memo[int(argument)] = stack[-1]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET" | "GET":
-                stack.append(memo[argument])
+                stack.append(memo[int(argument)])
             case "MARK":
                 marked.append(stack)
                 stack = []
@@ -255,7 +259,7 @@ def interpret(file: Any, persistent: Callable[[Any], Any]) -> Any:
                 stack[-length:] = [tuple(stack[-length:])]
             case "TUPLE" | "LIST" | "FROZENSET" | "DICT" | "OBJ" | "INST":
                 items, stack = stack, marked.pop()
-                stack.append(_gathered(opcode.name, items, argument))
+                stack.append(_gathered(opcode.name, items, str(argument)))
             case "APPEND":
                 item = stack.pop()
                 _extend(stack[-1], [item])
@@ -269,7 +273,7 @@ def interpret(file: Any, persistent: Callable[[Any], Any]) -> Any:
                 items, stack = stack, marked.pop()
                 _put(stack[-1], items)
             case "GLOBAL":
-                stack.append(Global(*argument.split(" ", 1)))
+                stack.append(Global(*str(argument).split(" ", 1)))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 if not isinstance(module, str) or not isinstance(name, str):
@@ -298,7 +302,7 @@ def interpret(file: Any, persistent: Callable[[Any], Any]) -> Any:
     raise EOFError("the pickle has no end")
 
 
-def _gathered(name: str, items: list[Any], argument: Any) -> Any:
+def _gathered(name: str, items: list[Any], argument: str) -> Any:
     """What an instruction makes of all that stands above the last mark."""
     match name:
         case "TUPLE":

@@ -29,6 +29,7 @@ _OTHERS = {
     b"BZh": "is compressed. Unpack it, and give the file of weights in it",
     b"\xfd7zXZ": "is compressed. Unpack it, and give the file of weights in it",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself. Fetch it: git lfs pull",
+    b"{": "is JSON, which holds no weights. Give the file of weights beside it",
     b"<": "is a web page or other markup, not the file that was to be downloaded",
     b"GGUF": "is a GGUF file, which holds no vision backbone's tensors by name",
 }

@@ -264,7 +264,7 @@ def initialise_from(backbone: Backbone, source: Path | str) -> Start:
         UserError: if the file cannot be read, few tensors match by name and shape, some have a shape that cannot be
             adapted, or hold NaN.
     """
-    path = None if source == "imagenet" else _file_of(Path(source))
+    path = None if source == "imagenet" else weights_file(Path(source))
     if path is None:
         pretrained = _download(backbone)
         file = TensorFile({name: Stored.of(one) for name, one in pretrained.state_dict().items()}, ordered=True)
@@ -299,8 +299,8 @@ def initialise_from(backbone: Backbone, source: Path | str) -> Start:
     return Start(report, tuple(_warnings(fit, matched, total, backbone.name)), *_normalisation_of(backbone, path, fit))
 
 
-def _file_of(path: Path) -> Path:
-    """The file of weights in a folder; the path itself if it is none."""
+def weights_file(path: Path) -> Path:
+    """The file of weights in a folder, ours first; the path itself if it is no folder."""
     if not path.is_dir():
         return path
     return next((path / name for name in IN_A_FOLDER if (path / name).is_file()), path / IN_A_FOLDER[0])
@@ -388,7 +388,7 @@ def _of_architecture(name: str) -> Normalisation | None:
     if not _known_to_timm(name):
         return None
     tagged = [name] if "." in name else timm.list_pretrained(f"{name}.*")
-    found = {_of_configuration(timm.get_pretrained_cfg(one).to_dict()) for one in tagged}
+    found = {_of_configuration(said.to_dict()) for said in map(timm.get_pretrained_cfg, tagged) if said is not None}
     return found.pop() if len(found) == 1 else None
 
 
