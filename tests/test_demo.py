@@ -11,7 +11,7 @@ from PIL import Image
 
 from densecl.demo import demo
 from densecl.errors import UserError
-from densecl.model.backbone import load_backbone
+from densecl.model.weights import load_backbone
 from densecl.recipe import read_recipe
 
 TINY: dict[str, Any] = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from densecl.model.backbone import Normalisation, create_backbone, save_backbone
+from densecl.model.backbone import create_backbone
+from densecl.model.weights import Normalisation, save_backbone
 from densecl.recipe import field_names, flag
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

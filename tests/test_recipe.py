@@ -133,6 +133,16 @@ def test_what_a_run_chose_is_chosen_anew_where_its_grounds_change(given: dict, o
         assert getattr(recipe, name) == getattr(recorded, name)
 
 
+def test_mean_and_deviation_are_asked_for_anew_with_other_starting_weights(config) -> None:
+    recorded = config(
+        "data: /images\ninit: /runs/one\nmean: [0.5, 0.5, 0.5]\nstd: [0.5, 0.5, 0.5]\nsettled: [mean, std]\n"
+    )
+    assert make_recipe(recorded).mean == (0.5, 0.5, 0.5)
+    for new in ({"init": "/runs/other"}, {"init": None}, {"backbone": "resnet18"}):
+        recipe = make_recipe(recorded, **new)
+        assert recipe.mean is recipe.std is None and not recipe.settled
+
+
 def test_a_setting_of_the_keys_asks_for_the_method_anew(config) -> None:
     recorded = config(
         "data: /images\nmethod: simclr\ntemperature: 0.1\nqueue_length: null\n"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from densecl.api import pretrain
     from densecl.evaluation.compare import evaluate
-    from densecl.model.backbone import create_backbone, load_backbone
+    from densecl.model.backbone import create_backbone
     from densecl.model.densecl import DenseCL
+    from densecl.model.weights import load_backbone
     from densecl.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -23,7 +24,7 @@ _HOMES = {
     "Recipe": "densecl.recipe",
     "create_backbone": "densecl.model.backbone",
     "evaluate": "densecl.evaluation.compare",
-    "load_backbone": "densecl.model.backbone",
+    "load_backbone": "densecl.model.weights",
     "pretrain": "densecl.api",
 }
 

@@ -21,7 +21,8 @@ from densecl.evaluation.correspondence import backbone_correspondence, fixed_vie
 from densecl.evaluation.segmentation import Labelled, linear_segmentation
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
-from densecl.model.backbone import Backbone, Normalisation, create_backbone, load_backbone
+from densecl.model.backbone import Backbone, create_backbone
+from densecl.model.weights import Normalisation, load_backbone
 from densecl.report.correspondences import MatchRow, draw_correspondences, save_picture
 from densecl.views import Views
 

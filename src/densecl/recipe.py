@@ -53,7 +53,8 @@ class Recipe:
     channels: int = 3
     """Channels of an image. Other than 3 (RGB): N-channel TIFF or .npy; 1: grayscale."""
     mean: tuple[float, ...] | None = None
-    """Mean of each channel, 0-1 scale. Not given: ImageNet's for 3 channels, else measured from the data."""
+    """Mean of each channel, 0-1 scale. Not given: that of the starting weights if they say it, else ImageNet's for 3
+    channels, else measured from the data."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, 0-1 scale. Not given: as for the mean."""
     tile: int | None = None
@@ -87,7 +88,8 @@ class Recipe:
     output_stride: int | None = None
     """16 or 8 for a finer feature map at the same weights (dilation), for small images. Not given: the model's own."""
     init: str | None = None
-    """Start from these weights (.safetensors, .pth) instead of random ones; 'imagenet': timm's pretrained ones."""
+    """Start from these weights instead of random ones: a run, a file of weights, a checkpoint of any training;
+    'imagenet': timm's pretrained ones."""
     freeze_norm_statistics: bool | Auto = "auto"
     """Batch norm keeps its means and variances; its weights and biases train. auto: on with --init, else off."""
 
@@ -274,8 +276,8 @@ OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 #: The settings that a run may choose itself, once for all its resumptions, and what they rest on. (Precision,
 #: memory format and workers rest on the machine.)
 RESTS_ON = {
-    "mean": ("data", "channels"),
-    "std": ("data", "channels"),
+    "mean": ("data", "channels", "init", "backbone"),
+    "std": ("data", "channels", "init", "backbone"),
     "freeze_norm_statistics": ("init", "backbone"),
     "batch_size": (
         "data",
@@ -518,8 +520,9 @@ def convert(name: str, value: object, where: str = "") -> Any:
     try:
         return _as(kind, value)
     except (ValueError, TypeError, OverflowError):
-        shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        hint = nearest(str(shown), _choices(kind))
+        shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        hint = nearest(shown, _choices(kind))
         message = f"{where}{flag(name)} takes {_describe(kind)}, not '{shown}'.{hint}"
         raise UserError(message) from None
 

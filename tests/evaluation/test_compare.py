@@ -18,7 +18,8 @@ from densecl.evaluation.compare import Result, Summary, evaluate, summarise, wri
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.weights import Weights
 from densecl.images.scenes import Scenes
-from densecl.model.backbone import Normalisation, create_backbone, save_backbone
+from densecl.model.backbone import create_backbone
+from densecl.model.weights import Normalisation, save_backbone
 
 
 @pytest.fixture(scope="module")

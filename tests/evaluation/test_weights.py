@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from safetensors.torch import save_file
 
 from densecl.errors import UserError
 from densecl.evaluation.weights import open_weights
-from densecl.model.backbone import Normalisation, create_backbone, save_backbone
+from densecl.model.backbone import create_backbone
+from densecl.model.weights import Normalisation, save_backbone
 
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -34,7 +36,7 @@ def test_given_weights_at_any_stride(run: Path) -> None:
 
 
 def create_and_load(run: Path) -> torch.nn.Module:
-    from densecl.model.backbone import load_backbone
+    from densecl.model.weights import load_backbone
 
     return load_backbone(run)[0].model
 
@@ -100,3 +102,32 @@ def test_wrong_names(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(safetensors, "safe_open", forbidden)
     with pytest.raises(UserError, match="Are you allowed to read it"):
         open_weights([tmp_path / "broken.safetensors"])
+
+
+def test_checkpoints_of_any_training_are_judged(tmp_path: Path, run: Path) -> None:
+    network = create_backbone("resnet10t")
+    state = {f"backbone.{name}": tensor for name, tensor in network.model.state_dict().items()}
+    torch.save({"teacher": state, "args": argparse.Namespace(out=tmp_path)}, tmp_path / "checkpoint.pth")
+    (weights,) = open_weights([tmp_path / "checkpoint.pth"], "resnet10t")
+    assert same(weights.backbone(None).model, network.model) and weights.normalisation.mean[0] == 0.485
+    unfinished = tmp_path / "run/checkpoints"
+    unfinished.mkdir(parents=True)
+    torch.save({"model": {f"query_encoder.{name}": tensor for name, tensor in state.items()}}, unfinished / "last.ckpt")
+    with pytest.raises(UserError, match="does not say which backbone.*--backbone"):
+        open_weights([tmp_path / "run"])
+    (weights,) = open_weights([tmp_path / "run"], "resnet10t")
+    assert same(weights.backbone(None).model, network.model)
+
+
+def test_the_normalisation_of_a_configuration_is_taken(tmp_path: Path) -> None:
+    torch.save(create_backbone("test_resnet").model.state_dict(), tmp_path / "w.pth")
+    (weights,) = open_weights([tmp_path / "w.pth"], "test_resnet.r160_in1k")
+    assert weights.normalisation == Normalisation((0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_file_whose_metadata_cannot_be_is_one_line(tmp_path: Path) -> None:
+    state = create_backbone("test_resnet").model.state_dict()
+    metadata = {"architecture": "test_resnet", "in_channels": "-3", "output_stride": "null", "mean": "[]", "std": "[]"}
+    save_file(state, tmp_path / "w.safetensors", metadata)
+    with pytest.raises(UserError, match="w.safetensors: its metadata is damaged: in_channels is '-3'"):
+        open_weights([tmp_path / "w.safetensors"])

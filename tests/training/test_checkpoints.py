@@ -86,3 +86,32 @@ def test_a_foreign_checkpoint_is_told(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match="no checkpoint of this version"):
         load_checkpoint(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step", -1),
+        ("step", "4"),
+        ("step", True),
+        ("step", 4.5),
+        ("seconds", float("nan")),
+        ("seconds", float("inf")),
+        ("seconds", -1.0),
+        ("seconds", None),
+        ("images", 0),
+        ("fingerprint", 3),
+        ("model", [1]),
+        ("optimizer", None),
+    ],
+)
+def test_every_field_is_checked(tmp_path: Path, name: str, value: object) -> None:
+    save_checkpoint({**checkpoint(4), name: value}, tmp_path / "last.ckpt")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=f"last.ckpt is damaged and cannot be resumed: its {name} is"):
+        load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
+    for number in range(3):
+        save_checkpoint(checkpoint(4), tmp_path / f"{number}.ckpt")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

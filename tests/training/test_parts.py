@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from densecl.model import Normalisation, create_backbone, save_backbone
 from densecl.recipe import make_recipe
 from densecl.training import parts
 
@@ -65,3 +66,37 @@ def test_on_one_device_the_papers_keys_see_the_papers_number_of_images(photos, g
     assert made.recipe.precision == "32" or given.get("recipe") == "auto"
     assert any("--key-norm split (into 4 images" in reason for reason in reasons) == (key_norm == "split")
     parts.build(made.recipe, None, None, None)  # which may be read back
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "reason"),
+    [
+        ({}, (0.1, 0.2, 0.3), "--mean 0.1 0.2 0.3 --std 0.4 0.5 0.6 (those of the starting weights)"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (1, 1, 1)}, (0.5, 0.5, 0.5), None),
+        ({"init": None}, parts.IMAGENET.mean, None),
+    ],
+)
+def test_mean_and_deviation_are_those_of_the_starting_weights(tiny, tmp_path, settings, mean, reason):
+    start = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", start)
+    made, reasons = parts.build(tiny(**{"init": str(tmp_path), **settings}), None, None, None)
+    assert made.recipe.mean == made.normalisation.mean == mean
+    assert ("mean" in made.recipe.settled) == ("mean" not in settings)
+    assert [line for line in reasons if "--mean" in line] == ([reason] if reason else [])
+
+
+def test_other_channels_than_the_starting_weights_are_measured(tiny, tmp_path):
+    start = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", start)
+    made, reasons = parts.build(tiny(init=str(tmp_path), channels=1), None, None, None)
+    assert len(made.normalisation.mean) == 1
+    assert any("measured" in line for line in reasons)
+    assert any("conv1.0.weight adapted to images of 1 channel(s)" in line for line in reasons)
+
+
+def test_what_a_start_lacks_is_a_warning(tiny, tmp_path):
+    state = create_backbone("test_resnet").model.state_dict()
+    del state["layer4.0.bn1.weight"]
+    torch.save(state, tmp_path / "x.pth")
+    _, reasons = parts.build(tiny(init=str(tmp_path / "x.pth")), None, None, None)
+    assert "warning: not in the file, and so untrained: layer4.0.bn1.weight (1 of 90 tensors)" in reasons

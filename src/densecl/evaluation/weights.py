@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from densecl.borrowed import seeded
 from densecl.errors import UserError, nearest
-from densecl.model.backbone import Backbone, Normalisation, create_backbone, initialise_from, load_backbone
+from densecl.model.backbone import Backbone, create_backbone
+from densecl.model.weights import Normalisation, initialise_from, load_backbone, read_metadata, weights_file
 
 RANDOM, IMAGENET = "random", "imagenet"
 
@@ -119,18 +118,13 @@ _IMAGENET_NORMALISATION = Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_
 
 
 def _is_ours(name: str) -> bool:
-    path = Path(name).expanduser()
-    if name in (RANDOM, IMAGENET) or path.is_dir():
-        return path.is_dir()
-    if path.suffix != ".safetensors":
+    """Whether it is a file that says itself what it is, or a folder with one."""
+    if name in (RANDOM, IMAGENET):
         return False
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return "architecture" in (file.metadata() or {})
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{name} cannot be read as weights: {error}.") from error
-    except OSError as error:  # safetensors says of a file without permission that it is not there
-        raise UserError(f"{name} cannot be opened. Are you allowed to read it?") from error
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return weights_file(path).name == "backbone.safetensors"
+    return path.suffix == ".safetensors" and read_metadata(path) is not None
 
 
 def _load(name: str) -> Weights:
@@ -140,10 +134,6 @@ def _load(name: str) -> Weights:
 
 def _initialised(name: str, architecture: str) -> Weights:
     backbone = create_backbone(architecture)
-    initialise_from(backbone, name if name == IMAGENET else Path(name).expanduser())
-    normalisation = _IMAGENET_NORMALISATION
-    if name == IMAGENET:
-        settings = timm.get_pretrained_cfg(architecture, allow_unregistered=False)
-        if settings is not None:
-            normalisation = Normalisation(tuple(settings.mean), tuple(settings.std))
+    start = initialise_from(backbone, name if name == IMAGENET else Path(name).expanduser())
+    normalisation = start.normalisation or _IMAGENET_NORMALISATION
     return Weights(name, architecture, backbone.in_channels, normalisation, backbone.model.state_dict())

@@ -1,10 +1,11 @@
 """The method in pure torch: nothing here knows about files of images, Lightning or the command line."""
 
-from densecl.model.backbone import Backbone, Normalisation, create_backbone, load_backbone, save_backbone
+from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.densecl import DenseCL, Output
 from densecl.model.encoder import Embeddings
 from densecl.model.heads import HeadShape
 from densecl.model.methods import METHODS, Method
+from densecl.model.weights import Normalisation, load_backbone, save_backbone
 
 __all__ = [
     "METHODS",

@@ -7,10 +7,11 @@ random in a step from (seed, step). The step alone is the position in the data.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -70,7 +71,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
     missing = Checkpoint.__required_keys__ - content.keys()
     if missing:
         raise UserError(f"{path} is no whole checkpoint: it lacks {', '.join(sorted(missing))}.")
+    wrong = [name for name, right in _RIGHT.items() if not right(content[name])]
+    if wrong:
+        raise UserError(f"{path} is damaged and cannot be resumed: its {wrong[0]} is {str(content[wrong[0]])[:40]!r}.")
     return Checkpoint(**content)
+
+
+#: What each field of a checkpoint must be. A bool is no number here.
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: type(value) is int and value >= 0,
+    "seconds": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+    "images": lambda value: type(value) is int and value >= 1,
+    "fingerprint": lambda value: isinstance(value, str),
+    "model": lambda value: isinstance(value, dict),
+    "optimizer": lambda value: isinstance(value, dict),
+}
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ from densecl.images.crops import least_side
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
-from densecl.model.backbone import initialise_from
 from densecl.model.methods import Method, find_method
+from densecl.model.weights import Start, initialise_from
 from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
@@ -117,7 +117,7 @@ def build(
             f" Take {automatic.power_below(images)}."
         )
 
-    checkpoint = None
+    checkpoint = start = None
     if resume_from is not None and (resume_from / "checkpoints" / "last.ckpt").is_file():
         checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
         if checkpoint["fingerprint"] != source.fingerprint():
@@ -126,7 +126,8 @@ def build(
                 f" ({checkpoint['images']}). Give the same, or start a new run with --init {resume_from}."
             )
     elif recipe.init is not None:
-        reasons.append(f"start: {initialise_from(backbone, recipe.init)}")
+        start = initialise_from(backbone, recipe.init)
+        reasons += [f"start: {start.report}", *start.warnings]
     recipe, reason = _with_norm_statistics(recipe, backbone)
     reasons += reason
     if recipe.checkpoint_activations:
@@ -139,7 +140,7 @@ def build(
     grid, warning = _check_grid(recipe, backbone)
     reasons += warning
 
-    resolved = _resolve(recipe, method, source, backbone, reasons)
+    resolved = _resolve(recipe, method, source, backbone, start, reasons)
     reasons += _idle(resolved)
     _check_local_crops(resolved, backbone)
     if resolved.key_norm == "auto" and _is_split(resolved, backbone):
@@ -286,7 +287,14 @@ def _given(value: Value | Literal["auto"] | None) -> Value | None:
     return None if value == "auto" else value  # pyright: ignore[reportReturnType]
 
 
-def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Backbone, reasons: list[str]) -> Recipe:
+def _resolve(
+    recipe: Recipe,
+    method: Method,
+    source: ImageSource,
+    backbone: Backbone,
+    start: Start | None,
+    reasons: list[str],
+) -> Recipe:
     """Settles every "auto" but those that the model settles, and says why in `reasons`."""
     chosen: dict[str, Any] = {}
     own = {
@@ -301,7 +309,10 @@ def _resolve(recipe: Recipe, method: Method, source: ImageSource, backbone: Back
     }
     chosen |= {name: value for name, value in own.items() if getattr(recipe, name) == "auto"}
     if recipe.mean is None:
-        if recipe.channels == 3:
+        if start is not None and start.normalisation is not None:
+            mean, std = start.normalisation
+            reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} ({start.whose})")
+        elif recipe.channels == 3:
             mean, std = IMAGENET
         else:
             mean, std = measure_mean_std(source, recipe.seed)

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from densecl.errors import UserError
+from densecl.model.backbone import Backbone, create_backbone
+from densecl.model.weights import Normalisation, initialise_from, load_backbone, save_backbone
+
+NORMALISATION = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_file_loads_into_timm_and_torchvision_with_every_key(tmp_path):
+    backbone = create_backbone("resnet18", output_stride=16)
+    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALISATION)
+    state = safetensors.torch.load_file(tmp_path / "backbone.safetensors")
+    timm.create_model("resnet18", num_classes=0).load_state_dict(state)
+    missing, unexpected = torchvision.models.resnet18().load_state_dict(state, strict=False)
+    assert set(missing) == {"fc.weight", "fc.bias"} and not unexpected
+    assert [path.name for path in tmp_path.iterdir()] == ["backbone.safetensors"]
+
+
+@pytest.mark.parametrize(("name", "stride"), [("resnet18", 16), ("vit_tiny_patch16_224", None)])
+def test_the_file_alone_is_enough_to_load_it(tmp_path, name, stride):
+    backbone = create_backbone(name, channels=4, output_stride=stride)
+    of_four = Normalisation((0.1, 0.2, 0.3, 0.4), (0.4, 0.5, 0.6, 0.7))
+    save_backbone(backbone, tmp_path / "backbone.safetensors", of_four)
+    for place in (tmp_path, tmp_path / "backbone.safetensors"):
+        loaded, normalisation = load_backbone(place)
+        assert normalisation == of_four
+        pixels = torch.randn(1, 4, 96, 96)
+        assert torch.equal(loaded.eval()(pixels), backbone.eval()(pixels))
+
+
+def test_a_module_of_ones_own_is_loaded_into_an_instance(tmp_path):
+    module = nn.Conv2d(3, 5, 4, stride=4)
+    save_backbone(Backbone(module), tmp_path / "backbone.safetensors", NORMALISATION)
+    loaded, _ = load_backbone(tmp_path, nn.Conv2d(3, 5, 4, stride=4))
+    assert torch.equal(loaded.model.weight, module.weight)
+    with pytest.raises(UserError, match="does not fit"):
+        load_backbone(tmp_path, nn.Conv2d(3, 6, 4, stride=4))
+
+
+def test_files_that_are_not_ours_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_backbone(tmp_path)
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="does not say what it holds"):
+        load_backbone(tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        load_backbone(tmp_path / "text.safetensors")
+
+
+def test_torchvision_weights_start_our_resnet(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    assert initialise_from(create_backbone("resnet18"), tmp_path / "resnet18.pth").report.startswith("120 of 120")
+
+
+def test_weights_of_another_model_are_an_error(tmp_path):
+    torch.save(create_backbone("convnext_atto").model.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UserError, match="only 0 of 120 tensors"):
+        initialise_from(create_backbone("resnet18"), tmp_path / "other.pth")
+
+
+def test_pretrained_weights_without_a_network_say_so(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="imagenet.*Offline"):
+        initialise_from(create_backbone("test_resnet.r160_in1k"), "imagenet")
+
+
+def test_metadata_is_readable_without_densecl(tmp_path):
+    save_backbone(create_backbone("resnet18", output_stride=16), tmp_path / "b.safetensors", NORMALISATION)
+    with safetensors.safe_open(tmp_path / "b.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["architecture"] == "resnet18"
+    assert json.loads(metadata["mean"]) == [0.1, 0.2, 0.3] and json.loads(metadata["std"]) == [0.4, 0.5, 0.6]
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    backbone = create_backbone("test_resnet")
+    for number in range(6):
+        save_backbone(backbone, tmp_path / f"{number}.safetensors", NORMALISATION)
+    contents = {path.read_bytes() for path in tmp_path.iterdir()}
+    (content,) = contents
+    (size,) = struct.unpack("<Q", content[:8])
+    assert size % 8 == 0 and list(json.loads(content[8 : 8 + size])["__metadata__"]) == [
+        "architecture",
+        "format",
+        "in_channels",
+        "mean",
+        "output_stride",
+        "std",
+    ]
+
+
+def test_names_of_any_script_are_written(tmp_path: Path) -> None:
+    module = nn.Sequential()
+    module.add_module('größe"\\\x07漢', nn.Conv2d(3, 5, 4, stride=4))
+    save_backbone(Backbone(module, name="Größe \x1b"), tmp_path / "b.safetensors", NORMALISATION)
+    assert safetensors.torch.load_file(tmp_path / "b.safetensors").keys() == module.state_dict().keys()
+    with safetensors.safe_open(tmp_path / "b.safetensors", framework="pt") as file:
+        assert file.metadata()["architecture"] == "Größe \x1b"
+
+
+def test_the_callers_random_numbers_stay(tmp_path: Path) -> None:
+    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", NORMALISATION)
+    before = torch.random.get_rng_state()
+    load_backbone(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tensors of a file, and what it says of itself."""
+    path = tmp_path_factory.mktemp("saved") / "b.safetensors"
+    save_backbone(create_backbone("test_resnet"), path, NORMALISATION)
+    with safetensors.safe_open(path, framework="pt") as file:
+        return {"tensors": safetensors.torch.load_file(path), "metadata": file.metadata()}
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({"mean": "[0.1, 0.2]"}, "mean is '.*', but must be 3 finite numbers"),
+        ({"mean": "[NaN, 0, 0]"}, "mean is"),
+        ({"mean": "[Infinity, 0, 0]"}, "mean is"),
+        ({"mean": "[true, 0, 0]"}, "mean is"),
+        ({"mean": '"abc"'}, "mean is"),
+        ({"mean": "["}, "mean is"),
+        ({"mean": "[" * 100_000}, "mean is"),
+        ({"mean": f"[1{'0' * 400}, 0, 0]"}, "mean is"),
+        ({"mean": f"[1{'0' * 5000}, 0, 0]"}, "mean is"),
+        ({"mean": None}, "mean is missing"),
+        ({"std": "[0, 1, 1]"}, "std is '.*', but must be 3 finite numbers above 0"),
+        ({"std": "[-1, 1, 1]"}, "std is"),
+        ({"in_channels": "-3"}, "in_channels is '-3', but must be a whole number from 1 to 4096"),
+        ({"in_channels": "0"}, "in_channels is"),
+        ({"in_channels": '"x"'}, "in_channels is"),
+        ({"in_channels": "1000000000"}, "in_channels is"),
+        ({"in_channels": "3.0"}, "in_channels is"),
+        ({"in_channels": "true"}, "in_channels is"),
+        ({"in_channels": "4"}, "mean is '.*', but must be 4 finite numbers"),
+        ({"in_channels": "4", "mean": "[0, 0, 0, 0]", "std": "[1, 1, 1, 1]"}, "16x3x3x3 instead of 16x4x3x3"),
+        ({"output_stride": "7"}, "output_stride is '7', but must be 8, 16, 32 or null"),
+        ({"output_stride": "true"}, "output_stride is"),
+        ({"output_stride": "[8]"}, "output_stride is"),
+        ({"architecture": "test_vit", "output_stride": "8"}, "does not fit"),
+        ({"architecture": "resnet18"}, r"does not fit resnet18: .* \(\d+ such differences\)"),
+        ({"architecture": "vit_giant_patch14_224"}, "does not fit vit_giant_patch14_224"),  # 4 GB, never allocated
+        ({"architecture": "test_resnet.no_such_tag"}, "which timm does not know"),
+        ({"architecture": "test_resnet.a.b"}, "which timm does not know"),
+        ({"architecture": "hf-hub:timm/resnet18.a1_in1k"}, "which timm does not know"),
+        ({"architecture": "local-dir:/tmp"}, "which timm does not know"),
+        ({"architecture": "../x"}, "which timm does not know"),
+        ({"architecture": ""}, "which timm does not know"),
+        ({"architecture": "\x1b[31mred\n"}, r"'\\x1b\[31mred\\n', which timm does not know"),
+        ({"architecture": None}, "does not say what it holds"),
+    ],
+)
+def test_what_a_file_says_of_itself_is_checked(
+    said: dict[str, str | None], problem: str, saved: dict[str, Any], tmp_path: Path
+) -> None:
+    metadata = {name: value for name, value in {**saved["metadata"], **said}.items() if value is not None}
+    safetensors.torch.save_file(saved["tensors"], tmp_path / "m.safetensors", metadata)
+    with pytest.raises(UserError, match=f"m.safetensors.*{problem}") as caught:
+        load_backbone(tmp_path / "m.safetensors")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_tag_does_not_matter_to_the_file(saved: dict[str, Any], tmp_path: Path) -> None:
+    metadata = {**saved["metadata"], "architecture": "test_resnet.r160_in1k"}
+    safetensors.torch.save_file(saved["tensors"], tmp_path / "m.safetensors", metadata)
+    assert load_backbone(tmp_path / "m.safetensors")[0].name == "test_resnet.r160_in1k"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_weights_with_nan_are_refused(bad: float, tmp_path: Path) -> None:
+    backbone = create_backbone("test_resnet")
+    backbone.model.get_parameter("layer2.0.conv1.weight").data[0, 0, 0, 0] = bad
+    save_backbone(backbone, tmp_path / "b.safetensors", NORMALISATION)
+    torch.save(backbone.model.state_dict(), tmp_path / "b.pth")
+    with pytest.raises(UserError, match="b.safetensors: its tensor layer2.0.conv1.weight holds NaN or infinities"):
+        load_backbone(tmp_path / "b.safetensors")
+    for name in ("b.safetensors", "b.pth"):
+        with pytest.raises(UserError, match=f"{name}: its tensor layer2.0.conv1.weight holds NaN or infinities"):
+            initialise_from(create_backbone("test_resnet"), tmp_path / name)
+
+
+def test_nan_outside_the_backbone_does_not_matter(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=3).state_dict()
+    state["fc.bias"][0] = math.nan
+    torch.save(state, tmp_path / "b.pth")
+    assert initialise_from(create_backbone("test_resnet"), tmp_path / "b.pth").report.startswith("90 of 90")
+
+
+# --- the normalisation of a start -----------------------------------------------------------------
+
+
+def test_a_start_brings_the_normalisation_of_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    backbone = create_backbone("test_resnet")
+    save_backbone(backbone, tmp_path / "run/backbone.safetensors", NORMALISATION)
+    torch.save({"model": {"query_encoder." + name: one for name, one in backbone.model.state_dict().items()}},
+               tmp_path / "run/checkpoints/last.ckpt")  # fmt: skip
+    for place in ("run", "run/backbone.safetensors", "run/checkpoints/last.ckpt"):
+        start = initialise_from(create_backbone("test_resnet"), tmp_path / place)
+        assert (start.normalisation, start.whose) == (NORMALISATION, "those of the starting weights")
+    grey = initialise_from(create_backbone("test_resnet", channels=1), tmp_path / "run")
+    assert grey.normalisation is None  # of three channels, for images of one
+
+
+def test_a_start_from_timms_weights_brings_their_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "tf_efficientnet_lite0"
+    monkeypatch.setattr("densecl.model.weights._download", lambda backbone: backbone.model)
+    start = initialise_from(create_backbone(name), "imagenet")
+    assert start.normalisation == Normalisation((0.5,) * 3, (0.5,) * 3) and "lite0" in start.whose
+    assert initialise_from(create_backbone(name, channels=4), "imagenet").normalisation is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "prefix", "mean"),
+    [
+        ("test_resnet.r160_in1k", "model.", 0.5),  # the tag says it
+        ("test_resnet", "", 0.5),  # all tags agree, and it looks like a file of timm's
+        ("test_resnet", "model.", None),  # somebody's training
+    ],
+)
+def test_a_file_that_says_nothing(architecture: str, prefix: str, mean: float | None, tmp_path: Path) -> None:
+    state = create_backbone("test_resnet").model.state_dict()
+    torch.save({prefix + name: one for name, one in state.items()}, tmp_path / "x.pth")
+    start = initialise_from(create_backbone(architecture), tmp_path / "x.pth")
+    assert (start.normalisation and start.normalisation.mean[0]) == mean
+
+
+def test_the_configuration_beside_a_file_of_timm(tmp_path: Path) -> None:
+    safetensors.torch.save_file(create_backbone("test_resnet").model.state_dict(), tmp_path / "model.safetensors")
+    for content, mean in (
+        (json.dumps({"pretrained_cfg": {"mean": [0.3] * 3, "std": [0.2] * 3}}), 0.3),
+        (json.dumps({"pretrained_cfg": {"mean": [0.3] * 3, "std": [0, 1, 1]}}), 0.5),
+        (json.dumps({"pretrained_cfg": {"mean": "x"}}), 0.5),
+        (json.dumps({"pretrained_cfg": 7}), 0.5),
+        ("[" * 10_000, 0.5),
+        ("no JSON", 0.5),
+        (" " * 1_000_001, 0.5),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        start = initialise_from(create_backbone("test_resnet"), tmp_path)
+        assert start.normalisation is not None and start.normalisation.mean == (mean,) * 3, content[:40]
