@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.images import sources
+from densecl.images import listing, paths, sources
 from densecl.images.decode import BadImage
-from densecl.images.sources import Strings, open_source
+from densecl.images.paths import Strings, in_order
+from densecl.images.sources import open_source
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
 
@@ -26,7 +27,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
-    monkeypatch.setattr(sources, "user_cache_path", lambda name: folder)
+    monkeypatch.setattr(listing, "user_cache_path", lambda name: folder)
     return folder
 
 
@@ -107,8 +108,8 @@ def test_strings_come_out_as_they_went_in(strings):
 @given(st.sets(st.binary(min_size=1, max_size=8).filter(lambda name: b"\0" not in name)), st.integers(1, 5))
 def test_merging_sorts(strings, chunk):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "CHUNK", chunk)
-        assert list(sources._sorted(iter(strings))) == sorted(strings)
+        patch.setattr(paths, "CHUNK", chunk)
+        assert list(in_order(iter(strings))) == sorted(strings)
 
 
 def test_folders_without_images(root, tmp_path):
@@ -131,7 +132,7 @@ def test_folders_that_cannot_be_read(root, caplog, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return original(folder)
 
-    monkeypatch.setattr(sources.os, "scandir", scandir)
+    monkeypatch.setattr(listing.os, "scandir", scandir)
     assert listed(root) == ["a.jpg", "open/c.jpg"]
     assert f"{root / 'closed'} (Permission denied)" in caplog.text
     closed.add(root)
@@ -150,9 +151,9 @@ def age(root, seconds=100):
 @pytest.fixture
 def scans(monkeypatch):
     calls = []
-    original = sources._scan
-    monkeypatch.setattr(sources, "CACHED_FROM", 2)
-    monkeypatch.setattr(sources, "_scan", lambda root: calls.append(root) or original(root))
+    original = listing._scan
+    monkeypatch.setattr(listing, "CACHED_FROM", 2)
+    monkeypatch.setattr(listing, "_scan", lambda root: calls.append(root) or original(root))
     return calls
 
 
@@ -220,7 +221,7 @@ def test_a_large_listing_is_compact(root, monkeypatch):
         is_dir = is_symlink = lambda self: False
         is_file = lambda self: True  # noqa: E731
 
-    monkeypatch.setattr(sources.os, "scandir", lambda folder: nullcontext(map(Entry, range(count))))
+    monkeypatch.setattr(listing.os, "scandir", lambda folder: nullcontext(map(Entry, range(count))))
     tracemalloc.start()
     source = open_source(root)
     kept, peak = tracemalloc.get_traced_memory()

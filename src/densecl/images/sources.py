@@ -1,55 +1,30 @@
 """Where the images come from: a folder, a list of paths, a glob, one file, or a data set in Python.
 
-Each becomes an `ImageSource`: numbered images that are read one at a time. The index of a million
-files is two arrays, so that it costs tens of megabytes and forked workers share it.
-
-What belongs to a folder: every file below it whose extension is one of `EXTENSIONS` (in any case),
-hidden files and folders (leading dot) excepted. Links are followed; a folder that is reached twice is
-listed once. A link that leads nowhere is kept, so that it is reported. The order is by folder and then by
-name, in bytes, the same on every machine.
+Each becomes an `ImageSource`: numbered images that are read one at a time.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import heapq
 import itertools
-import logging
 import os
-import re
-import tempfile
-import time
 import warnings
 from abc import ABC, abstractmethod
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
-from platformdirs import user_cache_path
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from densecl.errors import UserError, nearest
+from densecl.errors import UserError
 from densecl.images.decode import BadImage, Region, decode, from_array, from_pillow, measure
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
-
-#: Folders of fewer images are listed anew each time, which takes a fraction of a second.
-CACHED_FROM = 10_000
-
-#: A folder changed this recently may change again without its time stamp showing it, so it is not cached.
-SETTLED_SECONDS = 2.0
-
-#: Names held as Python objects at a time while a folder is listed.
-CHUNK = 65_536
-
-log = logging.getLogger(__name__)
+from densecl.images.find import find
+from densecl.images.paths import PathIndex
 
 
 class ImageSource(ABC):
@@ -106,7 +81,7 @@ def open_source(
         if tile is not None:
             raise UserError("--tile needs image files; it cannot be used with a data set in Python")
         return DatasetSource(data, channels)
-    files = FileSource(_find(Path(data).expanduser()), channels, least_side)
+    files = FileSource(find(Path(data).expanduser()), channels, least_side)
     return files if tile is None else TileSource(files, tile)
 
 
@@ -244,234 +219,3 @@ def _from_item(item: Any, channels: int) -> Shaped[Tensor, "channels height widt
     if isinstance(item, np.ndarray):
         return from_array(item, channels)
     raise BadImage(f"the item is no image but {type(item).__name__}")
-
-
-# --- the index of files -------------------------------------------------------------------------------------------
-
-
-class Strings(NamedTuple):
-    """Many byte strings in two arrays."""
-
-    text: np.ndarray  # uint8, all strings one after the other
-    ends: np.ndarray  # int64, one past the last byte of each
-
-    @classmethod
-    def pack(cls, strings: Iterable[bytes]) -> Strings:
-        """All strings in their order, never more than one of them held as an object."""
-        text, ends = bytearray(), array("q")
-        for string in strings:
-            text += string
-            ends.append(len(text))
-        return cls(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
-
-    def get(self, index: int) -> bytes:
-        """The string at this place."""
-        return self.text[self.ends[index - 1] if index else 0 : self.ends[index]].tobytes()
-
-
-class PathIndex:
-    """The paths of many files, compact: one entry for a folder, one for a name.
-
-    Names may be anything the file system allows, valid UTF-8 or not.
-    """
-
-    def __init__(self, folders: Strings, counts: np.ndarray, names: Strings) -> None:
-        self.folders = folders
-        self.counts = counts  # int64, images of each folder
-        self.names = names
-        self._ends = np.cumsum(counts)
-
-    def __len__(self) -> int:
-        return len(self.names.ends)
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        folder = self.folders.get(int(np.searchsorted(self._ends, index, side="right")))
-        return os.fsdecode(os.path.join(folder, self.names.get(index)))
-
-    def fingerprint(self) -> str:
-        """Of the names and how they are shared out among the folders, whose own names do not count."""
-        digest = hashlib.sha256()
-        for part in (self.counts, self.names.ends, self.names.text):
-            digest.update(np.ascontiguousarray(part).data)
-        return digest.hexdigest()
-
-    @classmethod
-    def of(cls, folder: Path, names: Iterable[bytes]) -> PathIndex:
-        """Names relative to one folder, in their order."""
-        packed = Strings.pack(names)
-        return cls(Strings.pack([_absolute(folder)]), np.array([len(packed.ends)]), packed)
-
-
-def _absolute(path: Path) -> bytes:
-    return os.fsencode(os.path.abspath(path))
-
-
-def _find(data: Path) -> PathIndex:
-    if data.is_dir():
-        return list_folder(data)
-    if data.is_file():
-        if data.suffix.lower() in EXTENSIONS:
-            return PathIndex.of(data.parent, [os.fsencode(data.name)])
-        return _read_list(data)
-    if glob.has_magic(str(data)):
-        return _match(data)
-    try:
-        with os.scandir(data.parent) as entries:
-            siblings = [entry.name for entry in itertools.islice(entries, 1000)]
-    except OSError:
-        siblings = []
-    raise UserError(f"no such folder or file: {data}.{nearest(data.name, siblings)}")
-
-
-def _read_list(file: Path) -> PathIndex:
-    def lines() -> Iterator[bytes]:
-        with file.open("rb") as stream:
-            for number, line in enumerate(stream):
-                if b"\0" in line:
-                    raise UserError(f"{file} is neither a folder, nor an image, nor a text file of paths")
-                line = (line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line).strip()
-                if line and not line.startswith(b"#"):
-                    yield line
-
-    paths = PathIndex.of(file.parent, lines())
-    if len(paths) == 0:
-        raise UserError(f"{file} lists no images; it needs a path per line")
-    return paths
-
-
-def _match(pattern: Path) -> PathIndex:
-    def files() -> Iterator[bytes]:
-        for path in glob.iglob(os.fsencode(pattern), recursive=True):
-            if not os.path.isdir(path):
-                yield path
-
-    paths = PathIndex.of(Path(), _sorted(files()))
-    if len(paths) == 0:
-        raise UserError(f"no file matches {pattern} (a glob such as 'photos/**/*.jpg', in quotes)")
-    return paths
-
-
-# --- listing a folder ---------------------------------------------------------------------------------------------
-
-
-def list_folder(root: Path) -> PathIndex:
-    """Every image below a folder, from the cache if no folder below it has changed since.
-
-    Raises:
-        UserError: the folder cannot be read or holds no images.
-    """
-    cache = user_cache_path("densecl") / "listings" / f"{hashlib.sha256(_absolute(root)).hexdigest()}.npz"
-    paths = _load_listing(cache)
-    if paths is None:
-        started = time.time()
-        paths, stamps = _scan(root)
-        settled = stamps[:, 1].max() < (started - SETTLED_SECONDS) * 1e9
-        if len(paths) >= CACHED_FROM and settled:
-            _save_listing(cache, paths, stamps)
-    if len(paths) == 0:
-        raise UserError(f"no images in {root}: looked for {', '.join(EXTENSIONS)} in it and in the folders below")
-    return paths
-
-
-def _scan(root: Path) -> tuple[PathIndex, np.ndarray]:
-    """One walk over all folders below the root, and their stamps, (inode, time of change in ns) of each folder."""
-    text, ends, counts, stamps = bytearray(), array("q"), array("q"), array("q")
-    seen: set[tuple[int, int]] = set()
-
-    def folders() -> Iterator[bytes]:
-        pending = [_absolute(root)]
-        while pending:
-            folder = pending.pop()
-            below: list[bytes] = []
-            try:
-                status = os.stat(folder)
-                if (status.st_dev, status.st_ino) in seen:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                before = len(ends)
-                for name in _sorted(_images(folder, below)):
-                    text.extend(name)
-                    ends.append(len(text))
-            except OSError as error:
-                if not stamps:
-                    raise UserError(f"cannot read the folder {root}: {error.strerror}") from error
-                log.warning("skipped a folder that cannot be read: %s (%s)", os.fsdecode(folder), error.strerror)
-                continue
-            pending.extend(sorted(below, reverse=True))
-            counts.append(len(ends) - before)
-            stamps.extend((status.st_ino & 0x7FFF_FFFF_FFFF_FFFF, status.st_mtime_ns))
-            yield folder
-
-    packed = Strings.pack(folders())
-    names = Strings(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
-    return PathIndex(packed, np.frombuffer(counts, np.int64), names), np.frombuffer(stamps, np.int64).reshape(-1, 2)
-
-
-def _images(folder: bytes, below: list[bytes]) -> Iterator[bytes]:
-    """Names of the images in one folder; the paths of its subfolders are added to `below`."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith(b"."):
-                continue
-            try:
-                folder_here = entry.is_dir()
-            except OSError:  # a link to itself
-                folder_here = False
-            if folder_here:
-                below.append(entry.path)
-            elif name[name.rfind(b".") :].lower() in _ENDINGS and (entry.is_symlink() or entry.is_file()):
-                yield name
-
-
-_ENDINGS = frozenset(map(os.fsencode, EXTENSIONS))
-
-
-def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
-    """The names in order. A million Python objects would be 80 MB: sorted chunks are packed, then merged."""
-    runs = []
-    while chunk := sorted(itertools.islice(names, CHUNK)):
-        runs.append(b"\0".join(chunk))
-    if len(runs) == 1:
-        return iter(runs[0].split(b"\0"))
-    return heapq.merge(*(map(re.Match.group, re.finditer(rb"[^\0]+", run)) for run in runs))
-
-
-def _load_listing(cache: Path) -> PathIndex | None:
-    """The listing if it is there, whole, and every folder in it still has the inode and time of then."""
-    try:
-        with cache.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            folders = Strings(saved["folder_text"], saved["folder_ends"])
-            paths = PathIndex(folders, saved["counts"], Strings(saved["name_text"], saved["name_ends"]))
-            for place, stamp in enumerate(saved["stamps"].tolist()):
-                status = os.stat(folders.get(place))
-                if [status.st_ino & 0x7FFF_FFFF_FFFF_FFFF, status.st_mtime_ns] != stamp:
-                    return None
-            return paths
-    except Exception:  # missing, from an interrupted disk, a folder gone: listing anew is always right
-        return None
-
-
-def _save_listing(cache: Path, paths: PathIndex, stamps: np.ndarray) -> None:
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".part", delete=False) as file:
-            try:
-                np.savez(
-                    file,
-                    folder_text=paths.folders.text,
-                    folder_ends=paths.folders.ends,
-                    counts=paths.counts,
-                    name_text=paths.names.text,
-                    name_ends=paths.names.ends,
-                    stamps=stamps,
-                )
-                file.close()
-                os.replace(file.name, cache)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:  # a home that cannot be written: the next run lists again
-        log.debug("the listing is not cached: %s", error)
