@@ -11,10 +11,10 @@ from pathlib import Path
 from densecl.errors import UserError, nearest
 from densecl.images.formats import EXTENSIONS
 from densecl.images.listing import list_folder
-from densecl.images.paths import PathIndex, in_order
+from densecl.images.paths import Found, PathIndex, in_order
 
 
-def find(data: Path) -> PathIndex:
+def find(data: Path) -> Found:
     """The files that the path names.
 
     Raises:
@@ -24,10 +24,10 @@ def find(data: Path) -> PathIndex:
         return list_folder(data)
     if data.is_file():
         if data.suffix.lower() in EXTENSIONS:
-            return PathIndex.of(data.parent, [os.fsencode(data.name)])
-        return _read_list(data)
+            return Found(PathIndex.of(data.parent, [os.fsencode(data.name)]))
+        return Found(_read_list(data))
     if glob.has_magic(str(data)):
-        return _match(data)
+        return Found(_match(data))
     try:
         with os.scandir(data.parent) as entries:
             siblings = [entry.name for entry in itertools.islice(entries, 1000)]

@@ -73,6 +73,13 @@ class PathIndex:
         return cls(Strings.pack([absolute(folder)]), np.array([len(packed.ends)]), packed)
 
 
+class Found(NamedTuple):
+    """The files of a source, and what the user should hear of how they were found: a line each."""
+
+    paths: PathIndex
+    notes: tuple[str, ...] = ()
+
+
 def absolute(path: Path) -> bytes:
     """The path as seen from anywhere, in the file system's bytes."""
     return os.fsencode(os.path.abspath(path))

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset, IterableDataset
 from densecl.errors import UserError
 from densecl.images.decode import BadImage, Region, decode, from_array, from_pillow, measure
 from densecl.images.find import find
-from densecl.images.paths import PathIndex
+from densecl.images.paths import Found
 
 
 class ImageSource(ABC):
@@ -48,6 +48,10 @@ class ImageSource(ABC):
     def key(self, index: int) -> bytes | None:
         """All that the pixels of the image follow from: as long as it is the same, they are. None: nobody can tell."""
         return None
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should hear before the images are used, a line each: which files were left out and why."""
+        return ()
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -91,8 +95,9 @@ def open_source(
 class FileSource(ImageSource):
     """A file, an image."""
 
-    def __init__(self, paths: PathIndex, channels: int, least_side: int | None = None) -> None:
-        self.paths = paths
+    def __init__(self, found: Found, channels: int, least_side: int | None = None) -> None:
+        self.paths = found.paths
+        self._notes = found.notes
         self.channels = channels
         self.least_side = least_side
 
@@ -113,6 +118,9 @@ class FileSource(ImageSource):
             return None
         size, time_ns = status.st_size, status.st_mtime_ns
         return os.fsencode(path) + f"\0{size} {time_ns} {self.channels} {self.least_side}".encode()
+
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
 
     def fingerprint(self) -> str:
         return self.paths.fingerprint()
@@ -169,6 +177,9 @@ class TileSource(ImageSource):
         file, region = self._locate(index)
         key = self.files.key(file)
         return None if key is None else key + f" {region}".encode()
+
+    def notes(self) -> tuple[str, ...]:
+        return self.files.notes()
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.files.fingerprint().encode())

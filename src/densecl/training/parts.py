@@ -98,7 +98,7 @@ def build(
         tile=recipe.tile,
         least_side=_least_side(recipe, backbone.stride),
     )
-    reasons = []
+    reasons = list(source.notes())
     if recipe.cache is not None:
         source = CachedSource(source, recipe.cache)
         reasons.append(source.forecast())
