@@ -1,9 +1,9 @@
 """Every image below a folder.
 
-What belongs to it: every file whose extension is one of `EXTENSIONS` (in any case), hidden files and
-folders (leading dot) excepted. Links are followed; a folder that is reached twice is listed once. A link
-that leads nowhere is kept, so that it is reported. The order is by folder and then by name, in bytes, the
-same on every machine.
+What belongs to it: every file whose extension is one of `EXTENSIONS` (in any case). Hidden files and folders (a leading
+dot, or the system's own) do not, nor does what lies beside photographs and is none (`companions`). Links are followed;
+a folder that is reached twice is listed once. A link that leads nowhere is kept, so that it is reported. The order is
+by folder and then by name, in bytes, the same on every machine.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from densecl.errors import UserError
+from densecl.images.companions import set_aside
 from densecl.images.formats import EXTENSIONS, PICTURES, extension_of, head_of, kind_of
 from densecl.images.paths import Found, PathIndex, Strings, absolute, in_order
 from densecl.names import shown
@@ -33,6 +34,9 @@ CACHED_FROM = 10_000
 
 #: A folder changed this recently may change again without its time stamp showing it, so it is not cached.
 SETTLED_SECONDS = 2.0
+
+#: Folders that archives and file servers leave beside the images, hidden where they come from.
+SYSTEM = frozenset((b"@eaDir", b"__MACOSX", b"$RECYCLE.BIN", b"System Volume Information", b"lost+found"))
 
 #: Files of an unknown extension whose content is looked at, to say whether they are pictures.
 SAMPLES = 3
@@ -63,7 +67,8 @@ def list_folder(root: Path) -> Found:
         paths, stamps, others = _scan(root)
         if len(paths) == 0:
             raise UserError(_nothing(root, others))
-        found = Found(paths, _left_out(others, len(paths)))
+        paths, notes = set_aside(paths, root)
+        found = Found(paths, (*_left_out(others, len(paths)), *notes))
         settled = stamps[:, 1].max() < (started - SETTLED_SECONDS) * 1e9
         if len(paths) >= CACHED_FROM and settled:
             _save_listing(cache, found, stamps)
@@ -162,7 +167,7 @@ def _images(folder: bytes, below: list[bytes], others: Others) -> Iterator[bytes
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(b"."):
+            if name.startswith(b".") or name in SYSTEM:
                 continue
             try:
                 folder_here = entry.is_dir()

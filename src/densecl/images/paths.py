@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 #: Names held as Python objects at a time while they are sorted.
 CHUNK = 65_536
@@ -56,8 +57,26 @@ class PathIndex:
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        folder = self.folders.get(int(np.searchsorted(self._ends, index, side="right")))
-        return os.fsdecode(os.path.join(folder, self.names.get(index)))
+        return os.fsdecode(os.path.join(self.folders.get(self.folder_of(index)), self.names.get(index)))
+
+    def folder_of(self, index: int) -> int:
+        """The number of the folder that an image is in."""
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+    def images_of(self, folder: int) -> range:
+        """The numbers of the images in a folder."""
+        end = int(self._ends[folder])
+        return range(end - int(self.counts[folder]), end)
+
+    def keep(self, chosen: Bool[np.ndarray, " images"]) -> PathIndex:
+        """The chosen images, in the same order. A folder stays, though all its images may go."""
+        lengths = np.diff(self.names.ends, prepend=0)
+        folders = np.repeat(np.arange(len(self.counts)), self.counts)
+        return PathIndex(
+            self.folders,
+            np.bincount(folders[chosen], minlength=len(self.counts)),
+            Strings(self.names.text[np.repeat(chosen, lengths)], np.cumsum(lengths[chosen])),
+        )
 
     def fingerprint(self) -> str:
         """Of the names and how they are shared out among the folders, whose own names do not count."""
