@@ -91,8 +91,11 @@ HINTS = (
 _WORDS = "|".join(pattern for pattern, _ in HINTS)
 _AT_THE_END = re.compile(rf"(?i)[._ -]({_WORDS}|colou?r|L|\d+x\d+)(?:[._ -]?\d{{1,3}})?$".encode())
 _AT_THE_BEGINNING = re.compile(rf"(?i)({_WORDS})[._ -]".encode())
-_SOMEWHERE = re.compile(rb"(?i)[._ -](?:[dtaglmspi][a-z_]{0,20}|colou?r|\d+x\d+)(?:[._ -]?\d{1,3})?\.[a-z]{3,4}")
-_INITIALS = np.frombuffer(b"dtaglmspiDTAGLMSPI", np.uint8)
+#: For a first look at a million names: how such words begin, and where a name may hold one.
+_BEGINNINGS = frozenset(run[:2] for run in re.findall(r"[a-z]{2,}", _WORDS))
+_SOMEWHERE = re.compile(
+    rf"(?i)[._ -](?:(?:{'|'.join(sorted(_BEGINNINGS))})[a-z_]*|colou?r|L|\d+x\d+)(?:[._ -]?\d{{1,3}})?\.[a-z]".encode()
+)
 
 
 def set_aside(paths: PathIndex, root: Path) -> Found:
@@ -247,9 +250,18 @@ def _hinted(tree: _Tree) -> list[Kind]:
 def _with_a_hint(paths: PathIndex) -> list[int]:
     """Numbers of the names that may hold a hint, found without taking a million of them apart."""
     text, ends = paths.names
-    ended = {int(np.searchsorted(ends, match.start(), "right")) for match in _SOMEWHERE.finditer(memoryview(text))}
-    begun = np.flatnonzero(np.isin(text[np.concatenate([[0], ends[:-1]])], _INITIALS))
-    return sorted(ended.union(begun.tolist()))
+    view = memoryview(text)
+    found = np.searchsorted(ends, [match.start() for match in _SOMEWHERE.finditer(view)], "right").tolist()
+    starts = np.concatenate([[0], ends[:-1]])
+    pairs = text[starts].astype(int) << 8 | text[np.minimum(starts + 1, len(text) - 1)]
+    begun = [int.from_bytes(each.encode()) for word in _BEGINNINGS for each in (word, word.upper(), word.capitalize())]
+    likely = np.flatnonzero(np.isin(pairs, begun))
+    found += [
+        index
+        for index, start in zip(likely.tolist(), starts[likely].tolist(), strict=True)
+        if _AT_THE_BEGINNING.match(view, start)
+    ]
+    return sorted(set(found))
 
 
 # --- pixels -------------------------------------------------------------------------------------------------------

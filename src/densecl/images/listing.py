@@ -68,7 +68,7 @@ def list_folder(root: Path) -> Found:
         if len(paths) == 0:
             raise UserError(_nothing(root, others))
         paths, notes = set_aside(paths, root)
-        found = Found(paths, (*_left_out(others, len(paths)), *notes))
+        found = Found(paths, (*left_out(others, len(paths)), *notes))
         settled = stamps[:, 1].max() < (started - SETTLED_SECONDS) * 1e9
         if len(paths) >= CACHED_FROM and settled:
             _save_listing(cache, found, stamps)
@@ -104,24 +104,24 @@ def _is_picture(path: bytes) -> bool:
     return "image" in (kind_of(head_of(path)) or "")
 
 
-def _listed(counts: Iterable[tuple[str, int]]) -> str:
+def listed(counts: Iterable[tuple[str, int]]) -> str:
     counts = list(counts)
     some = ", ".join(f"{count} {extension or 'of no known extension'}" for extension, count in counts[:SHOWN])
     return f"{some}, ..." if len(counts) > SHOWN else some
 
 
 def _nothing(root: Path, others: Others) -> str:
-    holds = f"It holds {_listed(others.counts.most_common())}" if others.counts else "It holds no files"
+    holds = f"It holds {listed(others.counts.most_common())}" if others.counts else "It holds no files"
     return f"no images in {shown(root)} and the folders below. {holds}; densecl reads {' '.join(EXTENSIONS)}."
 
 
-def _left_out(others: Others, images: int) -> tuple[str, ...]:
+def left_out(others: Others, images: int) -> tuple[str, ...]:
     """A line on the pictures that are not read, louder if they are many."""
     pictures = others.pictures()
     if not pictures:
         return ()
     begin = "warning: left out" if sum(pictures.values()) > MANY * images else "left out"
-    return (f"{begin}: {_listed(pictures.items())} (densecl reads {' '.join(EXTENSIONS)})",)
+    return (f"{begin}: {listed(pictures.items())} (densecl reads {' '.join(EXTENSIONS)})",)
 
 
 def _scan(root: Path) -> tuple[PathIndex, np.ndarray, Others]:

@@ -10,21 +10,22 @@ import itertools
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from densecl.errors import UserError
-from densecl.images.decode import BadImage, Region, decode, from_array, from_pillow, measure
+from densecl.images.decode import BadImage, Region, decode, measure
 from densecl.images.find import find
+from densecl.images.items import check_data_set, check_items, image_of
 from densecl.images.paths import Found
+from densecl.names import shown
 
 
 class ImageSource(ABC):
@@ -62,7 +63,11 @@ class ImageSource(ABC):
 
 
 def open_source(
-    data: str | Path | Dataset, *, channels: int = 3, tile: int | None = None, least_side: int | None = None
+    data: str | Path | Dataset | Sequence[Any] | np.ndarray | Tensor,
+    *,
+    channels: int = 3,
+    tile: int | None = None,
+    least_side: int | None = None,
 ) -> ImageSource:
     """The images of `data`.
 
@@ -85,7 +90,7 @@ def open_source(
         if tile is not None:
             raise UserError("--tile needs image files; it cannot be used with a data set in Python")
         return DatasetSource(data, channels)
-    files = FileSource(find(Path(data).expanduser()), channels, least_side)
+    files = FileSource(find(data), channels, least_side)
     return files if tile is None else TileSource(files, tile)
 
 
@@ -188,45 +193,26 @@ class TileSource(ImageSource):
 
 
 class DatasetSource(ImageSource):
-    """An item of a map-style data set, an image."""
+    """An item of a map-style data set, or of what serves as one, an image."""
 
-    def __init__(self, dataset: Dataset, channels: int) -> None:
-        if not isinstance(dataset, Sized) or isinstance(dataset, IterableDataset):
-            raise UserError(f"a data set needs a length and items by number; {type(dataset).__name__} has not")
-        if len(dataset) == 0:
-            raise UserError("the data set is empty")
+    def __init__(self, dataset: Any, channels: int) -> None:
+        check_data_set(dataset)
+        check_items(dataset, channels)
         self.dataset = dataset
         self.channels = channels
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
     def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
         try:
             item = self.dataset[index]
         except Exception as error:  # whatever someone else's data set raises on a file that it cannot read
-            raise BadImage(f"{type(error).__name__}: {error}") from error
-        if isinstance(item, Mapping):
-            item = item.get("image")
-        elif isinstance(item, Sequence) and item:
-            item = item[0]
-        return _from_item(item, self.channels)
+            raise BadImage(f"{type(error).__name__}: {shown(error)}") from error
+        return image_of(item, self.channels)
 
     def name(self, index: int) -> str:
         return f"item {index}"
 
     def fingerprint(self) -> str:
         return f"{type(self.dataset).__qualname__} of {len(self)}"  # its items have no names
-
-
-def _from_item(item: Any, channels: int) -> Shaped[Tensor, "channels height width"]:
-    if isinstance(item, Image.Image):
-        try:
-            return from_pillow(item, channels)
-        except (OSError, SyntaxError, ValueError) as error:  # a lazily opened file
-            raise BadImage(f"{type(error).__name__}: {error}") from error
-    if isinstance(item, Tensor):
-        return from_array(item.detach().cpu().numpy(), channels, channels_first=True)
-    if isinstance(item, np.ndarray):
-        return from_array(item, channels)
-    raise BadImage(f"the item is no image but {type(item).__name__}")
