@@ -445,8 +445,7 @@ def test_workers_leave_signals_to_the_main_process():
         import numpy as np, torch
         from densecl.images.loader import CropPairDataset, StepSampler, make_loader
         from densecl.images.sources import open_source
-        from densecl.names import from_cell
-from densecl.views import Photometrics
+        from densecl.views import Photometrics
         def draw(rng):
             values = [torch.tensor(1.0)] * 4 + [torch.arange(4), torch.tensor(False), torch.tensor(0.0)]
             return Photometrics(*values)

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import Subset
 
+from densecl.errors import UserError
 from densecl.training import parts
 
 
@@ -36,3 +39,18 @@ def test_images_are_read_at_the_same_scale_when_the_size_of_small_views_is_read_
     assert made.recipe.local_crop_size == 64  # not the 21 pixels of three sevenths
     parts.build(made.recipe, None, None, None)
     assert asked[0] == asked[1]
+
+
+def test_what_is_left_out_of_the_data_is_among_what_is_told(tiny, photos):
+    (photos / "IMG_0001.HEIC").touch()
+    for number in range(24):
+        Image.new("L", (72, 64), number % 2).save(photos / f"{number:02}_mask.png")
+    made, reasons = parts.build(tiny(), None, None, None)
+    assert len(made.source) == 24
+    assert any("left out: 1 .heic" in reason for reason in reasons)
+    assert any("left out: 24 label maps (*_mask)" in reason for reason in reasons)
+
+
+def test_items_that_are_no_images_are_refused_before_the_run(tiny):
+    with pytest.raises(UserError, match=r"item 0 of the data set \(Subset\) is of type str, 'a.jpg'"):
+        parts.build(tiny(data="dataset:Subset"), None, Subset(["a.jpg"] * 24, range(24)), None)

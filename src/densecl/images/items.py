@@ -86,7 +86,7 @@ def check_data_set(dataset: Any) -> None:
 
 
 def check_items(dataset: Any, channels: int) -> None:
-    """Whether items are images: where none of those tried is, a run would say so of every single one.
+    """Whether items are images. Where none of those tried is, a run would say so of every one.
 
     Raises:
         UserError: what they are, and what is needed.

@@ -54,6 +54,13 @@ class ImageSource(ABC):
         """What the user should hear before the images are used, a line each: which files were left out and why."""
         return ()
 
+    def check(self) -> None:  # noqa: B027 (files are checked when they are found)
+        """Look at a few images before a run, where it would say of every one the same.
+
+        Raises:
+            UserError: what they are instead, and what is needed.
+        """
+
     @abstractmethod
     def fingerprint(self) -> str:
         """The same for the same images in the same order, wherever their folder lies; other images have another.
@@ -197,7 +204,6 @@ class DatasetSource(ImageSource):
 
     def __init__(self, dataset: Any, channels: int) -> None:
         check_data_set(dataset)
-        check_items(dataset, channels)
         self.dataset = dataset
         self.channels = channels
 
@@ -210,6 +216,9 @@ class DatasetSource(ImageSource):
         except Exception as error:  # whatever someone else's data set raises on a file that it cannot read
             raise BadImage(f"{type(error).__name__}: {shown(error)}") from error
         return image_of(item, self.channels)
+
+    def check(self) -> None:
+        check_items(self.dataset, self.channels)
 
     def name(self, index: int) -> str:
         return f"item {index}"

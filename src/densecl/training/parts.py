@@ -98,6 +98,7 @@ def build(
         tile=recipe.tile,
         least_side=_least_side(recipe, backbone.stride),
     )
+    source.check()
     reasons = list(source.notes())
     if recipe.cache is not None:
         source = CachedSource(source, recipe.cache)
