@@ -65,6 +65,11 @@ def depth(number, side=SIDE):
     return (8000 + 300 * y + 40 * x + np.random.default_rng(number).integers(0, 50, (side, side))).astype(np.uint16)
 
 
+def dim(number):
+    """Cells that hardly shine."""
+    return gray(number) // 16
+
+
 def empty(number):
     return np.zeros((SIDE, SIDE), np.uint8)
 
@@ -84,7 +89,7 @@ def write(root, layout, count=5):
                 tifffile.imwrite(path, image)
             else:
                 image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-                image.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+                image.save(path)
     return root
 
 
@@ -140,6 +145,7 @@ LEFT_OUT = {
     "saliency": ({"DUTS-TR/DUTS-TR-Image/{}.jpg": photo}, {"DUTS-TR/DUTS-TR-Mask/{}.png": binary}),
     "polyps": ({"Original/{}.tif": photo}, {"Ground Truth/{}.tif": binary}),
     "JPEG masks": ({"images/{}.jpg": photo}, {"masks/{}.jpg": binary}),
+    "dim cells": ({"images/{}.png": dim}, {"masks/{}.png": binary}),
     "KITTI": (
         {"image_2/{:06}_10.png": photo},
         {"semantic/{:06}_10.png": label, "semantic_rgb/{:06}_10.png": coloured, "instance/{:06}_10.png": instances},
@@ -163,6 +169,8 @@ KEPT = {
     "carnival alone": {"masks/{}.png": photo},
     "shipping labels": {"labels/{}.png": photo, "boxes/{}.png": photo},
     "microscopy": {"plate1/{}.png": gray, "plate2/{}.png": gray},
+    "dim cells": {"labels/{}.png": dim, "other/{}.png": dim},
+    "screens": {"screenshots/{}.png": coloured, "icons/{}.png": coloured},
     "channels of a microscope": {"nuclei/{}.tif": gray, "actin/{}.tif": gray},
     "labelled and unlabelled": {"labeled/{}.png": gray, "unlabeled/{}.png": gray},
     "annotated by hand": {"annotations/{}.jpg": photo, "photos/{}.jpg": photo},

@@ -35,11 +35,14 @@ WINDOW, MAX_PIXELS = 512, 50_000_000
 #: of a microscope too, at most 0.4.
 FLAT = 0.6
 
+#: The share of pixels near black or white in a mask that was stored as JPEG, which blurs its edges.
+ALMOST_ALL = 0.95
+
 #: Few colours, and so few that thin lines in them pass for a label map too.
 FEW, VERY_FEW = 64, 16
 
 #: The share of images with a partner that makes them pairs, and of flat images that makes a user wonder.
-PAIRED, MOSTLY = 0.9, 0.75
+PAIRED, MOSTLY = 0.9, 0.5
 
 #: Folders among which equal names are looked for without a hint, and the formats in which labels survive.
 FOLDERS = 64
@@ -65,7 +68,8 @@ class Kind(NamedTuple):
 class Look(NamedTuple):
     """What the middle of an image looks like."""
 
-    flat: bool  # areas of equal pixels, or nothing at all
+    areas: bool  # of equal pixels, or nothing at all
+    flat: bool  # that, or too few colours for a photograph
     empty: bool  # all pixels are equal
     gray: bool
     deep: bool  # sixteen bits
@@ -240,7 +244,7 @@ def _hinted(tree: _Tree) -> list[Kind]:
         match = ended if ended and ended.start() > 0 else begun
         if plain[index] and match:
             scaled = match[1][:1].isdigit()
-            text = "-NxN" if scaled else os.fsdecode(match[0]).rstrip("0123456789")
+            text = "-NxN" if scaled else os.fsdecode(match[0]).rstrip("0123456789._ -")
             hint = Hint("thumbnails") if scaled else _hint(match[1]) or Hint("label maps")
             name = f"*{text}" if match is ended else f"{text}*"
             kinds.setdefault((name, None), Kind(name, hint, [], None)).images.append(index)
@@ -284,7 +288,7 @@ def _verdict(tree: _Tree, kind: Kind) -> Literal["out", "doubtful"] | None:
         gray = all(look.gray for look in looks) and _most(not look.gray for look in photographs)
         return "out" if gray and (all_paired or all(look.deep for look in looks)) else None
     flat = sum(look.flat for look in looks) / len(looks)
-    if not _most(not look.flat for look in photographs):  # drawings, scans: what is flat here is no label map for it
+    if not _most(not look.areas for look in photographs):  # drawings, scans: what is flat here is no label map for it
         return "doubtful" if kind.hint.sure and flat == 1 and not photographs else None
     if flat < 1:
         return "doubtful" if flat >= MOSTLY and all_paired else None
@@ -310,9 +314,9 @@ def _twins(tree: _Tree) -> list[Kind]:
                 looks = [tree.look(index) for index in samples]
                 photographs = [tree.look(index) for index in pairs if index is not None]
                 if (
-                    all(look and look.flat for look in looks)
+                    all(look and look.flat and look.colours <= FEW for look in looks)
                     and not all(look and look.empty for look in looks)
-                    and _most(look is not None and not look.flat for look in photographs)
+                    and _most(look is not None and not look.areas for look in photographs)
                 ):
                     name = os.fsdecode(b"/".join(tree.parts[folder])) + "/"
                     twins.append(Kind(name, Hint("label maps"), list(images), None))
@@ -347,10 +351,15 @@ def _look(path: str) -> Look | None:
         for equal, ahead in ((across, values[:, 1:]), (down, values[1:]))
     )
     few = len(colours) <= VERY_FEW and across.mean() > FLAT
+    gray = bool((red == green).all() and (green == blue).all())
+    white = 65535 if pixels.element_size() == 2 else 255
+    bright, dark = (red > white * 15 / 16).mean(), (red < white / 16).mean()
+    mask = gray and bright > 0 and dark > 0 and bright + dark > ALMOST_ALL and bright > FLAT * (1 - dark)
     return Look(
-        flat=bool(inside >= FLAT or few),
+        areas=bool(inside >= FLAT),
+        flat=bool(inside >= FLAT or few or mask),
         empty=len(colours) == 1,
-        gray=bool((red == green).all() and (green == blue).all()),
+        gray=gray,
         deep=pixels.element_size() == 2,
         colours=len(colours),
     )
