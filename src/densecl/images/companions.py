@@ -288,7 +288,8 @@ def _verdict(tree: _Tree, kind: Kind) -> Literal["out", "doubtful"] | None:
         gray = all(look.gray for look in looks) and _most(not look.gray for look in photographs)
         return "out" if gray and (all_paired or all(look.deep for look in looks)) else None
     flat = sum(look.flat for look in looks) / len(looks)
-    if not _most(not look.areas for look in photographs):  # drawings, scans: what is flat here is no label map for it
+    alike = [look.areas if all(look.areas for look in looks) else look.flat for look in photographs]
+    if not _most(not each for each in alike):  # drawings, scans, dim images: what is flat here is no label map for it
         return "doubtful" if kind.hint.sure and flat == 1 and not photographs else None
     if flat < 1:
         return "doubtful" if flat >= MOSTLY and all_paired else None
