@@ -65,6 +65,11 @@ def depth(number, side=SIDE):
     return (8000 + 300 * y + 40 * x + np.random.default_rng(number).integers(0, 50, (side, side))).astype(np.uint16)
 
 
+def bands(number):
+    """Eight channels, as of a satellite."""
+    return np.stack([photo(number + band)[..., 0] for band in range(8)], 2)
+
+
 def dim(number):
     """Cells that hardly shine."""
     return gray(number) // 16
@@ -146,6 +151,7 @@ LEFT_OUT = {
     "polyps": ({"Original/{}.tif": photo}, {"Ground Truth/{}.tif": binary}),
     "JPEG masks": ({"images/{}.jpg": photo}, {"masks/{}.jpg": binary}),
     "dim cells": ({"images/{}.png": dim}, {"masks/{}.png": binary}),
+    "eight channels": ({"tiles/{}.tif": bands}, {"masks/{}.tif": label}),
     "KITTI": (
         {"image_2/{:06}_10.png": photo},
         {"semantic/{:06}_10.png": label, "semantic_rgb/{:06}_10.png": coloured, "instance/{:06}_10.png": instances},
@@ -176,6 +182,7 @@ KEPT = {
     "annotated by hand": {"annotations/{}.jpg": photo, "photos/{}.jpg": photo},
     "names that only sound so": {"{}_label.jpg": photo, "mask_{}.jpg": photo, "{}_seg.png": photo, "{}_L.png": photo},
     "stereo": {"left/{}.png": photo, "right/{}.png": photo},
+    "faces": {"with_mask/{}.png": photo, "without_mask/{}.png": photo},
     "drawings": {"characters/{}.png": binary, "labels/{}.png": binary},
     "drawings by class": {"sun/{}.png": binary, "moon/{}.png": label},
     "depth below the sea": {"depth/{}.jpg": photo, "surface/{}.jpg": photo},

@@ -677,5 +677,8 @@ def test_what_is_no_map_style_data_set():
             check_data_set(other)
     with pytest.raises(UserError, match="is a DataLoader, which gives batches"):
         check_data_set(torch.utils.data.DataLoader(Items([PIXELS])))
+    frame = type("DataFrame", (), {"iloc": None, "__len__": lambda self: 1, "__getitem__": None})()
+    with pytest.raises(UserError, match="is a DataFrame of pandas"):
+        check_data_set(frame)
     with pytest.raises(UserError, match=r"a dict of 'train', 'test', not .* such as data\['train'\]"):
         check_data_set({"train": [PIXELS], "test": [PIXELS]})

@@ -281,14 +281,16 @@ def _verdict(tree: _Tree, kind: Kind) -> Literal["out", "doubtful"] | None:
         return "out" if all_paired and all(tree.area(one) <= tree.area(other) / 2 for one, other in pairs) else None
     looks = [look for look in (tree.look(index) for index in samples) if look]
     others = paired or np.flatnonzero(~tree.hinted)
-    photographs = [look for look in (tree.look(int(index)) for index in _some(others, PHOTOGRAPHS)) if look]
+    # One that cannot be read here may have more channels: no label map, at any rate.
+    photographs = [tree.look(index) for index in _some(others, PHOTOGRAPHS)]
     if not looks:
         return None
     if kind.hint.what == "depth maps":
-        gray = all(look.gray for look in looks) and _most(not look.gray for look in photographs)
+        gray = all(look.gray for look in looks) and _most(look is None or not look.gray for look in photographs)
         return "out" if gray and (all_paired or all(look.deep for look in looks)) else None
     flat = sum(look.flat for look in looks) / len(looks)
-    alike = [look.areas if all(look.areas for look in looks) else look.flat for look in photographs]
+    areas = all(look.areas for look in looks)
+    alike = [look is not None and (look.areas if areas else look.flat) for look in photographs]
     if not _most(not each for each in alike):  # drawings, scans, dim images: what is flat here is no label map for it
         return "doubtful" if kind.hint.sure and flat == 1 and not photographs else None
     if flat < 1:
@@ -317,7 +319,7 @@ def _twins(tree: _Tree) -> list[Kind]:
                 if (
                     all(look and look.flat and look.colours <= FEW for look in looks)
                     and not all(look and look.empty for look in looks)
-                    and _most(look is not None and not look.areas for look in photographs)
+                    and _most(look is None or not look.areas for look in photographs)
                 ):
                     name = os.fsdecode(b"/".join(tree.parts[folder])) + "/"
                     twins.append(Kind(name, Hint("label maps"), list(images), None))

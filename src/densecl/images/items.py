@@ -67,6 +67,8 @@ def check_data_set(dataset: Any) -> None:
     kind = type(dataset).__name__
     if hasattr(dataset, "dataset") and hasattr(dataset, "batch_sampler"):
         raise UserError(f"data is a {kind}, which gives batches. Give its data set: loader.dataset.")
+    if hasattr(dataset, "iloc"):
+        raise UserError(f"data is a {kind} of pandas. Write its column of paths into a text file, a path per line.")
     if isinstance(dataset, Mapping):
         keys = _names(dataset)
         raise UserError(
@@ -96,7 +98,7 @@ def check_items(dataset: Any, channels: int) -> None:
         try:
             item = dataset[index]
         except Exception as error:  # whatever someone else's data set raises
-            reason = f"cannot be read: {type(error).__name__}: {shown(error)}"
+            reason = f"cannot be read: {type(error).__name__}: {shown(error)}. Items are asked for by number, from 0."
         else:
             try:
                 image_of(item, channels)
