@@ -254,7 +254,7 @@ def _hinted(tree: _Tree) -> list[Kind]:
 def _with_a_hint(paths: PathIndex) -> list[int]:
     """Numbers of the names that may hold a hint, found without taking a million of them apart."""
     text, ends = paths.names
-    view = memoryview(text)
+    view = text.data
     found = np.searchsorted(ends, [match.start() for match in _SOMEWHERE.finditer(view)], "right").tolist()
     starts = np.concatenate([[0], ends[:-1]])
     pairs = text[starts].astype(int) << 8 | text[np.minimum(starts + 1, len(text) - 1)]
@@ -277,7 +277,7 @@ def _verdict(tree: _Tree, kind: Kind) -> Literal["out", "doubtful"] | None:
     paired = [index for index in partners if index is not None]
     all_paired = len(paired) >= PAIRED * len(samples)
     if kind.hint.what == "thumbnails":
-        pairs = [pair for pair in zip(samples, partners, strict=True) if pair[1] is not None]
+        pairs = [(one, other) for one, other in zip(samples, partners, strict=True) if other is not None]
         return "out" if all_paired and all(tree.area(one) <= tree.area(other) / 2 for one, other in pairs) else None
     looks = [look for look in (tree.look(index) for index in samples) if look]
     others = paired or np.flatnonzero(~tree.hinted)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import time
+import uuid
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -201,7 +202,7 @@ def _load_listing(cache: Path) -> Found | None:
 
 
 def _save_listing(cache: Path, found: Found, stamps: np.ndarray) -> None:
-    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
+    part = cache.with_name(f"{cache.name}.{uuid.uuid4().hex}.part")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         try:
