@@ -151,6 +151,21 @@ LEFT_OUT = {
     "polyps": ({"Original/{}.tif": photo}, {"Ground Truth/{}.tif": binary}),
     "JPEG masks": ({"images/{}.jpg": photo}, {"masks/{}.jpg": binary}),
     "dim cells": ({"images/{}.png": dim}, {"masks/{}.png": binary}),
+    "a hint in the name of the whole": ({"kvasir-seg/images/cju{}.jpg": photo}, {"kvasir-seg/masks/cju{}.jpg": binary}),
+    "BDD100K": (
+        {"images/10k/train/{:08}-aa.jpg": photo},
+        {"labels/sem_seg/masks/train/{:08}-aa.png": label, "labels/pan_seg/colormaps/train/{:08}-aa.png": coloured},
+    ),
+    "Mapillary": (
+        {"training/images/{}.jpg": photo},
+        {"training/v2.0/labels/{}.png": coloured, "training/v2.0/panoptic/{}.png": coloured},
+    ),
+    "Segment Anything": ({"images/{}.jpg": photo}, {"images/{}_mask_0.png": binary, "images/{}_mask_1.png": binary}),
+    "elevation": (
+        {"2_Ortho_RGB/top_2_{}_RGB.tif": photo},
+        {"5_Labels_all/top_2_{}_label.tif": coloured, "1_DSM/dsm_{}.tif": depth},
+    ),
+    "SUN RGB-D": ({"image/{}.jpg": photo}, {"depth_bfx/{}.png": depth, "seg/{}.png": label}),
     "eight channels": ({"tiles/{}.tif": bands}, {"masks/{}.tif": label}),
     "KITTI": (
         {"image_2/{:06}_10.png": photo},
@@ -221,6 +236,10 @@ def test_what_is_only_likely_is_told_and_kept(tmp_path):
     names, notes = kept(tmp_path / "pairs")
     assert len(names) == 10
     assert "warning: perhaps no photographs, but trained on: 5 label maps (B/)" in notes
+    write(tmp_path / "three", {"rgb/{}.jpg": photo, "scribbles/{}.png": paletted, "masks/{}.png": label})
+    names, notes = kept(tmp_path / "three")
+    assert len(names) == 10
+    assert "left out: 5 label maps (masks/)" in notes and "5 label maps (scribbles/)" in notes
     write(tmp_path / "coloured", {"photos/{}.jpg": photo, "labels/drawn_{}.png": coloured})
     names, notes = kept(tmp_path / "coloured")
     assert len(names) == 10
@@ -263,4 +282,4 @@ def test_few_images_are_opened_and_none_without_a_hint(tmp_path, monkeypatch):
     assert opened == []
     write(tmp_path / "hinted", {"images/{}.png": empty, "labels/{}.png": empty}, count=100)
     open_source(tmp_path / "hinted")
-    assert len(opened) <= companions.SAMPLES + companions.PHOTOGRAPHS
+    assert len(opened) <= 2 * (companions.SAMPLES + companions.PHOTOGRAPHS)

@@ -11,6 +11,7 @@ few images are opened; where no name gives a hint and no two folders hold the sa
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -77,7 +78,7 @@ class Look(NamedTuple):
 
 
 #: Words that say what a folder or a file may be.
-DEPTH = r"depths?|depth_?maps?|disparit(?:y|ies)|disps?"
+DEPTH = r"depths?|depth_?maps?|disparit(?:y|ies)|disps?|n?dsms?|dems?|dtms?"
 THUMBNAILS = r"thumbs?|thumbnails?|previews?"
 SURELY_LABELS = (
     r"annotations?|segmentations?|panoptic|ground_?truths?|gt_?fine|gt_?coarse|trimaps?|label_?maps?|seg_?maps?|parsing"
@@ -105,9 +106,9 @@ _SOMEWHERE = re.compile(
 def set_aside(paths: PathIndex, root: Path) -> Found:
     """The images below `root` without those that are surely no photographs, and what to tell of it."""
     tree = _Tree(paths, root)
-    kinds = _hinted(tree)
+    kinds = [kind for kind in _hinted(tree) if _may_be(tree, kind)]
     for kind in kinds:
-        tree.hinted[kind.images] = True
+        tree.suspected[kind.images] = True
     verdicts = [(kind, _verdict(tree, kind)) for kind in kinds]
     out = [kind for kind, verdict in verdicts if verdict == "out"]
     doubtful = [kind for kind, verdict in verdicts if verdict == "doubtful"] + _twins(tree)
@@ -144,7 +145,7 @@ class _Tree:
 
     def __init__(self, paths: PathIndex, root: Path) -> None:
         self.paths = paths
-        self.hinted = np.zeros(len(paths), bool)  # of a kind that may be no photograph
+        self.suspected = np.zeros(len(paths), bool)  # of a kind that may be no photograph
         self._looks: dict[int, Look | None] = {}
         base = len(os.path.join(absolute(root), b""))
         folders = [index for index, count in enumerate(paths.counts.tolist()) if count]
@@ -161,6 +162,10 @@ class _Tree:
             self._looks[index] = _look(self.paths[index])
         return self._looks[index]
 
+    def looks(self, kind: Kind) -> list[Look]:
+        """Of some images of a kind, those that can be read."""
+        return [look for index in _some(kind.images, SAMPLES) if (look := self.look(index))]
+
     def area(self, index: int) -> float:
         """Of the image in pixels; not a number, and so neither smaller nor larger than any, if it cannot be read."""
         try:
@@ -168,16 +173,15 @@ class _Tree:
         except BadImage:
             return float("nan")
 
-    def partner(self, index: int, level: int | None) -> int | None:
-        """The image without a hint that has the same name, but for its hint, in a folder where it would be expected."""
+    def partners(self, index: int, level: int | None) -> Iterator[int]:
+        """Images that have the same name, but for its hint, the likeliest first, one of a folder."""
         stem = os.path.splitext(self.paths.names.get(index))[0]
         parts = self.parts[self.paths.folder_of(index)]
         bases = list(_bases(stem))
         for folder in self._expected(parts, level):
-            for base in bases:
-                if (found := self.find(folder, base)) is not None:
-                    return found
-        return None
+            found = next((found for base in bases if (found := self.find(folder, base)) is not None), None)
+            if found is not None:
+                yield found
 
     def _expected(self, parts: tuple[bytes, ...], level: int | None) -> Iterator[int]:
         """The folders in which the photographs of a folder's label maps may lie."""
@@ -188,12 +192,13 @@ class _Tree:
         beside = sorted(self._below[above] - {*parts[level : level + 1]})
         places = [above + below, above]
         places += [(*above, other, *rest) for other in beside for rest in (below, (), below[-1:])]
-        for place in dict.fromkeys(places):
-            if place in self._folder_at:
-                yield self._folder_at[place]
+        likely = [self._folder_at[place] for place in dict.fromkeys(places) if place in self._folder_at]
+        yield from likely
+        if len(self.parts) <= FOLDERS:
+            yield from (folder for folder in self.parts if folder not in likely)
 
     def find(self, folder: int, base: bytes) -> int | None:
-        """The first image without a hint in a folder whose name is `base`, or `base` and more behind a separator."""
+        """The first image in a folder, not suspected, whose name is `base`, or `base` and more behind a separator."""
         images = self.paths.images_of(folder)
         low, high = images.start, images.stop
         while low < high:
@@ -203,7 +208,7 @@ class _Tree:
             name = self.paths.names.get(index)
             if not name.startswith(base):
                 break
-            if name[len(base) : len(base) + 1] in (b".", b"_", b"-", b" ") and not self.hinted[index]:
+            if name[len(base) : len(base) + 1] in (b".", b"_", b"-", b" ") and not self.suspected[index]:
                 return index
         return None
 
@@ -232,8 +237,8 @@ def _hinted(tree: _Tree) -> list[Kind]:
     for folder, parts in tree.parts.items():
         found = [(level, hint) for level, part in enumerate(parts) if (hint := _hint(part))]
         if found:
-            # "annotations/panoptic_train" are annotations, but "annotations/depth" is depth.
-            level, hint = next((each for each in reversed(found) if each[1].what != "label maps"), found[0])
+            # The innermost: what is around it may be the name of the whole data set. But "depth/annotated" is depth.
+            level, hint = next((each for each in reversed(found) if each[1].what != "label maps"), found[-1])
             name = f"{os.fsdecode(parts[level])}/"
             images = tree.paths.images_of(folder)
             kinds.setdefault((name, level), Kind(name, hint, [], level)).images.extend(images)
@@ -271,37 +276,41 @@ def _with_a_hint(paths: PathIndex) -> list[int]:
 # --- pixels -------------------------------------------------------------------------------------------------------
 
 
+def _may_be(tree: _Tree, kind: Kind) -> bool:
+    """Whether the images look like what their names say."""
+    looks = tree.looks(kind)
+    if kind.hint.what == "depth maps":
+        return bool(looks) and all(look.gray for look in looks)
+    return kind.hint.what == "thumbnails" or sum(look.flat for look in looks) >= max(1, MOSTLY * len(looks))
+
+
 def _verdict(tree: _Tree, kind: Kind) -> Literal["out", "doubtful"] | None:
     samples = _some(kind.images, SAMPLES)
-    partners = [tree.partner(index, kind.level) for index in samples]
-    paired = [index for index in partners if index is not None]
+    partners = [list(itertools.islice(tree.partners(index, kind.level), PHOTOGRAPHS)) for index in samples]
+    paired = [those for those in partners if those]
     all_paired = len(paired) >= PAIRED * len(samples)
     if kind.hint.what == "thumbnails":
-        pairs = [(one, other) for one, other in zip(samples, partners, strict=True) if other is not None]
+        pairs = [(one, those[0]) for one, those in zip(samples, partners, strict=True) if those]
         return "out" if all_paired and all(tree.area(one) <= tree.area(other) / 2 for one, other in pairs) else None
-    looks = [look for look in (tree.look(index) for index in samples) if look]
-    others = paired or np.flatnonzero(~tree.hinted)
-    # One that cannot be read here may have more channels: no label map, at any rate.
-    photographs = [tree.look(index) for index in _some(others, PHOTOGRAPHS)]
-    if not looks:
-        return None
+    others = paired[:PHOTOGRAPHS] or [[index] for index in _some(np.flatnonzero(~tree.suspected), PHOTOGRAPHS)]
+    looks, beside = tree.looks(kind), [[tree.look(index) for index in those] for those in others]
+    # An image beside them that cannot be read here may have more channels: no label map, at any rate.
     if kind.hint.what == "depth maps":
-        gray = all(look.gray for look in looks) and _most(look is None or not look.gray for look in photographs)
-        return "out" if gray and (all_paired or all(look.deep for look in looks)) else None
-    flat = sum(look.flat for look in looks) / len(looks)
-    areas = all(look.areas for look in looks)
-    alike = [look is not None and (look.areas if areas else look.flat) for look in photographs]
-    if not _most(not each for each in alike):  # drawings, scans, dim images: what is flat here is no label map for it
-        return "doubtful" if kind.hint.sure and flat == 1 and not photographs else None
-    if flat < 1:
-        return "doubtful" if flat >= MOSTLY and all_paired else None
+        coloured = _most(any(look is None or not look.gray for look in those) for those in beside)
+        return "out" if coloured and (all_paired or all(look.deep for look in looks)) else None
+    areas, flat = all(look.areas for look in looks), all(look.flat for look in looks)
+    if not _most(any(look is None or not (look.areas if areas else look.flat) for look in those) for those in beside):
+        # Drawings, scans, dim images: what is flat here is no label map for it.
+        return "doubtful" if kind.hint.sure and flat and not beside else None
+    if not flat:
+        return "doubtful" if all_paired else None
     plain = all(look.gray and look.colours <= FEW for look in looks) and not all(look.empty for look in looks)
     return "out" if kind.hint.sure or all_paired or plain else "doubtful"
 
 
 def _twins(tree: _Tree) -> list[Kind]:
     """Folders without a hint that hold flat images only, under the names of photographs in another folder."""
-    plain = [folder for folder in tree.parts if not tree.hinted[tree.paths.images_of(folder)[0]]]
+    plain = [folder for folder in tree.parts if not tree.suspected[tree.paths.images_of(folder)[0]]]
     if len(plain) > FOLDERS:
         return []
     twins = []
