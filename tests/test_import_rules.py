@@ -13,7 +13,7 @@ import pytest
 import densecl
 
 SOURCE = Path(densecl.__file__).parent
-PLAIN = {"allocator", "borrowed", "errors", "progress", "views"}
+PLAIN = {"allocator", "borrowed", "errors", "names", "progress", "views"}
 EVERYTHING = {
     *PLAIN, "api", "augment", "cli", "demo", "evaluation", "images", "model", "recipe", "report", "training"
 }  # fmt: skip
@@ -23,16 +23,17 @@ MAY_IMPORT = {
     "allocator": set(),
     "borrowed": set(),
     "errors": set(),
+    "names": set(),
     "progress": set(),
     "views": set(),
-    "recipe": {"errors"},
+    "recipe": {"errors", "names"},
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,
     "evaluation": {*PLAIN, "augment", "images", "model"},
     "report": PLAIN,
     "training": {*PLAIN, "augment", "images", "model", "recipe"},
-    "api": {"errors", "recipe", "training"},
+    "api": {"errors", "names", "recipe", "training"},
     "demo": EVERYTHING - {"cli"},
     "cli": EVERYTHING,
     "__init__": EVERYTHING,  # hands out names lazily

@@ -81,4 +81,4 @@ def pretrain(
 
 def _absolute(path: str) -> str:
     """The path as seen from anywhere, so that a run need not be resumed from the same folder."""
-    return path if path in ("", "imagenet") else os.path.abspath(Path(path).expanduser())
+    return path if path in ("", "imagenet") or "://" in path else os.path.abspath(os.path.expanduser(path))

@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from densecl import __version__
 from densecl.errors import UserError, nearest
 from densecl.evaluation.settings import TASKS, Settings
+from densecl.names import printable, shown
 from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
 from densecl.training.cores import allowed_cores, available_cores
 
@@ -56,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "No space left on the disk. Free some, then go on with --resume: the last checkpoint is whole."
             )
         if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
-            return _complain(f"{str(error.filename)[-200:]}: {error.strerror}.")
+            return _complain(f"{shown(error.filename)}: {error.strerror}.")
         raise
     return 0
 
 
 def _complain(message: str) -> int:
-    print(f"densecl: error: {message}", file=sys.stderr)
+    print(printable(f"densecl: error: {message}"), file=sys.stderr)
     return 2
 
 

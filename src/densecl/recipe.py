@@ -49,7 +49,8 @@ class Recipe:
 
     # --- the data -------------------------------------------------------------------------------
     data: str
-    """A folder (searched recursively), a text file with a path per line, or a quoted glob."""
+    """A folder (searched recursively; label maps beside the photographs are left out), a text file with a path per
+    line, or a quoted glob."""
     channels: int = 3
     """Channels of an image. Other than 3 (RGB): N-channel TIFF or .npy; 1: grayscale."""
     mean: tuple[float, ...] | None = None

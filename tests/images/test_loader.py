@@ -37,6 +37,7 @@ from densecl.images.loader import (
     make_loader,
 )
 from densecl.images.sources import ImageSource, open_source
+from densecl.names import from_cell
 from densecl.views import Photometrics
 
 
@@ -303,10 +304,28 @@ def test_rows_are_written_once_and_as_they_come(tmp_path):
 
 def test_names_of_any_bytes_come_back(tmp_path):
     path = tmp_path / "quarantine.csv"
-    odd = [os.fsdecode(b"caf\xe9.jpg"), "日本.jpg", 'a"b,c.jpg', "new\nline.jpg"]
+    odd = [
+        os.fsdecode(b"caf\xe9.jpg"),
+        "日本.jpg",
+        'a"b,c.jpg',
+        "new\nline.jpg",
+        "\x1b[31m.jpg",
+        "a\\b",
+        "=1+1",
+        "-a;@b",
+    ]
     for _ in range(2):
         Quarantine(path, size=1000).record([BadRecord(name, "broken", 0) for name in odd])
-    assert rows(path)[1:] == [[name, "broken"] for name in odd]
+    assert [[from_cell(cell) for cell in row] for row in rows(path)[1:]] == [[name, "broken"] for name in odd]
+    text = path.read_text()  # is UTF-8
+    assert "\x1b" not in text and len(text.splitlines()) == 1 + len(odd)
+    assert not any(cell.startswith(tuple("=+-@\t\r")) for row in csv.reader(io.StringIO(text)) for cell in row)
+
+
+def test_names_in_the_message_are_safe_and_short(tmp_path):
+    with pytest.raises(UserError) as error:
+        Quarantine(tmp_path / "q.csv", size=1).record([BadRecord("a\x1b]0;\n" + "b" * 10**6, "not\u202ean image", 0)])
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
 
 
 def test_half_a_row_is_removed(tmp_path):

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.images import sources
+from densecl.images import listing, paths, sources
 from densecl.images.decode import BadImage
-from densecl.images.sources import Strings, open_source
+from densecl.images.items import check_data_set
+from densecl.images.paths import Strings, in_order
+from densecl.images.sources import open_source
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
 
@@ -26,7 +28,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8)
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
-    monkeypatch.setattr(sources, "user_cache_path", lambda name: folder)
+    monkeypatch.setattr(listing, "user_cache_path", lambda name: folder)
     return folder
 
 
@@ -107,8 +109,8 @@ def test_strings_come_out_as_they_went_in(strings):
 @given(st.sets(st.binary(min_size=1, max_size=8).filter(lambda name: b"\0" not in name)), st.integers(1, 5))
 def test_merging_sorts(strings, chunk):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "CHUNK", chunk)
-        assert list(sources._sorted(iter(strings))) == sorted(strings)
+        patch.setattr(paths, "CHUNK", chunk)
+        assert list(in_order(iter(strings))) == sorted(strings)
 
 
 def test_folders_without_images(root, tmp_path):
@@ -131,12 +133,74 @@ def test_folders_that_cannot_be_read(root, caplog, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return original(folder)
 
-    monkeypatch.setattr(sources.os, "scandir", scandir)
+    monkeypatch.setattr(listing.os, "scandir", scandir)
     assert listed(root) == ["a.jpg", "open/c.jpg"]
     assert f"{root / 'closed'} (Permission denied)" in caplog.text
     closed.add(root)
     with pytest.raises(UserError, match=r"cannot read the folder .*photos: Permission denied"):
         open_source(root)
+
+
+def test_pictures_that_are_not_read_are_counted_and_told(root):
+    touch(
+        root, *(f"IMG_{n}.HEIC" for n in range(30)), "a.gif", "x/b.gif", "x/c.CR2", "scan.nii.gz", "film.MOV", "a.jpg"
+    )
+    touch(
+        root,
+        "README.txt",
+        "labels.json",
+        "a.xml",
+        "a.txt",
+        "x/Thumbs.db",
+        "run.py",
+        "table.csv",
+        "model.pth",
+        "LICENSE",
+    )
+    (note,) = open_source(root).notes()
+    assert note.startswith("warning: left out: 30 .heic, 2 .gif, ")
+    assert {"1 .cr2", "1 .nii.gz", "1 .mov"} <= set(
+        note.partition(" (densecl reads .jpg ")[0].split(": ")[2].split(", ")
+    )
+    assert not any(word in note for word in (".txt", ".json", ".xml", ".db", ".py", ".csv", ".pth", "extension"))
+
+
+def test_few_pictures_left_out_are_no_warning_and_none_no_word(root):
+    touch(root, *(f"{n}.jpg" for n in range(30)), "notes.txt")
+    assert open_source(root).notes() == ()
+    touch(root, "a.gif")
+    assert open_source(root).notes()[0].startswith("left out: 1 .gif (")
+
+
+def test_pictures_without_their_extension_are_known_by_their_content(root):
+    touch(root, "a.jpg", "LICENSE", "notes.2024")
+    for name in ("photo", "b.jpg_large", "c.1", "d.2"):
+        Image.fromarray(PIXELS).save(root / name, "JPEG")
+    (note,) = open_source(root).notes()
+    assert "1 .jpg_large" in note and "1 .1" in note and "1 .2" in note
+    assert "no known extension" not in note  # LICENSE is none
+    (root / "LICENSE").unlink()
+    assert "1 of no known extension" in open_source(root).notes()[0]
+
+
+def test_what_a_folder_holds_when_there_is_no_image(root):
+    touch(root, "a.heic", "b.heic", "c.json", "x/d.mp4", "readme")
+    with pytest.raises(UserError) as error:
+        open_source(root)
+    assert (
+        "It holds 2 .heic, " in str(error.value) and "1 .json" in str(error.value) and "reads .jpg" in str(error.value)
+    )
+
+
+def test_numbered_extensions_have_an_end(root, monkeypatch):
+    monkeypatch.setattr(listing, "KINDS", 5)
+    touch(root, "a.jpg", *(f"scan.{n:04}" for n in range(50)))
+    assert open_source(root).notes() == ()
+
+
+def test_system_folders_are_hidden(root):
+    touch(root, "a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/a.jpg")
+    assert listed(root) == ["a.jpg"]
 
 
 # --- the cache ----------------------------------------------------------------------------------------------------
@@ -150,9 +214,9 @@ def age(root, seconds=100):
 @pytest.fixture
 def scans(monkeypatch):
     calls = []
-    original = sources._scan
-    monkeypatch.setattr(sources, "CACHED_FROM", 2)
-    monkeypatch.setattr(sources, "_scan", lambda root: calls.append(root) or original(root))
+    original = listing._scan
+    monkeypatch.setattr(listing, "CACHED_FROM", 2)
+    monkeypatch.setattr(listing, "_scan", lambda root: calls.append(root) or original(root))
     return calls
 
 
@@ -192,6 +256,37 @@ def test_small_folders_leave_nothing_behind(root, cache):
     assert not cache.exists()
 
 
+def test_a_cached_listing_remembers_what_was_left_out(root, scans):
+    touch(root, "a.jpg", "b.jpg", "c.heic")
+    age(root)
+    first = open_source(root).notes()
+    assert open_source(root).notes() == first != ()
+    assert len(scans) == 1
+
+
+def test_another_version_and_other_extensions_list_anew(root, scans, monkeypatch):
+    touch(root, "a.jpg", "b.jpg", "c.gif")
+    age(root)
+    listed(root)
+    monkeypatch.setattr(listing, "VERSION", listing.VERSION + 1)
+    listed(root)
+    assert len(scans) == 2
+    monkeypatch.setattr(listing, "EXTENSIONS", (*listing.EXTENSIONS, ".gif"))
+    listed(root)
+    assert len(scans) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes")
+def test_a_cached_listing_can_be_read_by_whom_the_user_lets(root, cache, scans):
+    touch(root, "a.jpg", "b.jpg")
+    age(root)
+    listed(root)
+    (file,) = cache.rglob("*.npz")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 @pytest.mark.parametrize("damage", [b"", b"garbage", None])
 def test_a_damaged_cache_is_only_slow(root, cache, scans, damage):
     touch(root, "a.jpg", "b.jpg")
@@ -220,7 +315,7 @@ def test_a_large_listing_is_compact(root, monkeypatch):
         is_dir = is_symlink = lambda self: False
         is_file = lambda self: True  # noqa: E731
 
-    monkeypatch.setattr(sources.os, "scandir", lambda folder: nullcontext(map(Entry, range(count))))
+    monkeypatch.setattr(listing.os, "scandir", lambda folder: nullcontext(map(Entry, range(count))))
     tracemalloc.start()
     source = open_source(root)
     kept, peak = tracemalloc.get_traced_memory()
@@ -250,14 +345,147 @@ def test_a_file_that_is_no_list(tmp_path):
     with pytest.raises(UserError, match="lists no images"):
         open_source(tmp_path / "empty.txt")
     (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04\0\0\0")
-    with pytest.raises(UserError, match="neither a folder, nor an image"):
+    with pytest.raises(UserError, match="is a zip archive: neither a folder, nor an image, .* Unpack it"):
         open_source(tmp_path / "photos.zip")
+
+
+COCO = '{"info": {}, "images": [' + '{"id": 1, "file_name": "photos/a.jpg"}, ' * 50_000 + '], "annotations": []}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("coco.json", COCO, "is a JSON file of annotations, such as COCO's, not a list of images. Give the folder"),
+        ("coco.json", COCO.replace(",", ",\n"), "is a JSON file of annotations"),
+        ("coco.txt", COCO, "is a JSON file of annotations"),
+        ("list.json", '["photos/a.jpg", "photos/b.jpg"]', "is a JSON file"),
+        ("metadata.jsonl", '{"file_name": "photos/a.jpg"}\n', "is a JSON file of annotations"),
+        ("data.yaml", "path: .\ntrain: photos\nnames: [cat, dog]\n", "is a YAML file, such as YOLO's"),
+        ("recipe.yaml", "backbone: resnet50\n", "is a recipe. Settings go with --config"),
+        ("a.csv", "path,label\nphotos/a.jpg,3\n", "line 2, 'photos/a.jpg,3', holds more than the path 'photos/a.jpg'"),
+        ("b.csv", "id;class\n17;3\n", "is not a list of images. --data takes"),
+        ("a.tsv", "photos/a.jpg\t3\n", "holds more than the path"),
+        ("labels.txt", "photos/a.jpg 3\nphotos/b.jpg 1\n", "line 1, 'photos/a.jpg 3', holds more than the path"),
+        ("pairs.txt", "photos/a.jpg photos/b.jpg\n", "holds more than the path"),
+        ("voc.xml", "<annotation></annotation>", "is an XML or HTML file"),
+        ("notes.md", "Some photos.\n", "no line names a file. The first, 'Some photos.', would be '"),
+        ("lost.txt", "gone/a.jpg\n" * 1000, "none of its first 100 lines names a file"),
+        ("folders.txt", "photos\n", "lists folders. It needs the path of an image on each line"),
+        ("wide.txt", "x" * 10**6, "is not a list of images"),
+        ("wide.txt", "photos/a.jpg\n" + "x" * 10**6, "is not a list of images|holds more"),
+        ("utf16.txt", "photos/a.jpg\n".encode("utf-16"), "is a text in UTF-16. Save it as UTF-8"),
+        ("empty.txt", "", "is empty"),
+        ("photos.tar", b"\0" * 257 + b"ustar", "is a tar archive.*Unpack it"),
+        ("film.mp4", b"\0\0\0\x20ftypisom\0", "is a video.*ffmpeg"),
+        ("a.heic", b"\0\0\0\x18ftypheic\0", "is a HEIC image, a format that is not read. Convert it"),
+        ("w.pth", b"PK\x03\x04\0", "is a file of weights.*--init"),
+        ("x.npz", b"PK\x03\x04\0", "is a file of NumPy arrays.*in Python"),
+        ("x.parquet", b"PAR1\0", "is a Parquet table.*in Python"),
+        ("x.dat", b"\1\2\0\3", "a file of another kind"),
+    ],
+)
+def test_what_a_file_is_that_lists_no_images(root, tmp_path, name, content, message):
+    touch(root, "a.jpg", "b.jpg")
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message) as error:
+        open_source(tmp_path / name)
+    assert len(str(error.value)) < 700 and str(error.value).isprintable()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path, message in (
+        (tmp_path / "pipe.jpg", "is a named pipe"),
+        ("/dev/null", "is a device"),
+        ("s3://bucket/photos", "is an address"),
+        ("https://example.org/photos.zip", "is an address"),
+        (tmp_path / ("x" * 5000), "cannot be read"),
+        ("a\0b", "cannot be read"),
+        (tmp_path / "a\x1b31m\nb", r"no such folder or file: .*a\\x1b31m\\nb"),
+        ("~nobody-of-that-name/photos", "no such folder"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            open_source(path)
+        assert len(str(error.value)) < 500 and str(error.value).isprintable()
+
+
+def test_what_was_perhaps_meant(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(root, "a.jpg")
+    for typed, meant in (("photos\\a.jpg", "photos/a.jpg"), ("photos/a.jpgg", "a.jpg"), ("fotos", "photos")):
+        with pytest.raises(UserError, match=f"Did you mean '{meant}'"):
+            open_source(typed)
+    (root / "list.txt").write_text("photos/a.jpg\n")
+    with pytest.raises(UserError, match="are there from the current folder"):
+        open_source(root / "list.txt")
+
+
+def test_the_address_of_a_local_file(root):
+    touch(root, "a b.jpg")
+    assert names(open_source(root.as_uri())) == [str(root / "a b.jpg")]
+    assert names(open_source((root / "a b.jpg").as_uri())) == [str(root / "a b.jpg")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "photos/caf\u00e9.jpg",  # the file's name is decomposed
+        "photos/cafe\u0301.jpg",
+        '"photos/a b.jpg"',
+        "'photos/a b.jpg'",
+        "  photos/a b.jpg\t ",
+        " photos/lead.jpg",  # begins with a blank
+        "photos\\a b.jpg",
+        '"photos\\a b.jpg"',
+        "photos/it's.jpg",
+        "./#1.jpg",
+        "FOLDER/photos/a b.jpg",
+        "file://FOLDER/photos/a%20b.jpg",
+        "photos/../photos/a b.jpg",
+    ],
+)
+def test_a_line_of_a_list_is_found_as_it_was_meant(root, tmp_path, line):
+    touch(root, "cafe\u0301.jpg", "a b.jpg", "it's.jpg", "last.jpg")
+    touch(tmp_path, "#1.jpg", " photos/lead.jpg")
+    line = line.replace("FOLDER", str(tmp_path))
+    (tmp_path / "list.txt").write_bytes(f"{line}\r\nphotos/last.jpg\r\n".encode())
+    source = open_source(tmp_path / "list.txt")
+    assert len(source) == 2
+    assert os.path.isfile(source.name(0))
+    assert source.notes() == ()
+
+
+def test_a_list_moved_with_its_images_has_the_same_fingerprint(tmp_path):
+    for place in ("here", "there"):
+        touch(tmp_path, f"{place}/cafe\u0301.jpg", f"{place}/a b.jpg")
+        (tmp_path / place / "list.txt").write_text('caf\u00e9.jpg\n"a b.jpg"\n')
+    here, there = (open_source(tmp_path / place / "list.txt").fingerprint() for place in ("here", "there"))
+    assert here == there
+
+
+def test_a_header_of_one_column_is_no_image(root, tmp_path):
+    touch(root, "a.jpg", "b.jpg")
+    (tmp_path / "list.csv").write_text("path\nphotos/a.jpg\nphotos/b.jpg\n")
+    source = open_source(tmp_path / "list.csv")
+    assert names(source) == [str(root / "a.jpg"), str(root / "b.jpg")]
+    assert source.notes() == ("left out: the first line of the list, 'path'",)
+
+
+def test_an_array_of_many_images_is_no_image(tmp_path):
+    np.save(tmp_path / "many.npy", np.stack([PIXELS] * 5))
+    with pytest.raises(UserError, match="holds an array of 5x10x14x3, not one image"):
+        open_source(tmp_path / "many.npy")
+    np.save(tmp_path / "one.npy", PIXELS)
+    assert open_source(tmp_path / "one.npy").read(0).shape == (3, 10, 14)
 
 
 def test_one_image(root):
     Image.fromarray(PIXELS).save(root / "a.png")
     assert names(open_source(root / "a.png")) == [str(root / "a.png")]
     assert len(open_source(root / "a.png", tile=5)) == 2 * 3
+    (root / "a.png").rename(root / "a")
+    assert open_source(root / "a").read(0).shape == (3, 10, 14)
 
 
 def test_globs(root, tmp_path, monkeypatch):
@@ -268,6 +496,13 @@ def test_globs(root, tmp_path, monkeypatch):
     assert names(open_source("photos/x/*")) == [str(root / "x/b.jpg")]  # not the folder y
     with pytest.raises(UserError, match="no file matches"):
         open_source("photos/*.webp")
+    touch(root, "x/notes.txt", "x/c.heic")
+    source = open_source("photos/x/*")
+    assert names(source) == [str(root / "x/b.jpg")]
+    assert "1 .heic" in source.notes()[0]
+    assert names(open_source("photos/x/*.heic")) == [str(root / "x/c.heic")]  # asked for
+    touch(root, "cafe\u0301/a.jpg")
+    assert len(open_source("photos/caf\u00e9/*.jpg")) == 1
 
 
 # --- tiles --------------------------------------------------------------------------------------------------------
@@ -381,8 +616,69 @@ def test_items_that_are_no_images():
             source.read(index)
 
 
+TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("photos/a.jpg", r"is of type str, 'photos/a.jpg'. For files give their folder"),
+        (Path("a.jpg"), r"'a.jpg'. For files"),
+        (None, r"is None. An item has to be"),
+        (3, r"is of type int. An item"),
+        ((3, Image.fromarray(PIXELS)), r"is a tuple of int, Image. An item has to be .* a tuple that begins with one"),
+        ({"img": PIXELS, "label": 1}, r"""is a dict with 'img', 'label'. An item .* under "image"."""),
+        ({"image": {"bytes": b"", "path": None}}, r"under 'image' a dict with 'bytes', 'path'. An item"),
+        (
+            TENSOR / 128 - 1,
+            r"is a float32 tensor of 3x10x14 from -1 to 0.99\d*: floats outside 0 to 1. Leave out the norm",
+        ),
+        (TENSOR.float(), r"from 0 to 255: floats outside 0 to 1"),
+        (TENSOR.long(), r"is an int64 tensor of 3x10x14 from 0 to 255: int64 pixels: store them as uint8"),
+        (np.zeros((8, 8, 4), np.uint8), r"is a uint8 array of 8x8x4 .*: an array of shape 8x8x4, where 3 channels"),
+        (torch.zeros(2, 3, 8, 8), r"is a float32 tensor of 2x3x8x8"),
+        (KeyError(0), r"cannot be read: KeyError: 0"),
+        (ValueError("\x1b[2J" + "x" * 10**6), r"cannot be read: ValueError: \\x1b"),
+    ],
+)
+def test_what_the_items_are_is_said_before_the_run_if_none_is_an_image(item, message):
+    with pytest.raises(UserError, match=message) as error:
+        open_source(Items([item] * 3)).check()
+    assert str(error.value).startswith("item 0 of the data set (Items) ")
+    assert len(str(error.value)) < 500 and str(error.value).isprintable()
+
+
+def test_some_items_without_an_image_are_left_to_the_run():
+    open_source(Items([None, *[PIXELS] * 9])).check()
+
+
+def test_a_tensor_that_numpy_does_not_know():
+    assert open_source(Items([TENSOR.to(torch.bfloat16) / 256])).read(0).dtype == torch.uint16
+
+
+def test_many_images_in_one_array():
+    assert open_source(np.stack([PIXELS] * 5)).read(4).shape == (3, 10, 14)
+    assert open_source(torch.stack([TENSOR] * 5), channels=3).read(4).shape == (3, 10, 14)
+    assert len(open_source(np.stack([PIXELS[..., 0]] * 5))) == 5
+    for single, layout in ((PIXELS, "images height width channels"), (TENSOR, "images channels height width")):
+        with pytest.raises(UserError, match=f'of one image. It has to be "{layout}"'):
+            open_source(single)
+    with pytest.raises(UserError, match="is of shape 10x14"):
+        open_source(PIXELS[..., 0])
+
+
 def test_what_is_no_map_style_data_set():
     with pytest.raises(UserError, match="is empty"):
         open_source(Items([]))
     with pytest.raises(UserError, match="needs a length"):
         open_source(torch.utils.data.ChainDataset([Items([PIXELS])]))
+    for other in (iter([PIXELS]), Items, None, 3):
+        with pytest.raises(UserError, match="needs a length"):
+            check_data_set(other)
+    with pytest.raises(UserError, match="is a DataLoader, which gives batches"):
+        check_data_set(torch.utils.data.DataLoader(Items([PIXELS])))
+    frame = type("DataFrame", (), {"iloc": None, "__len__": lambda self: 1, "__getitem__": None})()
+    with pytest.raises(UserError, match="is a DataFrame of pandas"):
+        check_data_set(frame)
+    with pytest.raises(UserError, match=r"a dict of 'train', 'test', not .* such as data\['train'\]"):
+        check_data_set({"train": [PIXELS], "test": [PIXELS]})

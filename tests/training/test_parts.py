@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import Subset
 
+from densecl.errors import UserError
 from densecl.model import Normalisation, create_backbone, save_backbone
 from densecl.recipe import make_recipe
 from densecl.training import parts
@@ -100,3 +105,19 @@ def test_what_a_start_lacks_is_a_warning(tiny, tmp_path):
     torch.save(state, tmp_path / "x.pth")
     _, reasons = parts.build(tiny(init=str(tmp_path / "x.pth")), None, None, None)
     assert "warning: not in the file, and so untrained: layer4.0.bn1.weight (1 of 90 tensors)" in reasons
+
+
+def test_what_is_left_out_of_the_data_is_among_what_is_told(tiny, photos, tmp_path):
+    photos = shutil.copytree(photos, tmp_path / "photos")
+    (photos / "IMG_0001.HEIC").touch()
+    for number in range(24):
+        Image.new("L", (72, 64), number % 2).save(photos / f"{number:02}_mask.png")
+    made, reasons = parts.build(tiny(data=str(photos)), None, None, None)
+    assert len(made.source) == 24
+    assert any("left out: 1 .heic" in reason for reason in reasons)
+    assert any("left out: 24 label maps (*_mask)" in reason for reason in reasons)
+
+
+def test_items_that_are_no_images_are_refused_before_the_run(tiny):
+    with pytest.raises(UserError, match=r"item 0 of the data set \(Subset\) is of type str, 'a.jpg'"):
+        parts.build(tiny(data="dataset:Subset"), None, Subset(["a.jpg"] * 24, range(24)), None)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from densecl.errors import UserError, nearest
 from densecl.images.decode import BadImage, decode, measure
-from densecl.images.sources import EXTENSIONS
+from densecl.images.formats import EXTENSIONS
 
 #: Label of pixels that never count, as in PASCAL VOC.
 VOID = 255

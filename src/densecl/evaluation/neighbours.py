@@ -23,7 +23,7 @@ from densecl.errors import UserError
 from densecl.evaluation.boxed import is_boxed
 from densecl.evaluation.dense import device_of, normalise
 from densecl.evaluation.labelled import decoded, is_labelled, resize, shown
-from densecl.images.sources import EXTENSIONS
+from densecl.images.formats import EXTENSIONS
 
 #: Of the images, the share that is asked for; the others answer.
 ASKED = 0.2

@@ -96,6 +96,9 @@ class CachedSource(ImageSource):
     def key(self, index: int) -> bytes | None:
         return self.source.key(index)
 
+    def notes(self) -> tuple[str, ...]:
+        return self.source.notes()
+
     def fingerprint(self) -> str:
         return self.source.fingerprint()
 

@@ -26,6 +26,7 @@ from densecl.errors import UserError
 from densecl.images.crops import draw_crop, take_crop
 from densecl.images.decode import BadImage
 from densecl.images.sources import ImageSource
+from densecl.names import from_cell, shown, to_cell
 from densecl.views import Crop, CropPair, Photometrics
 
 #: Replacements tried for one bad image. With 5 % bad images all of them are bad once in 10^21 samples.
@@ -332,6 +333,10 @@ class Quarantine:
     file system share the file: under a lock each first reads what others have added, then appends. A
     row is written with one call; half a row, left by a crash in it, is removed when the file is next opened.
 
+    A name may hold anything, so a cell is written by `names.to_cell`: a newline as ``\\n``, a byte that is no UTF-8 as
+    ``\\xff``, a backslash doubled, and one put before what a spreadsheet would take for a formula. `names.from_cell`
+    gives the name back.
+
     Args:
         path: of the file. It and its header are written with the first row.
         size: number of images in the source, for the share of bad ones.
@@ -370,7 +375,7 @@ class Quarantine:
                 if hopeless
                 else f"{len(self._met)} of {self.size} images cannot be used ({MAX_BAD_SHARE:.0%} is the limit)"
             )
-            raise UserError(f"{many}: see {self.path}. The first: {name}: {reason}")
+            raise UserError(f"{many}: see {shown(self.path)}. The first: {shown(name)}: {shown(reason)}")
 
     def _append(self) -> None:
         with self._lock:
@@ -399,7 +404,7 @@ class Quarantine:
             if whole < len(text):
                 file.truncate(self._read + whole)
         rows = csv.reader(io.StringIO(text[:whole].decode("utf-8", "surrogateescape"), newline=""))
-        found = {row[0]: row[1] for row in rows if len(row) == 2 and tuple(row) != self.HEADER}
+        found = {from_cell(row[0]): from_cell(row[1]) for row in rows if len(row) == 2 and tuple(row) != self.HEADER}
         self._read += whole
         self._rows.update(found)
         return found
@@ -407,5 +412,5 @@ class Quarantine:
 
 def _to_csv(rows: Iterable[tuple[str, str]]) -> bytes:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")  # names may be any bytes
+    csv.writer(text, lineterminator="\n").writerows(map(to_cell, row) for row in rows)
+    return text.getvalue().encode()

@@ -10,6 +10,7 @@ import torch
 from densecl.errors import UserError
 from densecl.images.decode import BadImage
 from densecl.images.sources import ImageSource
+from densecl.names import shown
 
 #: Pixels of one image that are looked at: enough for its share of the mean.
 PIXELS = 65_536
@@ -30,7 +31,7 @@ def measure_mean_std(source: ImageSource, seed: int, images: int = 512) -> tuple
         try:
             pixels = source.read(index)
         except BadImage as error:
-            reason = reason or f"{source.name(index)}: {error}"
+            reason = reason or f"{shown(source.name(index))}: {error}"
             continue
         step = max(1, math.isqrt(pixels[0].numel() // PIXELS))
         values = pixels[:, ::step, ::step].to(torch.float64).flatten(1) / torch.iinfo(pixels.dtype).max

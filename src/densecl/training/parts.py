@@ -21,6 +21,7 @@ from densecl.images.statistics import measure_mean_std
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
 from densecl.model.methods import Method, find_method
 from densecl.model.weights import Start, initialise_from
+from densecl.names import shown
 from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time_limit, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
@@ -97,7 +98,8 @@ def build(
         tile=recipe.tile,
         least_side=_least_side(recipe, backbone.stride),
     )
-    reasons = []
+    source.check()
+    reasons = list(source.notes())
     if not backbone.model.training:
         reasons.append(
             f"warning: {backbone.name} is in evaluation mode and stays so: its batch norm keeps its statistics, and"
@@ -122,7 +124,7 @@ def build(
         checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
         if checkpoint["fingerprint"] != source.fingerprint():
             raise UserError(
-                f"--data {recipe.data} holds other images ({images}) than the run in {resume_from} began with"
+                f"--data {shown(recipe.data)} holds other images ({images}) than the run in {resume_from} began with"
                 f" ({checkpoint['images']}). Give the same, or start a new run with --init {resume_from}."
             )
     elif recipe.init is not None:

@@ -29,6 +29,7 @@ from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
 from densecl.model import save_backbone
+from densecl.names import shown
 from densecl.progress import duration
 from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
 from densecl.training import automatic
@@ -147,7 +148,7 @@ def pretrain(
         else:
             del parts  # each process makes its own
             result = launch(_train_in_process, recipe.devices, recipe, out, resume, dataset, backbone)
-    say(f"Done after {result.steps} steps. The backbone is {result.backbone}")
+    say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
     return result
 
 
@@ -454,7 +455,7 @@ def _progress(step: int, *, clock: Clock, time_limit: float | None, total_steps:
 
 def _introduce(parts: Parts, reasons: list[str], out: Path, say: Callable[[str], None]) -> None:
     recipe = parts.recipe
-    data = f"{recipe.data}: {len(parts.source)} images"
+    data = f"{shown(recipe.data)}: {len(parts.source)} images"
     length = f"{parts.total_steps} steps" if parts.time_limit is None else duration(parts.time_limit)
     rows, cols = parts.grid
     say(f"{data}, {float(parts.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
@@ -462,7 +463,7 @@ def _introduce(parts: Parts, reasons: list[str], out: Path, say: Callable[[str],
     for reason in reasons:
         say(f"  {reason}")
     begun = f", going on after step {parts.start_step}" if parts.start_step else ""
-    say(f"{length} into {out}{begun}")
+    say(f"{length} into {shown(out)}{begun}")
 
 
 def _shown(value: object) -> str:
