@@ -96,7 +96,7 @@ def test_voc_and_named_alike(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"val.txt, line 2: there is no image .*{name[:50]}.*[.]"):
             open_labelled(folder / "named")
     (alike / "labels/test/one.png").unlink()
-    with pytest.raises(UserError, match=r"one\.jpg has no label map one"):
+    with pytest.raises(UserError, match=r"one\.jpg has no label map"):
         open_labelled(alike)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import itertools
 import json
 import re
@@ -35,7 +36,7 @@ SINGLE = {"annotations": "annotation", "images": "image", "categories": "categor
 
 
 def _find(data: Path) -> Mapping[str, Callable[[], Contents]]:
-    own = {path.stem.removeprefix("instances_"): path for path in visible(data, "annotations/instances_*.json")}
+    own = {path.stem.removeprefix("instances_"): path for path in visible(data, "annotations/instances_?*.json")}
     exported = {path.parent.name: path for path in visible(data, "*/_annotations.coco.json")}
     return {split: functools.partial(_read, data, split, path) for split, path in (exported | own).items()}
 
@@ -193,8 +194,9 @@ def _files(
     data: Path, split: str, source: Path, images: Mapping[int | str, tuple[dict[str, Any], Fail]]
 ) -> dict[int | str, Path]:
     """The file of each image."""
-    folders = (data / split, data / "images" / split, data / split / "images", data / "images", data, source.parent)
-    folders = tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+    named, year = glob.escape(split), glob.escape(split.rstrip("0123456789")) + "[0-9]" * 4
+    places = (named, f"images/{named}", f"{named}/images", year, f"images/{year}", "images")
+    folders = [*(folder for place in places for folder in visible(data, f"{place}/")), data, source.parent]
     names = {key: image["file_name"] for key, (image, _) in images.items()}
     root = _root(data, folders, itertools.islice(names.values(), TRIED))
     files = {}
@@ -202,7 +204,7 @@ def _files(
         path = None if root is None else _inside(data, root, name)
         if path is None:
             _, fail = images[key]
-            looked = " or ".join(shown(each) for each in ([root] if root else folders))
+            looked = " or ".join(dict.fromkeys(shown(each) for each in ([root] if root else folders)))
             raise fail(f"there is no file {shown(name)} in {looked}; its file_name must be relative to that folder")
         files[key] = path
     return files
