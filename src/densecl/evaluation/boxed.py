@@ -17,7 +17,8 @@ from densecl.evaluation.boxes.annotated import Annotated, Contents
 from densecl.evaluation.boxes.coco import COCO
 from densecl.evaluation.boxes.voc import VOC
 from densecl.evaluation.boxes.yolo import YOLO
-from densecl.evaluation.files import decoded, measured, scored_split, shown, visible, what_there_is
+from densecl.evaluation.files import decoded, measured, scored_split, visible, what_there_is
+from densecl.names import shown
 
 #: Every layout that is read; where a folder has a split in two of them, the first counts.
 LAYOUTS = (COCO, VOC, YOLO)

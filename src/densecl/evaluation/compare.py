@@ -24,7 +24,6 @@ from densecl.evaluation.clustering import fit_clusters
 from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
 from densecl.evaluation.dense import LabelledMaps, Probe, Segmentation, judge
 from densecl.evaluation.detection import detection
-from densecl.evaluation.files import shown
 from densecl.evaluation.fine_tuning import fine_tuned_segmentation
 from densecl.evaluation.labelled import VOID, LabelledFiles, check_classes, is_labelled, open_labelled
 from densecl.evaluation.neighbours import ClassifiedFiles, neighbours, open_classified
@@ -34,6 +33,7 @@ from densecl.evaluation.settings import FINE_TUNED, Settings, check_tasks
 from densecl.evaluation.weights import USUAL_STRIDE, Weights, open_weights
 from densecl.images.sources import ImageSource, open_source
 from densecl.model.backbone import Backbone
+from densecl.names import shown
 from densecl.views import Views
 
 #: Pairs of views, and the side of a view in pixels, unless others are asked for.

@@ -1,4 +1,4 @@
-"""Files of labelled data: which ones count, how a name leads to one, how one is read, and how its name is shown.
+"""Files of labelled data: which ones count, how a name leads to one, and how one is read.
 
 Hidden files and folders (leading dot) are never data, as for `pretrain`: neither what an editor leaves
 (``.ipynb_checkpoints``) nor what a Mac does (``._photo.jpg``). Only a file that is named on purpose is read.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from densecl.errors import UserError, nearest
 from densecl.images.decode import BadImage, decode, measure
 from densecl.images.formats import EXTENSIONS
+from densecl.names import on_disk, shown
 
 #: Splits that are looked for to score on, when none is named.
 TEST_SPLITS = ("test", "val", "valid")
@@ -25,9 +25,6 @@ TEST_SPLITS = ("test", "val", "valid")
 #: The annotations of one image that are larger are none; nor is a list of files.
 MAX_TEXT_BYTES = 16 * 1024**2
 MAX_LIST_BYTES = 1024**3
-
-#: Characters of a name that a message shows: the last ones, if it is longer.
-SHOWN_CHARACTERS = 200
 
 
 def is_image(path: Path) -> bool:
@@ -71,16 +68,10 @@ def what_there_is(splits: Collection[str], asked: str = "") -> str:
 def located(root: Path, name: str) -> Path | None:
     """The file that has a name below a folder, or None.
 
-    A name with accents has two forms in Unicode. A data set that was packed on a Mac often has one form in the names
-    of its files and the other in its labels: either finds the file. So does a name with the backslashes of Windows.
+    Its accents may be composed or not (`names.on_disk`), and its folders separated by the backslashes of Windows.
     """
-    return next((path for each in _spellings(name) if os.path.isfile(path := root / each)), None)
-
-
-def _spellings(name: str) -> dict[str, None]:
-    """The ways to write a name, as it is first."""
-    ways = (name, name.replace("\\", "/"))
-    return dict.fromkeys([*ways, *(unicodedata.normalize(form, way) for way in ways for form in ("NFC", "NFD"))])
+    ways = dict.fromkeys((name, name.replace("\\", "/")))
+    return next((path for way in ways if os.path.isfile(path := Path(on_disk(str(root / way))))), None)
 
 
 def inside(data: Path, path: Path) -> Path | None:
@@ -112,12 +103,6 @@ def any_extension(root: Path, name: str, place: str, extensions: Sequence[str] =
             if found := located(root, f"{name}{each}"):
                 return found
     raise UserError(f"{place}: there is no image {shown(root / name)}.*.")
-
-
-def shown(name: object) -> str:
-    """A name for a message: its end, if it is long, and escaped what a terminal would obey or cannot show."""
-    text = str(name)[-SHOWN_CHARACTERS:]
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

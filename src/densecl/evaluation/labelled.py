@@ -30,10 +30,10 @@ from densecl.evaluation.files import (
     read_bytes,
     read_lines,
     scored_split,
-    shown,
     visible,
     what_there_is,
 )
+from densecl.names import shown
 
 #: Label of pixels that never count, as in PASCAL VOC.
 VOID = 255

@@ -31,12 +31,12 @@ from densecl.evaluation.files import (
     located,
     read_text,
     scored_split,
-    shown,
     visible,
     what_there_is,
 )
 from densecl.evaluation.frozen import evaluating
 from densecl.evaluation.labelled import is_labelled, resize
+from densecl.names import shown
 
 #: Of the images, the share that is asked for; the others answer.
 ASKED = 0.2
@@ -200,7 +200,7 @@ def _by_folder(data: Path, train_split: str, test_split: str | None) -> list[Cla
         if is_image(path)
     ]
     splits = {file.split for file in deep}
-    if train_split in splits and splits & ({test_split} if test_split else set(TEST_SPLITS)):
+    if train_split in splits and (test_split is not None or splits & set(TEST_SPLITS)):
         return deep
     return [Classified(path, path.parent.name) for path in sorted(visible(data, "*/*")) if is_image(path)]
 

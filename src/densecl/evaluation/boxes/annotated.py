@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from densecl.errors import UserError
-from densecl.evaluation.files import shown
+from densecl.names import shown
 
 #: Digits of a number that is meant seriously, sign, point and exponent included.
 LONGEST_NUMBER = 40
@@ -102,7 +102,7 @@ def excerpt(value: object) -> str:
     if isinstance(value, int | float):
         return f"{value:g}" if isinstance(value, float) else (str(value) if abs(value) < 10**20 else "a huge number")
     if isinstance(value, str):
-        return f"'{shown(value if len(value) <= 40 else value[:37] + '...')}'"
+        return f"'{shown(value, 40)}'"
     if isinstance(value, list):
         simple = len(value) <= 8 and not any(isinstance(each, list | dict) for each in value)
         return f"[{', '.join(map(excerpt, value))}]" if simple else f"a list of {len(value)}"

@@ -23,7 +23,8 @@ from densecl.evaluation.boxes.annotated import (
     number,
     size,
 )
-from densecl.evaluation.files import inside, located, read_bytes, shown, visible
+from densecl.evaluation.files import inside, located, read_bytes, visible
+from densecl.names import shown
 
 #: Larger annotation files are refused: COCO's own, of all images, has half a gigabyte.
 MAX_JSON_BYTES = 2 * 1024**3

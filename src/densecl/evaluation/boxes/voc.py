@@ -10,7 +10,8 @@ from xml.parsers import expat
 
 from densecl.errors import UserError
 from densecl.evaluation.boxes.annotated import Annotated, Contents, Layout, Object, complaint, excerpt, number, size
-from densecl.evaluation.files import any_extension, located, read_bytes, read_lines, shown, visible
+from densecl.evaluation.files import any_extension, located, read_bytes, read_lines, visible
+from densecl.names import shown
 
 
 def _find(data: Path) -> Mapping[str, Callable[[], Contents]]:

@@ -13,7 +13,8 @@ import yaml
 
 from densecl.errors import UserError
 from densecl.evaluation.boxes.annotated import Annotated, Contents, Layout, Object, complaint, excerpt, number, whole
-from densecl.evaluation.files import inside, is_image, located, read_bytes, read_lines, shown, visible
+from densecl.evaluation.files import inside, is_image, located, read_bytes, read_lines, visible
+from densecl.names import shown
 
 #: What the description of a data set is called, the first that there is.
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
