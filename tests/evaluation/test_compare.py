@@ -153,15 +153,14 @@ def test_given_weights_are_asked_once_where_nothing_is_drawn(home: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("task", "settings"),
+    ("split", "task", "settings"),
     [
-        ("segmentation", {}),
-        ("retrieval", {"classes": 2}),
-        ("clustering", {}),
-        ("segmentation", {"fine_tune": True}),
+        ("train", "segmentation", {}),
+        ("test", "retrieval", {"classes": 2}),
+        ("test", "clustering", {}),
+        ("test", "segmentation", {"fine_tune": True}),
     ],
 )
-@pytest.mark.parametrize("split", ["train", "test"])
 def test_masks_of_0_and_255_are_refused(tmp_path: Path, split: str, task: str, settings: dict) -> None:
     write_masks(tmp_path, **{split: 255})
     with pytest.raises(UserError, match="hold only the label 0 beside 255, which stands for pixels that do not count"):
