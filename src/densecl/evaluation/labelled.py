@@ -307,8 +307,8 @@ def _read_labels(path: Path) -> UInt8[Tensor, "height width"]:
                 )
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            stored = file.tile[0].args if file.tile else file.mode
-            stored = stored if isinstance(stored, str) else stored[0]
+            layout = file.tile[0].args if file.tile else None
+            stored = layout if isinstance(layout, str) else layout[0] if layout else file.mode
             if file.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
                 raise UserError(f"{name}: its compression changes labels. Store label maps as PNG.")
             if file.mode != "P" and stored not in STORED:
