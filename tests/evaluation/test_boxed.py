@@ -269,6 +269,15 @@ def test_classes_of_both_splits(tmp_path: Path) -> None:
     assert test[0].labels.tolist() == [3, 1]
 
 
+def test_the_name_of_a_class_in_either_form(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        path = tmp_path / f"annotations/instances_{split}.json"
+        path.write_text(path.read_text().replace("red", unicodedata.normalize(form, " caf\u00e9 ")), encoding="utf-8")
+    train, test = share_classes(open_boxed(tmp_path, "train"), open_boxed(tmp_path))
+    assert train.names == ("caf\u00e9", "green") and train.occurring() == test.occurring()
+
+
 # --- VOC ------------------------------------------------------------------------------------------------------------
 
 WHERE = "<bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"

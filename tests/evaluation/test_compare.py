@@ -138,7 +138,9 @@ def test_neighbours_of_images_that_stay_together(tmp_path: Path, capsys: pytest.
     found = evaluate([tmp_path / "run[red]:smile:"], "neighbours", tmp_path / "train", **settings | {"seeds": 1})
     shown = capsys.readouterr()
     assert (
-        "drawn at random" in shown.err and "run[red]:smile:, seed 0" in shown.err and "run[red]:smile:" in shown.out.replace("\n", "")
+        "drawn at random" in shown.err
+        and "run[red]:smile:, seed 0" in shown.err
+        and "run[red]:smile:" in shown.out.replace("\n", "")
     )
 
 

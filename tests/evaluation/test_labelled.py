@@ -130,6 +130,11 @@ def test_what_a_set_says_of_itself(folder: Path) -> None:
         ([255], {}, "hold no label beside 255"),
         ([7], {}, "hold only the label 7; a score needs two classes"),
         ([0, 7], {"ignore": [7]}, "hold only the label 0 beside those to ignore; a score needs two classes"),
+        (
+            [*range(0, 255, 6), 253, 255],
+            {},
+            r"44 labels, up to 253.*resized or stored as JPEG.*\[0\] . 128 . \[1\] . 128",
+        ),
         ([0, 1, 7], {"classes": 2}, "map.png holds the label 7, but there are 2 classes"),
     ],
 )
@@ -141,6 +146,10 @@ def test_labels_that_cannot_be_scored(labels: list[int], settings: dict, complai
 def test_labels_that_can_be_scored() -> None:
     check_classes(dict.fromkeys([0, 1, 255], Path()), "to score on")
     check_classes(dict.fromkeys([3, 7, 9], Path()), "to score on", ignore=[9], classes=8)
+    check_classes(dict.fromkeys(range(150), Path()), "to score on")
+    check_classes(dict.fromkeys([*range(150), 254], Path()), "to score on", ignore=[254])
+    check_classes(dict.fromkeys(range(255), Path()), "to score on", classes=255)
+    check_classes(dict.fromkeys([0, 85, 170, 254], Path()), "to score on")
 
 
 def test_what_is_told_of_255_mends_it(tmp_path: Path) -> None:

@@ -180,6 +180,13 @@ def test_splits_of_a_table_or_of_folders(tmp_path: Path) -> None:
         open_classified(tmp_path / "folders").take([0]).partition(0)
 
 
+def test_the_name_of_a_class_in_either_form(tmp_path: Path) -> None:
+    for split, name in (("train", "caf\u00e9"), ("test", "cafe\u0301"), ("train", "bar")):
+        (tmp_path / split / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / split / name / "1.png")
+    assert open_classified(tmp_path).names == ("bar", "caf\u00e9")
+
+
 def test_classes_called_train_and_test_are_classes(tmp_path: Path) -> None:
     for name in ("train", "test"):
         (tmp_path / name).mkdir()

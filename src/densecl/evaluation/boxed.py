@@ -1,4 +1,4 @@
-"""Images with a box around each object, from files in COCO's or PASCAL VOC's layout."""
+"""Images with a box around each object, from files in the layouts of COCO, PASCAL VOC and YOLO."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from densecl.evaluation.boxes.yolo import YOLO
 from densecl.evaluation.files import decoded, measured, scored_split, visible, what_there_is
 from densecl.names import shown
 
-#: Every layout that is read; where a folder has a split in two of them, the first counts.
+#: Every layout that is read; of a folder that has two of them, the first counts.
 LAYOUTS = (COCO, VOC, YOLO)
 
 #: Boxes that are less wide or high, in pixels, are left out: shrunk with their image they would have no area.
@@ -136,9 +136,7 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
 
 def _find(data: Path) -> dict[str, Callable[[], Contents]]:
     """What reads each split of a folder."""
-    found: dict[str, Callable[[], Contents]] = {}
-    for layout in reversed(LAYOUTS):
-        found |= layout.find(data)
+    found = next((splits for layout in LAYOUTS if (splits := dict(layout.find(data)))), {})
     by_name: dict[str, list[str]] = {}
     for split in found:
         by_name.setdefault(split.rstrip("0123456789"), []).append(split)

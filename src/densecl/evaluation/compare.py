@@ -343,9 +343,9 @@ class LabelledSplits(NamedTuple):
             size = max(stride, width // stride * stride), max(stride, height // stride * stride)
         surveys = train.survey(), test.survey()
         learnt, asked = (set(survey) - {VOID, *settings.ignore} for survey in surveys)
-        classes = settings.classes or 1 + max(learnt | asked, default=0)
         for survey, purpose in zip(surveys, ("to learn from", "to score on"), strict=True):
-            check_classes(survey, purpose, ignore=settings.ignore, classes=classes)
+            check_classes(survey, purpose, ignore=settings.ignore, classes=settings.classes)
+        classes = settings.classes or 1 + max(learnt | asked)
         if asked - learnt:
             note(f"no training image has the label {_some_of(asked - learnt)}, so nothing can find it: it scores 0")
         return cls(train.resized(size), test.resized(size), classes, subsets)

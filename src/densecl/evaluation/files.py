@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -103,6 +104,11 @@ def any_extension(root: Path, name: str, place: str, extensions: Sequence[str] =
             if found := located(root, f"{name}{each}"):
                 return found
     raise UserError(f"{place}: there is no image {shown(root / name)}.*.")
+
+
+def class_name(text: str) -> str:
+    """The name of a class as it is compared: without blanks around it, its accents composed."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

@@ -42,6 +42,10 @@ VOID = 255
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024**2
 
+#: More labels than these, which reach so far, are the gray values of a blurred mask, unless somebody says otherwise.
+FEW = 32
+NEARLY_WHITE = 250
+
 #: What a label map's file may be called: no format that loses labels.
 LABEL_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")
 
@@ -152,14 +156,20 @@ def check_classes(
         found: what `LabelledFiles.survey` says of the split.
         purpose: what the split is for, for the message: "to learn from".
         ignore: labels that do not count; 255 is always one.
-        classes: their number. Not given: any.
+        classes: their number. Not given: any that could be one.
 
     Raises:
-        UserError: there are not two classes, or a label is none of them.
+        UserError: there are not two classes, a label is none of them, or the labels look like gray values.
     """
     counted = sorted(set(found) - {VOID, *ignore})
     if classes is not None and counted and counted[-1] >= classes:
         raise unknown_label(shown(found[counted[-1]]), counted[-1], classes)
+    if classes is None and len(counted) > FEW and counted[-1] >= NEARLY_WHITE:
+        raise UserError(
+            f"The label maps {purpose} hold {len(counted)} labels, up to {counted[-1]}. Are they masks of 0 and {VOID}"
+            " that were resized or stored as JPEG? Then make them 0 and 1, with Pillow for each file:"
+            f" Image.open(file).point([0] * 128 + [1] * 128).save(file). If they are classes: --classes {VOID}."
+        )
     if len(counted) >= 2:
         return
     message = f"The label maps {purpose} hold {f'only the label {counted[0]}' if counted else 'no label'}"

@@ -26,6 +26,7 @@ from densecl.evaluation.boxed import is_boxed
 from densecl.evaluation.dense import device_of, normalise
 from densecl.evaluation.files import (
     TEST_SPLITS,
+    class_name,
     decoded,
     is_image,
     located,
@@ -195,14 +196,14 @@ def open_classified(
 def _by_folder(data: Path, train_split: str, test_split: str | None) -> list[Classified]:
     """The images of a folder for each class, or of such folders for each split."""
     deep = [
-        Classified(path, path.parent.name, split=path.parent.parent.name)
+        Classified(path, class_name(path.parent.name), split=path.parent.parent.name)
         for path in sorted(visible(data, "*/*/*"))
         if is_image(path)
     ]
     splits = {file.split for file in deep}
     if train_split in splits and (test_split is not None or splits & set(TEST_SPLITS)):
         return deep
-    return [Classified(path, path.parent.name) for path in sorted(visible(data, "*/*")) if is_image(path)]
+    return [Classified(path, class_name(path.parent.name)) for path in sorted(visible(data, "*/*")) if is_image(path)]
 
 
 def _listed(listing: Path) -> list[Classified]:
@@ -220,7 +221,7 @@ def _listed(listing: Path) -> list[Classified]:
         more = {title: row[column].strip() for title, column in columns.items() if column < len(row)}
         if "split" in columns and not more.get("split"):
             raise UserError(f"{place}: its split is empty.")
-        files.append(Classified(path, row[1].strip(), more.get("group") or None, more.get("split")))
+        files.append(Classified(path, class_name(row[1]), more.get("group") or None, more.get("split")))
     return files
 
 

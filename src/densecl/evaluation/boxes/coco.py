@@ -23,7 +23,7 @@ from densecl.evaluation.boxes.annotated import (
     number,
     size,
 )
-from densecl.evaluation.files import inside, located, read_bytes, visible
+from densecl.evaluation.files import class_name, inside, located, read_bytes, visible
 from densecl.names import shown
 
 #: Larger annotation files are refused: COCO's own, of all images, has half a gigabyte.
@@ -130,7 +130,7 @@ def _categories(content: Mapping[str, Any], source: Path) -> Iterator[tuple[int 
         key, name = _key(category, "id", fail), category.get("name")
         if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
             raise fail(f"its name is {excerpt(name)}; expected the name of a class" if name else "it has no name")
-        name = str(name).strip()
+        name = class_name(str(name))
         if known.setdefault(key, name) != name:
             raise fail(f"it is called {excerpt(name)}, but another category of this id {excerpt(known[key])}")
         yield key, name

@@ -10,7 +10,7 @@ from xml.parsers import expat
 
 from densecl.errors import UserError
 from densecl.evaluation.boxes.annotated import Annotated, Contents, Layout, Object, complaint, excerpt, number, size
-from densecl.evaluation.files import any_extension, located, read_bytes, read_lines, visible
+from densecl.evaluation.files import any_extension, class_name, located, read_bytes, read_lines, visible
 from densecl.names import shown
 
 
@@ -54,7 +54,7 @@ def _read_xml(path: Path, image: Path) -> Annotated:
             continue
         where = f"{shown(path)}, object {place}"
         fail = functools.partial(complaint, where)
-        name = element.findtext("name", "").strip()
+        name = class_name(element.findtext("name", ""))
         if not name:
             raise fail("it has no name")
         given = [element.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]

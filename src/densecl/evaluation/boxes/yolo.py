@@ -13,7 +13,7 @@ import yaml
 
 from densecl.errors import UserError
 from densecl.evaluation.boxes.annotated import Annotated, Contents, Layout, Object, complaint, excerpt, number, whole
-from densecl.evaluation.files import inside, is_image, located, read_bytes, read_lines, visible
+from densecl.evaluation.files import class_name, inside, is_image, located, read_bytes, read_lines, visible
 from densecl.names import shown
 
 #: What the description of a data set is called, the first that there is.
@@ -99,7 +99,7 @@ def _names(names: object, source: Path) -> dict[int, str] | None:
     if not names:
         return None
     numbered = dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
-    found = {whole(key): name.strip() for key, name in numbered.items() if isinstance(name, str)}
+    found = {whole(key): class_name(name) for key, name in numbered.items() if isinstance(name, str)}
     if len(found) < len(numbered) or not found or None in found or not all(found.values()):
         raise UserError(f"{shown(source)}: names is {excerpt(names)}; expected a list of names, or numbers and names.")
     return {key: name for key, name in found.items() if key is not None}
@@ -175,7 +175,7 @@ def _read_names(data: Path) -> tuple[Path | None, dict[int, str] | None]:
     """The names that ``classes.txt`` has, of the data set or in one of its folders; None: there is no such file."""
     places = (sorted(visible(data, f"{folders}{NAMES}")) for folders in ("", "*/", "*/*/"))
     source = next(itertools.chain.from_iterable(places), None)
-    return source, None if source is None else dict(enumerate(line for _, line in read_lines(source)))
+    return source, None if source is None else dict(enumerate(class_name(line) for _, line in read_lines(source)))
 
 
 def _objects(path: Path, names: Mapping[int, str] | None, source: Path | None, keypoints: bool) -> Iterator[Object]:
