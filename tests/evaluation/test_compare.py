@@ -169,6 +169,14 @@ def test_masks_of_0_and_255_are_refused(tmp_path: Path, split: str, task: str, s
         evaluate(["random"], task, tmp_path, backbone="resnet10t", json=None, **settings)
 
 
+def test_correspondence_looks_at_no_label_map(tmp_path: Path) -> None:
+    write_masks(tmp_path, test=255)
+    (tmp_path / "labels/test/1.png").write_bytes(b"no image")
+    settings = {"backbone": "resnet10t", "json": None, "seeds": 1, "image_size": (64, 64)}
+    (result,) = evaluate(["random"], "correspondence", tmp_path, **settings)
+    assert 0 <= result.scores["accuracy"] <= 100
+
+
 def write_masks(folder: Path, train: int = 1, test: int = 1) -> None:
     """Images of 32x32, and masks of 0 and another label."""
     for split, label in (("train", train), ("test", test)):

@@ -25,7 +25,7 @@ from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
 from densecl.evaluation.dense import LabelledMaps, Probe, Segmentation, judge
 from densecl.evaluation.detection import detection
 from densecl.evaluation.fine_tuning import fine_tuned_segmentation
-from densecl.evaluation.labelled import VOID, LabelledFiles, check_classes, is_labelled, open_labelled
+from densecl.evaluation.labelled import VOID, ImagesAlone, LabelledFiles, check_classes, is_labelled, open_labelled
 from densecl.evaluation.neighbours import ClassifiedFiles, neighbours, open_classified
 from densecl.evaluation.retrieval import MEMORY_CELLS, fit_retrieval
 from densecl.evaluation.segmentation import fit_linear
@@ -312,7 +312,8 @@ def _draw_some(count: int, most: int) -> list[int]:
 def _images(data: Path, settings: Settings, channels: int) -> ImageSource:
     """The images of a folder; of a labelled one those to score on, without the label maps."""
     if settings.test_split is not None or is_labelled(data):
-        return open_source(open_labelled(data, settings.test_split, channels=channels), channels=channels)
+        files = open_labelled(data, settings.test_split, channels=channels)
+        return open_source(ImagesAlone(files), channels=channels)
     return open_source(data, channels=channels)
 
 

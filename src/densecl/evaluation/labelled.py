@@ -147,6 +147,21 @@ class LabelledFiles(Sequence, Dataset):
         return found
 
 
+class ImagesAlone(Sequence, Dataset):
+    """The images of `LabelledFiles` at their own size, for what needs no labels: label maps are not opened."""
+
+    def __init__(self, files: LabelledFiles) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, index: int
+    ) -> Shaped[Tensor, "channels height width"]:
+        return decoded(self.files.pairs[index][0], self.files.channels)
+
+
 def check_classes(
     found: Mapping[int, Path], purpose: str, *, ignore: Collection[int] = (), classes: int | None = None
 ) -> None:
