@@ -75,3 +75,8 @@ def test_a_name_is_found_in_either_unicode_form(tmp_path, there, asked):
     assert os.path.samefile(on_disk(mixed), path)
     assert on_disk(f"{tmp_path}/Übung/cafe.jpg") == f"{tmp_path}/Übung/cafe.jpg"
     assert on_disk(f"{tmp_path}/Übung/thé.jpg") == f"{tmp_path}/Übung/thé.jpg"
+
+
+def test_a_path_of_thousands_of_folders_is_none() -> None:
+    for path in ("\u00e9/" * 1500, "\u00e9/" * 10**6):
+        assert on_disk(path) == path

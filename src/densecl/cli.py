@@ -299,8 +299,8 @@ def _add_evaluate(commands: Any) -> None:
         f"Name, or a list file, of what is learned from (default: {Settings.train_split}).",
         metavar="NAME",
     )
-    add(labels, "--test-split", "... and of what is scored on (default: test, or else val).", metavar="NAME")
-    add(labels, "--classes", "Labels are 0 to N-1 (default: as many as occur in training).", metavar="N", type=int)
+    add(labels, "--test-split", "... and of what is scored on (default: test, or else val or valid).", metavar="NAME")
+    add(labels, "--classes", "Labels are 0 to N-1 (default: as many as occur).", metavar="N", type=int)
     add(
         labels,
         "--ignore",

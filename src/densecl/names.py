@@ -14,6 +14,9 @@ from typing import Final
 #: A name is shown with at most this many characters: longer ones are cut in the middle.
 LIMIT = 200
 
+#: No system takes longer paths.
+LONGEST_PATH = 4096
+
 #: What a spreadsheet takes for the beginning of a formula, at the start of a cell or behind a semicolon, which also
 #: separates cells in half of Europe.
 FORMULA = re.compile(r"(^|;)(?=[=+\-@＝＋－＠])")
@@ -85,18 +88,16 @@ def on_disk(path: str) -> str:
     An accented letter is one character or two: archives made on a Mac often hold the second form, lists and
     annotations the first. A path that is not there in either form is returned as it is.
     """
-    if path.isascii() or os.path.lexists(path):
+    if path.isascii() or len(path) > LONGEST_PATH or os.path.lexists(path):
         return path
     found = _in_either_form(path)
     return found if os.path.lexists(found) else path
 
 
 def _in_either_form(path: str) -> str:
-    if os.path.lexists(path):
-        return path
-    folder, name = os.path.split(path)
-    if not name:
-        return path
-    folder = _in_either_form(folder) if folder else folder
-    forms = [os.path.join(folder, each) for each in (name, *(unicodedata.normalize(form, name) for form in FORMS))]
-    return next(filter(os.path.lexists, forms), forms[0])
+    """The path with each of its names in the first form that is there, or as it is."""
+    found, *names = path.split(os.sep)
+    for name in names:
+        forms = [found + os.sep + each for each in (name, *(unicodedata.normalize(form, name) for form in FORMS))]
+        found = next(filter(os.path.lexists, forms), forms[0])
+    return found

@@ -125,6 +125,82 @@ def test_neighbours_of_folders(tmp_path: Path) -> None:
     assert [result.scores["accuracy"] for result in found] == [100, 100]
 
 
+def test_neighbours_of_images_that_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test"):
+        for name, colour in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (40, 40), colour).save(tmp_path / split / name / f"{number}.png")
+    settings = {"image_size": (32, 32), "seeds": 2, "backbone": "resnet10t", "json": None}
+    found = evaluate(["random"], "neighbours", tmp_path, **settings)
+    assert [result.scores["accuracy"] for result in found] == [100, 100]
+    assert "drawn at random" not in capsys.readouterr().err
+    (tmp_path / "run[red]:smile:").mkdir()  # a name that is no markup
+    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
+    save_backbone(create_backbone("resnet10t"), tmp_path / "run[red]:smile:/backbone.safetensors", normalisation)
+    found = evaluate([tmp_path / "run[red]:smile:"], "neighbours", tmp_path / "train", **settings | {"seeds": 1})
+    shown = capsys.readouterr()
+    assert (
+        "drawn at random" in shown.err
+        and "run[red]:smile:, seed 0" in shown.err
+        and "run[red]:smile:" in shown.out.replace("\n", "")
+    )
+
+
+def test_given_weights_are_asked_once_where_nothing_is_drawn(home: Path, tmp_path: Path) -> None:
+    lines = ["file,class,split"]
+    for place, split in enumerate(("train", "train", "test", "test")):
+        Image.new("RGB", (40, 40), (0, 250 * (place % 2), 0)).save(tmp_path / f"{place}.png")
+        lines.append(f"{place}.png,{place % 2},{split}")
+    (tmp_path / "index.csv").write_text("\n".join(lines))
+    found = evaluate([home / "run"], "neighbours", tmp_path, image_size=(32, 32), json=None)
+    assert [(result.seed, result.scores["accuracy"]) for result in found] == [(0, 100)]
+
+
+@pytest.mark.parametrize(
+    ("split", "task", "settings"),
+    [
+        ("train", "segmentation", {}),
+        ("test", "retrieval", {"classes": 2}),
+        ("test", "clustering", {}),
+        ("test", "segmentation", {"fine_tune": True}),
+    ],
+)
+def test_masks_of_0_and_255_are_refused(tmp_path: Path, split: str, task: str, settings: dict) -> None:
+    write_masks(tmp_path, **{split: 255})
+    with pytest.raises(UserError, match="hold only the label 0 beside 255, which stands for pixels that do not count"):
+        evaluate(["random"], task, tmp_path, backbone="resnet10t", json=None, **settings)
+
+
+def test_correspondence_looks_at_no_label_map(tmp_path: Path) -> None:
+    write_masks(tmp_path, test=255)
+    (tmp_path / "labels/test/1.png").write_bytes(b"no image")
+    settings = {"backbone": "resnet10t", "json": None, "seeds": 1, "image_size": (64, 64)}
+    (result,) = evaluate(["random"], "correspondence", tmp_path, **settings)
+    assert 0 <= result.scores["accuracy"] <= 100
+
+
+def write_masks(folder: Path, train: int = 1, test: int = 1) -> None:
+    """Images of 32x32, and masks of 0 and another label."""
+    for split, label in (("train", train), ("test", test)):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(folder / f"images/{split}/1.png")
+        mask = Image.new("L", (32, 32))
+        mask.paste(label, (4, 4, 20, 20))
+        mask.save(folder / f"labels/{split}/1.png")
+
+
+def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_masks(tmp_path, test=3)
+    settings = {"backbone": "resnet10t", "json": None, "seeds": 1}
+    (result,) = evaluate(["random"], "segmentation", tmp_path, **settings)
+    assert result.scores["iou_3"] == 0
+    assert "no training image has the label 3" in capsys.readouterr().err
+    with pytest.raises(UserError, match="labels/test/1.png holds the label 3, but there are 3 classes"):
+        evaluate(["random"], "segmentation", tmp_path, classes=3, **settings)
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

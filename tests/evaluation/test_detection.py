@@ -177,13 +177,16 @@ def test_the_pyramid_of_any_backbone(name: str, strides: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("small_head")
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path)
+    path = tmp_path / "annotations/instances_val.json"  # has a class that training lacks, and lacks one that it has
+    path.write_text(path.read_text().replace("green", "blue"))
     settings = {"image_size": (64, 64), "steps": 1, "batch_size": 2, "seeds": 1, "backbone": "resnet10t", "json": None}
     before = torch.get_rng_state()
     (found,) = evaluate(["random"], "detection", tmp_path, **settings)
     assert torch.equal(torch.get_rng_state(), before)
     assert set(found.scores) == {"ap", "ap50", "ap75"} and 0 <= found.scores["ap"] <= found.scores["ap50"] <= 100
+    assert "no training image has a blue, so nothing can find it" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("small_head")

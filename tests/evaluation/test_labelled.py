@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
+import struct
+import unicodedata
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +13,10 @@ import torch
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.evaluation.labelled import LabelledFiles, open_labelled, resize
+from densecl.evaluation import labelled
+from densecl.evaluation.files import visible
+from densecl.evaluation.labelled import LabelledFiles, check_classes, open_labelled, resize
+from densecl.images.listing import list_folder
 
 
 @pytest.fixture
@@ -96,20 +104,207 @@ def test_voc_and_named_alike(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"val.txt, line 2: there is no image .*{name[:50]}.*[.]"):
             open_labelled(folder / "named")
     (alike / "labels/test/one.png").unlink()
-    with pytest.raises(UserError, match=r"one\.jpg has no label map one"):
+    with pytest.raises(UserError, match=r"one\.jpg has no label map"):
         open_labelled(alike)
 
 
 def test_what_a_set_says_of_itself(folder: Path) -> None:
     files = open_labelled(folder, "train")
     assert files.common_size() == (6, 4)
-    assert files.count_classes() == 10 and files.count_classes(ignore=[9]) == 1
-    with pytest.raises(UserError, match="holds no label but those to ignore"):
-        files.count_classes(ignore=[0, 9])
+    assert files.survey() == {0: folder / "a_labels.png", 9: folder / "a_labels.png"}
     assert files.matching("a") == files.matching("a.p*") == [0, 1] and files.matching("b*") == []
     Image.new("RGB", (7, 4)).save(folder / "c.png")
-    with pytest.raises(UserError, match=r"a\.png is 6x4, c\.png is 7x4.*image_size"):
-        LabelledFiles([*files.pairs, (folder / "c.png", folder / "a_labels.png")]).common_size()
+    unequal = LabelledFiles([*files.pairs, (folder / "c.png", folder / "a_labels.png")])
+    with pytest.raises(UserError, match=r"a\.png is 6x4, c\.png is 7x4"):
+        unequal.common_size()
+    with pytest.raises(UserError, match=r"c\.png is 7x4, but its label map .*a_labels.png is 6x4"):
+        unequal.survey()
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "complaint"),
+    [
+        ([0, 255], {}, r"to score on hold only the label 0 beside 255, which .*point\(\[.range\(255\), 1\]\)"),
+        ([1, 255], {}, r"hold only the label 1 beside 255.*point\(\[.range\(255\), 0\]\)"),
+        ([0, 255], {"classes": 2}, "hold only the label 0 beside 255"),
+        ([255], {}, "hold no label beside 255"),
+        ([7], {}, "hold only the label 7; a score needs two classes"),
+        ([0, 7], {"ignore": [7]}, "hold only the label 0 beside those to ignore; a score needs two classes"),
+        (
+            [*range(0, 255, 6), 253, 255],
+            {},
+            r"44 labels, up to 253.*resized or stored as JPEG.*\[0\] . 128 . \[1\] . 128",
+        ),
+        ([0, 1, 7], {"classes": 2}, "map.png holds the label 7, but there are 2 classes"),
+    ],
+)
+def test_labels_that_cannot_be_scored(labels: list[int], settings: dict, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        check_classes(dict.fromkeys(labels, Path("map.png")), "to score on", **settings)
+
+
+def test_labels_that_can_be_scored() -> None:
+    check_classes(dict.fromkeys([0, 1, 255], Path()), "to score on")
+    check_classes(dict.fromkeys([3, 7, 9], Path()), "to score on", ignore=[9], classes=8)
+    check_classes(dict.fromkeys(range(150), Path()), "to score on")
+    check_classes(dict.fromkeys([*range(150), 254], Path()), "to score on", ignore=[254])
+    check_classes(dict.fromkeys(range(255), Path()), "to score on", classes=255)
+    check_classes(dict.fromkeys([0, 85, 170, 254], Path()), "to score on")
+
+
+def test_what_is_told_of_255_mends_it(tmp_path: Path) -> None:
+    Image.frombytes("L", (2, 1), b"\0\xff").save(tmp_path / "mask.png")
+    with pytest.raises(UserError) as told:
+        check_classes(_survey(tmp_path / "mask.png"), "to learn from")
+    way = str(told.value).split("for each file: ")[1].removesuffix(".")
+    file = tmp_path / "mask.png"
+    eval(way, {"Image": Image, "file": file, "range": range})
+    assert _survey(file).keys() == {0, 1}
+
+
+def _survey(label_map: Path) -> dict[int, Path]:
+    image = label_map.with_name("image.bmp")
+    with Image.open(label_map) as file:
+        Image.new("RGB", file.size).save(image)
+    return LabelledFiles([(image, label_map)]).survey()
+
+
+def gray_png(depth: int, values: list[int]) -> bytes:
+    """A row of gray values of one, two or four bits."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    bits = "".join(f"{value:0{depth}b}" for value in values)
+    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    header = struct.pack(">IIBBBBB", len(values), 1, depth, 0, 0, 0, 0)
+    end = chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end
+
+
+@pytest.mark.parametrize(("depth", "values"), [(1, [0, 1] * 4), (2, [0, 1, 2, 3]), (4, [0, 3, 14, 15])])
+def test_labels_of_few_bits_are_what_they_say(tmp_path: Path, depth: int, values: list[int]) -> None:
+    # Gray values of few bits pass for brightness in Pillow, which makes 255 of the highest.
+    (tmp_path / "labels.png").write_bytes(gray_png(depth, values))
+    assert _survey(tmp_path / "labels.png").keys() == set(values)
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".tif"])
+@pytest.mark.parametrize("mode", ["L", "P", "1"])
+def test_formats_of_label_maps(tmp_path: Path, extension: str, mode: str) -> None:
+    Image.frombytes("L", (2, 1), b"\0\xff" if mode == "1" else b"\0\1").convert(mode).save(tmp_path / f"m{extension}")
+    assert _survey(tmp_path / f"m{extension}").keys() == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("format", "mode", "options", "complaint"),
+    [
+        ("JPEG", "L", {}, "is a JPEG, whose compression changes labels. Store label maps as PNG"),
+        ("WEBP", "RGB", {}, "is a WebP, whose compression changes labels. Store"),
+        ("TIFF", "L", {"compression": "jpeg"}, "its compression changes labels. Store"),
+        ("TIFF", "L", {"tiffinfo": {262: 0}}, "stored in an unusual way .L;I.. Store"),  # white is zero
+        ("PNG", "RGB", {}, "not RGB. Store the number of each pixel's class"),
+        ("PNG", "I;16", {}, "eight-bit image of classes, not I;16. Store"),
+        ("PNG", "LA", {}, "eight-bit image of classes, not LA. Store"),
+        ("EPS", "L", {}, "no PNG, BMP or TIFF"),  # reaches no interpreter of PostScript
+        ("GIF", "L", {}, "no PNG, BMP or TIFF"),
+        ("PPM", "L", {}, "no PNG, BMP or TIFF"),
+    ],
+)
+def test_files_that_hold_no_labels_whatever_their_name(
+    tmp_path: Path, format: str, mode: str, options: dict, complaint: str
+) -> None:
+    image = Image.new(mode, (16, 16))
+    image.save(tmp_path / "labels.png", format, **options)
+    image.convert("RGB").save(tmp_path / "image.bmp")
+    with pytest.raises(UserError, match=f"labels.png.* {complaint}"):
+        LabelledFiles([(tmp_path / "image.bmp", tmp_path / "labels.png")]).survey()
+
+
+def test_files_of_label_maps_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = LabelledFiles([(folder / "a.png", folder / "labels.png")])
+    whole = (folder / "a_labels.png").read_bytes()
+    for content, complaint in ((whole[:-20], "it is damaged"), (b"no image", "it is no PNG"), (b"", "it is no PNG")):
+        (folder / "labels.png").write_bytes(content)
+        with pytest.raises(UserError, match=f"labels.png cannot be read as a label map: {complaint}"):
+            files.survey()
+    (folder / "labels.png").unlink()
+    os.mkfifo(folder / "labels.png")
+    with pytest.raises(UserError, match="labels.png is no regular file"):
+        files.survey()
+    monkeypatch.setattr(labelled, "MAX_PIXELS", 23)
+    with pytest.raises(UserError, match="a_labels.png has more than 23 pixels"):
+        open_labelled(folder, "train").survey()
+    monkeypatch.setattr(labelled, "MAX_BYTES", 10)
+    with pytest.raises(UserError, match="a_labels.png is too large"):
+        open_labelled(folder, "train").survey()
+
+
+def write_split(folder: Path, name: str = "one", labels: str = "labels/test/{}.png") -> None:
+    for place, mode in (("images/test/{}.png", "RGB"), (labels, "L")):
+        path = folder / place.format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.frombytes(mode, (2, 1), bytes(range(2 * len(mode)))).save(path)
+
+
+def test_a_jpeg_is_no_label_map_in_any_layout(tmp_path: Path) -> None:
+    write_split(tmp_path, labels="labels/test/{}.jpg")
+    (tmp_path / "pairs.txt").write_text("images/test/one.png labels/test/one.jpg\n")
+    (tmp_path / "names.txt").write_text("test/one\n")
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/voc.txt").write_text("one\n")
+    for new, old in (("JPEGImages", "images/test"), ("SegmentationClass", "labels/test")):
+        (tmp_path / new).symlink_to(old)
+    for split in ("test", "pairs", "names", "voc"):
+        with pytest.raises(UserError, match="one.jpg is a JPEG, whose compression changes labels"):
+            open_labelled(tmp_path, split).survey()
+    Image.new("L", (2, 1)).save(tmp_path / "labels/test/one.bmp")  # beside it, the labels themselves
+    assert open_labelled(tmp_path, "test").survey().keys() == {0}
+
+
+def test_hidden_files_are_no_data(tmp_path: Path) -> None:
+    write_split(tmp_path)
+    for kind in ("images", "labels"):
+        (tmp_path / kind / ".ipynb_checkpoints").mkdir()
+        (tmp_path / kind / "test/._one.png").write_bytes(b"\0")
+        (tmp_path / kind / "test/._two.png").write_bytes(b"\0")
+    (tmp_path / "._val.txt").write_bytes(b"\0")
+    assert len(open_labelled(tmp_path)) == 1
+    with pytest.raises(UserError, match="It has test[.]"):
+        open_labelled(tmp_path, "nowhere")
+    # As for pre-training:
+    assert [name for name in map(os.path.basename, list_folder(tmp_path)) if name.startswith(".")] == []
+    assert sorted(path.name for path in visible(tmp_path, "**/*.png")) == ["one.png", "one.png"]
+
+
+@pytest.mark.parametrize(("on_disk", "listed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_in_another_form(tmp_path: Path, on_disk: Any, listed: Any) -> None:
+    there, said = (unicodedata.normalize(form, "caf\u00e9\u202f1") for form in (on_disk, listed))
+    write_split(tmp_path, there)
+    (tmp_path / "labels/test" / f"{there}.png").rename(tmp_path / "labels/test" / f"{said}.png")
+    (tmp_path / "pairs.txt").write_text(f"images/test/{said}.png labels/test/{there}.png\n", encoding="utf-8")
+    (tmp_path / "names.txt").write_text(f"test/{said}\n", encoding="utf-8")
+    (tmp_path / "windows.txt").write_text(f"images\\test\\{said}.png labels\\test\\{said}.png\n", encoding="utf-8")
+    for split in ("test", "pairs", "names", "windows"):
+        assert open_labelled(tmp_path, split).survey().keys() == {0, 1}
+
+
+def test_names_that_are_no_unicode_or_steer_a_terminal(tmp_path: Path) -> None:
+    write_split(tmp_path, os.fsdecode(b"caf\xe9"))
+    (tmp_path / "list.txt").write_bytes(b"test/caf\xe9\n")
+    assert open_labelled(tmp_path, "list").survey().keys() == {0, 1}
+    (tmp_path / "list.txt").write_bytes(b"test/caf\xe9\x1b[31m\n")
+    with pytest.raises(UserError, match=r"there is no image .*caf.xe9.x1b.31m"):
+        open_labelled(tmp_path, "list")
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "binary.txt").write_bytes(b"\0")
+    with pytest.raises(UserError, match="binary.txt is not a text file"):
+        open_labelled(tmp_path, "binary")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(UserError, match="pipe.txt is no regular file"):
+        open_labelled(tmp_path, "pipe")
 
 
 def test_sixteen_bits_keep_their_range() -> None:

@@ -119,6 +119,100 @@ def test_lists_of_classes_and_a_class_called_labels_do_no_harm(tmp_path: Path) -
     assert open_classified(tmp_path).names == ("cat", "labels")
 
 
+def write_classes(folder: Path, count: int = 4) -> list[str]:
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (4, 4)).save(folder / name / f"{number}.png")
+    return [f"{name}/{number}.png,{name}" for name in ("cat", "dog") for number in range(count)]
+
+
+def test_hidden_files_and_folders_are_no_classes(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "cat/.ipynb_checkpoints").mkdir()
+    for place in (".ipynb_checkpoints", "cat/.ipynb_checkpoints"):
+        Image.new("RGB", (4, 4)).save(tmp_path / place / "0-checkpoint.png")
+    (tmp_path / "dog/._0.png").write_bytes(b"\0")
+    found = open_classified(tmp_path)
+    assert found.names == ("cat", "dog") and len(found) == 8
+
+
+def test_groups_stay_together(tmp_path: Path) -> None:
+    rows = write_classes(tmp_path, count=10)
+    videos = [f"v{place // 4}" if place < 12 else "" for place in range(20)]  # three of four frames, the rest are alone
+    lines = [f"{row},{video}" for row, video in zip(rows, videos, strict=True)]
+    (tmp_path / "index.csv").write_text("\n".join(["file,class,Group", *lines]))
+    found = open_classified(tmp_path)
+    assert not found.is_drawn_singly()
+    for seed in range(20):
+        asked, known = found.partition(seed)
+        assert sorted(asked + known) == list(range(20)) and len(asked) in range(4, 8)
+        for start in (0, 4, 8):
+            assert len({index in asked for index in range(start, start + 4)}) == 1
+
+
+def test_images_that_stand_alone_are_drawn_one_by_one(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    found = open_classified(tmp_path)
+    assert found.is_drawn_singly()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(3)).tolist()
+    assert found.partition(3) == (order[:2], order[2:])
+
+
+def test_splits_of_a_table_or_of_folders(tmp_path: Path) -> None:
+    rows = write_classes(tmp_path / "table")
+    splits = ("train", "train", "val", "test") * 2
+    lines = [f"{row},x,{split}" for row, split in zip(rows, splits, strict=True)]
+    (tmp_path / "table/index.csv").write_text("\n".join(["file,class,more,split", *lines]))
+    for split in ("train", "val", "test"):
+        write_classes(tmp_path / "folders" / split, count=2)
+    for data in (tmp_path / "table", tmp_path / "folders"):
+        for given, name in ((None, "test"), ("val", "val")):
+            found = open_classified(data, test_split=given)
+            asked, known = found.partition(0)
+            assert {found.files[index].split for index in asked} == {name}
+            assert {found.files[index].split for index in known} == {"train"}
+            assert found.names == ("cat", "dog") and not found.is_drawn_singly()
+        with pytest.raises(UserError, match="has no split 'nowhere'. It has test, train, val"):
+            open_classified(data, test_split="nowhere")
+    with pytest.raises(UserError, match="No image is left to ask"):
+        open_classified(tmp_path / "folders").take([0]).partition(0)
+
+
+def test_the_name_of_a_class_in_either_form(tmp_path: Path) -> None:
+    for split, name in (("train", "caf\u00e9"), ("test", "cafe\u0301"), ("train", "bar")):
+        (tmp_path / split / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / split / name / "1.png")
+    assert open_classified(tmp_path).names == ("bar", "caf\u00e9")
+
+
+def test_classes_called_train_and_test_are_classes(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
+    assert open_classified(tmp_path).names == ("test", "train")
+
+
+def test_tables_that_cannot_be_used(tmp_path: Path) -> None:
+    rows = write_classes(tmp_path)
+    for text, complaint in (
+        ("file,class,split\n" + "\n".join(f"{row},train" for row in rows), "neither a test nor a val split"),
+        ("file,class,split\ncat/0.png,cat,\n", "line 2: its split is empty"),
+        ("x" * 200_000 + ",cat\n", "line 1 cannot be read as CSV: is a quote missing?"),
+        ("\0", "index.csv is not a text file"),
+    ):
+        (tmp_path / "index.csv").write_text(text)
+        with pytest.raises(UserError, match=complaint):
+            open_classified(tmp_path)
+    (tmp_path / "index.csv").write_text("file,class,group\n" + "\n".join(f"{row},v" for row in rows))
+    with pytest.raises(UserError, match="all are of one group"):
+        open_classified(tmp_path).partition(0)
+    (tmp_path / "index.csv").write_text("\n".join(rows))
+    with pytest.raises(UserError, match="has no splits, so that 'val' is none"):
+        open_classified(tmp_path, test_split="val")
+
+
 def test_images_that_cannot_be_used(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "of" / name).mkdir(parents=True)

@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +19,13 @@ from rich.table import Table
 
 from densecl import __version__
 from densecl.errors import UserError
-from densecl.evaluation.boxed import BoxedFiles, open_boxed
+from densecl.evaluation.boxed import BoxedFiles, open_boxed, share_classes
 from densecl.evaluation.clustering import fit_clusters
 from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
 from densecl.evaluation.dense import LabelledMaps, Probe, Segmentation, judge
 from densecl.evaluation.detection import detection
 from densecl.evaluation.fine_tuning import fine_tuned_segmentation
-from densecl.evaluation.labelled import LabelledFiles, is_labelled, open_labelled
+from densecl.evaluation.labelled import VOID, ImagesAlone, LabelledFiles, check_classes, is_labelled, open_labelled
 from densecl.evaluation.neighbours import ClassifiedFiles, neighbours, open_classified
 from densecl.evaluation.retrieval import MEMORY_CELLS, fit_retrieval
 from densecl.evaluation.segmentation import fit_linear
@@ -33,6 +33,7 @@ from densecl.evaluation.settings import FINE_TUNED, Settings, check_tasks
 from densecl.evaluation.weights import USUAL_STRIDE, Weights, open_weights
 from densecl.images.sources import ImageSource, open_source
 from densecl.model.backbone import Backbone
+from densecl.names import shown
 from densecl.views import Views
 
 #: Pairs of views, and the side of a view in pixels, unless others are asked for.
@@ -45,6 +46,9 @@ CLASSIFIED_SIZE = 128
 
 #: Images that go through a backbone at a time when nothing is trained.
 BATCH_SIZE = 32
+
+#: Classes that a message names.
+NAMED = 5
 
 #: Characters of a line where there is no terminal to ask.
 PRINTED_WIDTH = 120
@@ -131,8 +135,8 @@ def evaluate(
     if json is not None:
         _check_writable(Path(json).expanduser())
     contestants = open_weights(weights, backbone)
-    runs = list(_prepare(tasks, Path(data), contestants, chosen))
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    progress = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    runs = list(_prepare(tasks, Path(data), contestants, chosen, progress.print))
     results: list[Result] = []
     for run in runs:
         for contestant in contestants:
@@ -146,12 +150,13 @@ def evaluate(
                     write_results(results, Path(json), data=str(data), settings=chosen)
                 done = ", ".join(dict.fromkeys(result.task for result in found))
                 progress.print(
-                    f"{contestant.name}, seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}: {done},"
+                    f"{shown(contestant.name)}, seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}: {done},"
                     f" {made.channels} channels at stride {made.stride}, {seconds:.0f} s"
                 )
-    console = Console(highlight=False)
+    # A name with brackets or colons is no markup.
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=PRINTED_WIDTH)
+        console = Console(highlight=False, markup=False, emoji=False, width=PRINTED_WIDTH)
     present(results, console, chosen.fine_tune)
     return results
 
@@ -172,8 +177,13 @@ def _seed_groups(apart: bool, settings: Settings) -> list[range]:
     return [range(seed, seed + 1) for seed in seeds] if apart else [seeds]
 
 
-def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], settings: Settings) -> Iterator[Run]:
-    """Opens the data of every task before any of them runs, so that what is wrong with it is said at once."""
+def _prepare(
+    tasks: Sequence[str], data: Path, contestants: Sequence[Weights], settings: Settings, note: Callable[[str], None]
+) -> Iterator[Run]:
+    """Opens the data of every task before any of them runs, so that what is wrong with it is said at once.
+
+    What the user should know of the data goes to `note`.
+    """
     channels = contestants[0].in_channels
     if any(contestant.in_channels != channels for contestant in contestants):
         raise UserError("These weights take different numbers of channels; compare those that take the same.")
@@ -181,19 +191,28 @@ def _prepare(tasks: Sequence[str], data: Path, contestants: Sequence[Weights], s
         yield Run(functools.partial(_correspondence, _images(data, settings, channels), settings))
     if "neighbours" in tasks:
         side = _square(settings, CLASSIFIED_SIZE)
-        images = _some(open_classified(data, channels=channels, size=side), settings)
+        images = open_classified(data, settings.train_split, settings.test_split, channels=channels, size=side)
+        images = images.take(_draw_some(len(images), settings.images or CLASSIFIED))
+        images.partition(settings.first_seed)  # refuses what cannot be split
+        if images.is_drawn_singly():
+            note(
+                "neighbours: a fifth of the images, drawn at random, is asked, and the others answer. Where images show"
+                " nearly the same, as frames of a video do, that is too easy: docs/evaluate.md says how to keep them"
+                " together"
+            )
         yield Run(functools.partial(_neighbours, images, settings))
     if "detection" in tasks:
-        train = open_boxed(data, settings.train_split, channels=channels)
-        test = open_boxed(data, settings.test_split, channels=channels)
-        if set(train.names) != set(test.names):
-            raise UserError(f"{data}: the two splits have different classes.")
-        test.names = train.names  # the same label for a class, whatever its number in each file
+        train, test = share_classes(
+            open_boxed(data, settings.train_split, channels=channels),
+            open_boxed(data, settings.test_split, channels=channels),
+        )
+        if unlearnt := test.occurring() - train.occurring():
+            note(f"detection: no training image has a {_some_of(unlearnt)}, so nothing can find it: it scores 0")
         longer_side = max(settings.image_size) if settings.image_size else None
         yield Run(functools.partial(_detection, train, test, longer_side, settings), usual_stride=None, trained=True)
     if set(tasks) & set(DENSE_TASKS):
         stride = contestants[0].backbone(settings.output_stride).stride
-        splits = LabelledSplits.open(data, channels, stride, settings)
+        splits = LabelledSplits.open(data, channels, stride, settings, note)
         frozen = [task for task in tasks if task in DENSE_TASKS and not (settings.fine_tune and task in FINE_TUNED)]
         if frozen:
             yield Run(functools.partial(_dense, frozen, splits, settings))
@@ -237,6 +256,8 @@ def _neighbours(
     images: ClassifiedFiles, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
 ) -> Iterator[Result]:
     backbone.grid_at(images.size)  # raises for a size that the model does not take
+    if images.test_split is not None:
+        seeds = seeds[:1]  # nothing is drawn
     found = neighbours(
         backbone,
         images,
@@ -244,6 +265,7 @@ def _neighbours(
         std=weights.normalisation.std,
         batch_size=settings.batch_size or BATCH_SIZE,
         seeds=seeds,
+        partition=images.partition,
     )
     for seed, scores in zip(seeds, found, strict=True):
         yield Result("neighbours", weights.name, seed, "all", scores._asdict())
@@ -275,17 +297,23 @@ def _detection(
         yield Result("detection", weights.name, seed, "all", scores._asdict())
 
 
-def _some(images: ClassifiedFiles, settings: Settings) -> ClassifiedFiles:
-    """As many as are asked for, always the same ones."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    chosen = sorted(order[: settings.images or CLASSIFIED].tolist())
-    return ClassifiedFiles([images.files[index] for index in chosen], channels=images.channels, size=images.size)
+def _some_of(names: Collection[object]) -> str:
+    """The first few, by their order, for a message."""
+    first = [shown(name) for name in sorted(names, key=lambda name: (len(str(name)), str(name)))[:NAMED]]
+    return " or ".join(first) + (f" (or {len(names) - NAMED} others)" if len(names) > NAMED else "")
+
+
+def _draw_some(count: int, most: int) -> list[int]:
+    """Indices of at most so many images, always the same ones."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return sorted(order[:most].tolist())
 
 
 def _images(data: Path, settings: Settings, channels: int) -> ImageSource:
     """The images of a folder; of a labelled one those to score on, without the label maps."""
     if settings.test_split is not None or is_labelled(data):
-        return open_source(open_labelled(data, settings.test_split, channels=channels), channels=channels)
+        files = open_labelled(data, settings.test_split, channels=channels)
+        return open_source(ImagesAlone(files), channels=channels)
     return open_source(data, channels=channels)
 
 
@@ -298,19 +326,29 @@ class LabelledSplits(NamedTuple):
     subsets: dict[str, frozenset[int]]  # of the test images
 
     @classmethod
-    def open(cls, data: Path, channels: int, stride: int, settings: Settings) -> LabelledSplits:
+    def open(
+        cls, data: Path, channels: int, stride: int, settings: Settings, note: Callable[[str], None]
+    ) -> LabelledSplits:
         train = open_labelled(data, settings.train_split, channels=channels)
         test = open_labelled(data, settings.test_split, channels=channels)
         subsets = {}
         for pattern in settings.also:
             subsets[pattern] = frozenset(test.matching(pattern))
             if not subsets[pattern]:
-                raise UserError(f"--also {pattern}: no test image is called so; the first is {test.pairs[0][0].name}.")
+                raise UserError(
+                    f"--also {pattern}: no test image is called so; the first is {shown(test.pairs[0][0].name)}."
+                )
         size = settings.image_size
         if size is None:  # whole cells: a map whose last cells hang over the edge would be misplaced by the upsampling
             width, height = LabelledFiles((*train.pairs, *test.pairs), channels=channels).common_size()
             size = max(stride, width // stride * stride), max(stride, height // stride * stride)
-        classes = settings.classes or train.count_classes(settings.ignore)
+        surveys = train.survey(), test.survey()
+        learnt, asked = (set(survey) - {VOID, *settings.ignore} for survey in surveys)
+        for survey, purpose in zip(surveys, ("to learn from", "to score on"), strict=True):
+            check_classes(survey, purpose, ignore=settings.ignore, classes=settings.classes)
+        classes = settings.classes or 1 + max(learnt | asked)
+        if asked - learnt:
+            note(f"no training image has the label {_some_of(asked - learnt)}, so nothing can find it: it scores 0")
         return cls(train.resized(size), test.resized(size), classes, subsets)
 
 
@@ -457,7 +495,7 @@ def present(results: Sequence[Result], console: Console, fine_tuned: bool = Fals
         for weights in dict.fromkeys(key[1] for key in mine):
             cells = [_shown(mine[task, weights, "all"][score]) for score in COLUMNS[task]]
             cells += [_shown(mine[task, weights, subset][MAIN_SCORE]) for subset in subsets]
-            table.add_row(weights, *cells)
+            table.add_row(shown(weights), *cells)
         console.print(table)
 
 

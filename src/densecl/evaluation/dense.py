@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
-from densecl.evaluation.labelled import VOID, LabelledFiles
+from densecl.evaluation.labelled import VOID, LabelledFiles, unknown_label
+from densecl.names import shown
 
 #: An image (uint8 or uint16 "channels height width") and its label map (integers "height width").
 Labelled = tuple[Tensor, Tensor]
@@ -230,15 +231,12 @@ def checked(
     ignored = torch.isin(labels, torch.tensor([VOID, *ignore], dtype=labels.dtype))
     wrong = labels[~ignored & ((labels < 0) | (labels >= classes))]
     if len(wrong):
-        raise UserError(
-            f"{name} holds the label {int(wrong[0])}, but there are {classes} classes (0 to {classes - 1})."
-            f" If it is none: --ignore {int(wrong[0])}."
-        )
+        raise unknown_label(name, int(wrong[0]), classes)
     return labels.to(torch.uint8).masked_fill(ignored, VOID)
 
 
 def _name(labelled: Sequence[Labelled], index: int) -> str:
-    return str(labelled.pairs[index][1]) if isinstance(labelled, LabelledFiles) else f"labelled image {index}"
+    return shown(labelled.pairs[index][1]) if isinstance(labelled, LabelledFiles) else f"labelled image {index}"
 
 
 def label_shares(

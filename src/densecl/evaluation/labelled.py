@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import os
-from collections.abc import Collection, Sequence
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +18,45 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from densecl.errors import UserError, nearest
-from densecl.images.decode import BadImage, decode, measure
-from densecl.images.formats import EXTENSIONS
+from densecl.errors import UserError
+from densecl.evaluation.files import (
+    EXTENSIONS,
+    TEST_SPLITS,
+    any_extension,
+    decoded,
+    existing,
+    is_image,
+    measured,
+    read_bytes,
+    read_lines,
+    scored_split,
+    visible,
+    what_there_is,
+)
+from densecl.names import shown
 
 #: Label of pixels that never count, as in PASCAL VOC.
 VOID = 255
 
 #: Larger label maps are refused before their pixels are decoded.
 MAX_PIXELS = 100_000_000
+MAX_BYTES = 256 * 1024**2
+
+#: More labels than these, which reach so far, are the gray values of a blurred mask, unless somebody says otherwise.
+FEW = 32
+NEARLY_WHITE = 250
 
 #: What a label map's file may be called: no format that loses labels.
 LABEL_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")
 
-#: Splits that are looked for to score on, when none is named.
-TEST_SPLITS = ("test", "val")
+#: The only readers of Pillow that see a label map, whatever its name says.
+LABEL_FORMATS = ("PNG", "BMP", "TIFF")
+
+#: What begins the files of formats that change values when they compress.
+LOSSY = {b"\xff\xd8": "a JPEG", b"RIFF": "a WebP", b"\0\0\0\x0cjP": "a JPEG 2000"}
+
+#: Ways to store small numbers, and what Pillow multiplies them by: it takes gray values for brightness.
+STORED = {"L": 1, "L;4": 17, "L;2": 85, "1": 1}
 
 
 class LabelledFiles(Sequence, Dataset):
@@ -62,8 +89,7 @@ class LabelledFiles(Sequence, Dataset):
         image_path, label_path = self.pairs[index]
         image = decoded(image_path, self.channels)
         labels = _read_labels(label_path)
-        if image.shape[1:] != labels.shape:
-            raise UserError(f"{image_path} is {_size(image[0])}, but its label map {label_path} is {_size(labels)}.")
+        _check_sizes(image_path, (image.shape[2], image.shape[1]), label_path, labels)
         if self.size is not None:
             image = resize(image, self.size)
             labels = F.interpolate(labels[None, None], size=self.size[::-1], mode="nearest-exact")[0, 0]
@@ -98,25 +124,87 @@ class LabelledFiles(Sequence, Dataset):
             first = first or size
             if size != first:
                 raise UserError(
-                    f"The images differ in size: {self.pairs[0][0].name} is {first[0]}x{first[1]},"
-                    f" {path.name} is {size[0]}x{size[1]}. Give one for all, such as --image-size 512x512."
+                    f"The images differ in size: {shown(self.pairs[0][0].name)} is {first[0]}x{first[1]},"
+                    f" {shown(path.name)} is {size[0]}x{size[1]}. Give one for all, such as --image-size 512x512."
                 )
         assert first is not None, "open_labelled returns no empty set"
         return first
 
-    def count_classes(self, ignore: Collection[int] = ()) -> int:
-        """One more than the highest label that occurs, labels to ignore aside.
+    def survey(self) -> dict[int, Path]:
+        """The labels that occur, those that do not count too, and for each the first label map that holds it.
+
+        Looks at every label map, and at the size of every image.
 
         Raises:
-            UserError: no pixel has a label.
+            UserError: a label map that cannot be used, or of another size than its image.
         """
-        present = torch.zeros(256, dtype=torch.bool)
-        for _, path in self.pairs:
-            present[_read_labels(path).flatten().long().unique()] = True
-        present[[VOID, *ignore]] = False
-        if not present.any():
-            raise UserError(f"{self.pairs[0][1].parent} holds no label but those to ignore.")
-        return int(present.nonzero().max()) + 1
+        found: dict[int, Path] = {}
+        for image_path, label_path in self.pairs:
+            labels = _read_labels(label_path)
+            _check_sizes(image_path, measured(image_path, self.channels), label_path, labels)
+            for label in torch.bincount(labels.flatten(), minlength=256).nonzero().flatten().tolist():
+                found.setdefault(label, label_path)
+        return found
+
+
+class ImagesAlone(Sequence, Dataset):
+    """The images of `LabelledFiles` at their own size, for what needs no labels: label maps are not opened."""
+
+    def __init__(self, files: LabelledFiles) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, index: int
+    ) -> Shaped[Tensor, "channels height width"]:
+        return decoded(self.files.pairs[index][0], self.files.channels)
+
+
+def check_classes(
+    found: Mapping[int, Path], purpose: str, *, ignore: Collection[int] = (), classes: int | None = None
+) -> None:
+    """Whether the labels that occur in a split can be scored.
+
+    Args:
+        found: what `LabelledFiles.survey` says of the split.
+        purpose: what the split is for, for the message: "to learn from".
+        ignore: labels that do not count; 255 is always one.
+        classes: their number. Not given: any that could be one.
+
+    Raises:
+        UserError: there are not two classes, a label is none of them, or the labels look like gray values.
+    """
+    counted = sorted(set(found) - {VOID, *ignore})
+    if classes is not None and counted and counted[-1] >= classes:
+        raise unknown_label(shown(found[counted[-1]]), counted[-1], classes)
+    if classes is None and len(counted) > FEW and counted[-1] >= NEARLY_WHITE:
+        raise UserError(
+            f"The label maps {purpose} hold {len(counted)} labels, up to {counted[-1]}. Are they masks of 0 and {VOID}"
+            " that were resized or stored as JPEG? Then make them 0 and 1, with Pillow for each file:"
+            f" Image.open(file).point([0] * 128 + [1] * 128).save(file). If they are classes: --classes {VOID}."
+        )
+    if len(counted) >= 2:
+        return
+    message = f"The label maps {purpose} hold {f'only the label {counted[0]}' if counted else 'no label'}"
+    if VOID in found:
+        message += (
+            f" beside {VOID}, which stands for pixels that do not count. If {VOID} is a class, as in masks of 0 and"
+            f" {VOID}, give it a free number, with Pillow for each file:"
+            f" Image.open(file).point([*range({VOID}), {int(counted == [0])}]).save(file)"
+        )
+    else:
+        message += f"{' beside those to ignore' if ignore else ''}; a score needs two classes"
+    raise UserError(message + ".")
+
+
+def unknown_label(name: str, label: int, classes: int) -> UserError:
+    """The complaint about a label that is neither a class nor ignored."""
+    return UserError(
+        f"{name} holds the label {label}, but there are {classes} classes (0 to {classes - 1})."
+        f" If it is none: --ignore {label}."
+    )
 
 
 def open_labelled(data: Path | str, split: str | None = None, *, channels: int = 3) -> LabelledFiles:
@@ -136,76 +224,65 @@ def open_labelled(data: Path | str, split: str | None = None, *, channels: int =
     """
     data = Path(data).expanduser()
     if not data.is_dir():
-        raise UserError(f"{data}: no such folder of labelled images.")
+        raise UserError(f"{shown(data)}: no such folder of labelled images.")
     pairs = _find_pairs(data, scored_split(data, _splits(data)) if split is None else split)
     if not pairs:
-        raise UserError(f"{data}: the split {split} is empty.")
+        raise UserError(f"{shown(data)}: the split {shown(split)} is empty.")
     return LabelledFiles(pairs, channels=channels)
-
-
-def scored_split(data: Path, splits: Collection[str]) -> str:
-    """The one of a folder's splits to score on where none is named.
-
-    Raises:
-        UserError: none of them is for that.
-    """
-    found = [name for name in TEST_SPLITS if name in splits]
-    if not found:
-        raise UserError(
-            f"{data} has neither a test nor a val split to score on. Name one with --test-split.{what_there_is(splits)}"
-        )
-    return found[0]
-
-
-def what_there_is(splits: Collection[str], asked: str = "") -> str:
-    """The end of a message about a split that is missing: the others, and which of them was perhaps meant."""
-    return f" It has {', '.join(sorted(splits))}.{nearest(asked, splits)}" if splits else ""
 
 
 def is_labelled(data: Path) -> bool:
     """Whether a folder has label maps in one of these layouts."""
-    if (data / "SegmentationClass").is_dir() or all((data / name).is_dir() for name in ("images", "labels")):
+    if (data / "SegmentationClass").is_dir():
+        return True
+    maps = itertools.chain(visible(data, "labels/*"), visible(data, "labels/*/*"))
+    if (data / "images").is_dir() and any(map(is_image, maps)):
         return True
     lists = [data / f"{split}.txt" for split in ("train", *TEST_SPLITS) if (data / f"{split}.txt").is_file()]
-    return any(_is_pair(line.split()) for path in lists for _, line in read_lines(path)[:1])
+    return any(_is_pair(_words(line)) for path in lists for _, line in read_lines(path)[:1])
 
 
 def _is_pair(words: Sequence[str]) -> bool:
     """Not of an image and the number of its class, as in other lists."""
-    return len(words) == 2 and Path(words[1]).suffix.lower() in EXTENSIONS
+    return len(words) == 2 and is_image(Path(words[1]))
+
+
+def _words(line: str) -> list[str]:
+    """What spaces and tabs separate; names may have the other blanks of Unicode."""
+    return re.split(r"[ \t]+", line)
 
 
 def _find_pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
     if split.endswith(".txt"):
         return _listed(Path(split).expanduser())
-    if (data / f"{split}.txt").is_file():
+    if (data / f"{split}.txt").exists():
         return _listed(data / f"{split}.txt")
-    if (data / "ImageSets/Segmentation" / f"{split}.txt").is_file():
+    if (data / "ImageSets/Segmentation" / f"{split}.txt").exists():
         return _listed_by_voc(data, data / "ImageSets/Segmentation" / f"{split}.txt")
     if (data / "images" / split).is_dir():
         return _paired_by_name(data / "images" / split, data / "labels" / split)
     raise UserError(
-        f"{data} has no split '{split}': looked for {split}.txt, ImageSets/Segmentation/{split}.txt and images/{split}."
-        f"{what_there_is(_splits(data), split)}"
+        f"{shown(data)} has no split '{shown(split)}': looked for {shown(split)}.txt,"
+        f" ImageSets/Segmentation/{shown(split)}.txt and images/{shown(split)}.{what_there_is(_splits(data), split)}"
     )
 
 
 def _splits(data: Path) -> list[str]:
-    lists = [*data.glob("*.txt"), *data.glob("ImageSets/Segmentation/*.txt")]
-    return sorted({path.stem for path in lists} | {path.name for path in data.glob("images/*") if path.is_dir()})
+    lists = [*visible(data, "*.txt"), *visible(data, "ImageSets/Segmentation/*.txt")]
+    return sorted({path.stem for path in lists} | {path.name for path in visible(data, "images/*/")})
 
 
 def _listed(listing: Path) -> list[tuple[Path, Path]]:
     pairs = []
     for place, line in read_lines(listing):
-        words = line.split()
+        words = _words(line)
         if len(words) > 2:
             raise UserError(f"{place}: expected 'image label' or a name, found {len(words)} words.")
         if len(words) == 2:
-            image, label = (existing(listing.parent / word, place) for word in words)
+            image, label = (existing(listing.parent, word, place) for word in words)
         else:
-            image = any_extension(listing.parent / "images" / line, place)
-            label = any_extension(listing.parent / "labels" / line, place, LABEL_EXTENSIONS)
+            image = any_extension(listing.parent / "images", line, place)
+            label = any_extension(listing.parent / "labels", line, place, _LABELS_FIRST)
         pairs.append((image, label))
     return pairs
 
@@ -213,66 +290,22 @@ def _listed(listing: Path) -> list[tuple[Path, Path]]:
 def _listed_by_voc(data: Path, listing: Path) -> list[tuple[Path, Path]]:
     return [
         (
-            any_extension(data / "JPEGImages" / name, place),
-            any_extension(data / "SegmentationClass" / name, place, LABEL_EXTENSIONS),
+            any_extension(data / "JPEGImages", name, place),
+            any_extension(data / "SegmentationClass", name, place, _LABELS_FIRST),
         )
         for place, name in read_lines(listing)
     ]
 
 
-def read_lines(listing: Path) -> list[tuple[str, str]]:
-    """(where it stands, what it says) of each line of a text file that is not empty.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{listing} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{listing} is not a text file.") from error
-    return [(f"{listing}, line {number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def existing(path: Path, place: str) -> Path:
-    """The path, if there is such a file.
-
-    Raises:
-        UserError: there is none; `place` says who names it.
-    """
-    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        raise UserError(f"{place}: there is no file {shown(path)}.")
-    return path
-
-
-def shown(path: Path) -> str:
-    """A path for a message: its end, if it is longer than any that can be."""
-    return str(path)[-200:]
-
-
-def any_extension(path: Path, place: str, extensions: Sequence[str] = EXTENSIONS) -> Path:
-    """The file of this name with one of the extensions, the first that there is, in small letters or capitals.
-
-    Raises:
-        UserError: there is none; `place` says who names it.
-    """
-    candidates = (Path(f"{path}{each}") for extension in extensions for each in (extension, extension.upper()))
-    found = next(filter(os.path.isfile, candidates), None)
-    if found is None:
-        raise UserError(f"{place}: there is no image {shown(path)}.*.")
-    return found
+#: A label map in another format is found, too, where there is no better one, so that it is told what is wrong with it.
+_LABELS_FIRST = tuple(dict.fromkeys((*LABEL_EXTENSIONS, *EXTENSIONS)))
 
 
 def _paired_by_name(images: Path, labels: Path) -> list[tuple[Path, Path]]:
-    label_of = {path.stem: path for path in sorted(labels.glob("*")) if path.suffix.lower() in EXTENSIONS}
-    pairs = []
-    for path in sorted(images.iterdir()):
-        if path.suffix.lower() in EXTENSIONS:
-            if path.stem not in label_of:
-                raise UserError(f"{path} has no label map {path.stem}.* in {labels}.")
-            pairs.append((path, label_of[path.stem]))
-    return pairs
+    return [
+        (path, any_extension(labels, path.stem, f"{shown(path)} has no label map", _LABELS_FIRST))
+        for path in sorted(filter(is_image, visible(images)))
+    ]
 
 
 def resize(
@@ -285,44 +318,40 @@ def resize(
     return exact.round().to(image.dtype)
 
 
-def decoded(path: Path, channels: int) -> Shaped[Tensor, "{channels} height width"]:
-    """`decode` of an image that cannot be left out.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    try:
-        return decode(path, channels)
-    except BadImage as error:
-        raise UserError(f"{path} cannot be used: {error}") from error
-
-
-def measured(path: Path, channels: int) -> tuple[int, int]:
-    """(width, height) of an image, from its header.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    try:
-        height, width = measure(path, channels)
-    except BadImage as error:
-        raise UserError(f"{path} cannot be used: {error}") from error
-    return width, height
-
-
 def _read_labels(path: Path) -> UInt8[Tensor, "height width"]:
+    name, content = shown(path), read_bytes(path, MAX_BYTES)
+    for mark, kind in LOSSY.items():
+        if content.startswith(mark):
+            raise UserError(f"{name} is {kind}, whose compression changes labels. Store label maps as PNG.")
     try:
-        with Image.open(path) as file:
-            if file.mode not in ("L", "P"):
-                raise UserError(f"{path}: a label map is an eight-bit image of classes, not {file.mode}.")
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=LABEL_FORMATS) as file:
+            if file.mode not in ("L", "P", "1"):
+                raise UserError(
+                    f"{name}: a label map is an eight-bit image of classes, not {file.mode}. Store the number of each"
+                    " pixel's class as a gray or palette PNG."
+                )
             if file.width * file.height > MAX_PIXELS:
-                raise UserError(f"{path}: {file.width}x{file.height} pixels are too many for a label map.")
-            return torch.from_numpy(np.array(file))
+                raise Image.DecompressionBombError
+            layout = file.tile[0].args if file.tile else None
+            stored = layout if isinstance(layout, str) else layout[0] if layout else file.mode
+            if file.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
+                raise UserError(f"{name}: its compression changes labels. Store label maps as PNG.")
+            if file.mode != "P" and stored not in STORED:
+                raise UserError(f"{name}: its labels are stored in an unusual way ({stored}). Store them as PNG.")
+            return torch.from_numpy(np.array(file, dtype=np.uint8) // STORED.get(stored, 1))
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a label map: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"{name} cannot be read as a label map: it is no PNG, BMP or TIFF.") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name} has more than {MAX_PIXELS} pixels, which are too many for a label map.") from error
+    except Exception as error:  # decoders raise nearly everything for a damaged file
+        raise UserError(f"{name} cannot be read as a label map: it is damaged ({shown(error)}).") from error
 
 
-def _size(plane: Tensor) -> str:
-    return f"{plane.shape[1]}x{plane.shape[0]}"
+def _check_sizes(image: Path, size: tuple[int, int], label: Path, labels: UInt8[Tensor, "height width"]) -> None:
+    if size != (labels.shape[1], labels.shape[0]):
+        raise UserError(
+            f"{shown(image)} is {size[0]}x{size[1]}, but its label map {shown(label)} is"
+            f" {labels.shape[1]}x{labels.shape[0]}."
+        )

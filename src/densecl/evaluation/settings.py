@@ -31,7 +31,7 @@ class Settings:
     image_size: tuple[int, int] | None = None  # (width, height)
     output_stride: int | None = None  # None: 16, where the backbone can; its own for detection
     train_split: str = "train"
-    test_split: str | None = None  # None: "test" or "val", whichever there is
+    test_split: str | None = None  # None: "test", "val" or "valid", the first that there is
     classes: int | None = None  # None: as many as occur
     ignore: Sequence[int] = ()  # 255 always is
     also: Sequence[str] = ()
