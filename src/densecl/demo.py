@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from densecl.api import pretrain
 from densecl.errors import UserError
 from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
 from densecl.evaluation.segmentation import Labelled, linear_segmentation
+from densecl.files import replacing
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model.backbone import Backbone, Normalisation, create_backbone, load_backbone
@@ -214,12 +215,12 @@ def _visible(
 
 
 def _write_scores(scores: Sequence[Scores], path: Path) -> None:
-    beside = path.with_suffix(".part")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Scores._fields)
-        writer.writerows([[row.weights, *(f"{value:.2f}" for value in row[1:])] for row in scores])
-    os.replace(beside, path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Scores._fields)
+    writer.writerows([[row.weights, *(f"{value:.2f}" for value in row[1:])] for row in scores])
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, console: Console) -> None:

@@ -27,6 +27,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from densecl.errors import UserError, nearest
+from densecl.files import replacing
 
 Auto = Literal["auto"]
 Method = Literal["auto", "moco", "densecl", "simclr", "byol", "simsiam", "barlow", "vicreg", "dino"]
@@ -412,7 +413,7 @@ def read_recipe(path: Path | str) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path | str) -> None:
-    """Write every setting of `recipe` as YAML, beside `path` and then moved there."""
+    """Write every setting of `recipe` as YAML, into the place of `path` once all is written."""
     lines = [
         "# Every setting of this run. To repeat it:",
         "#     densecl pretrain --config THIS_FILE --out ANOTHER_RUN",
@@ -420,10 +421,8 @@ def write_recipe(recipe: Recipe, path: Path | str) -> None:
     for title, settings in documentation().items():
         values = {name: getattr(recipe, name) for name in settings}
         lines += ["", f"# {title}", yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip()]
-    path = Path(path)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(Path(path)) as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 class _Dumper(yaml.SafeDumper):

@@ -193,7 +193,7 @@ def test_killed_before_the_first_checkpoint_begins_anew(tiny, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "_save", lambda self, module: None)
         pretrain(tiny(), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
     pretrain(tiny(), tmp_path / "run", resume=True)
     pretrain(tiny(), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
+import fcntl
 import io
 import os
 import shutil
@@ -292,7 +294,7 @@ def test_the_data_may_move_but_not_change(tiny, photos: Path, tmp_path: Path) ->
 
 
 def test_a_disk_that_is_too_small_is_noticed_at_the_start(tiny, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20, total=2**30))
     with pytest.raises(UserError, match="1 MiB are free on this disk, but a run of this model needs [1-9]"):
         pretrain(tiny(), tmp_path / "run")
     assert not (tmp_path / "run" / "recipe.yaml").exists()
@@ -300,7 +302,7 @@ def test_a_disk_that_is_too_small_is_noticed_at_the_start(tiny, tmp_path: Path, 
 
 def test_the_space_that_a_run_asks_for_is_what_it_takes(tiny, tmp_path: Path, monkeypatch) -> None:
     usage = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0, total=2**30))
     with pytest.raises(UserError, match="needs") as error:
         pretrain(tiny(optimizer="adamw"), tmp_path / "run")
     asked = float(str(error.value).split("needs ")[1].split(" MiB")[0]) * 2**20
@@ -429,6 +431,42 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tiny, tmp_path: 
         pretrain(tiny(steps=6, checkpoint_every=2), tmp_path / "run")
     monkeypatch.undo()
     assert checkpoints.load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 2
+
+
+def refused(*_: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_folder_that_takes_no_checkpoints_is_noticed_before_the_first_step(tiny, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "train", None)  # is not reached
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").touch()  # no folder
+    with pytest.raises(
+        UserError, match=r"Cannot write .*last.ckpt: File exists\. .* start again; nothing was saved yet"
+    ):
+        pretrain(tiny(), tmp_path / "run", resume=True)
+
+
+def test_without_the_result_there_is_still_a_checkpoint(tiny, tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "save_backbone", refused)
+        with pytest.raises(
+            UserError, match=r"Cannot write .*backbone.safetensors: Permission denied\. .*--resume; the"
+        ):
+            pretrain(tiny(), tmp_path / "run")
+    (tmp_path / "run" / "backbone.safetensors").write_bytes(b"of an earlier step")
+    result = pretrain(tiny(), tmp_path / "run", resume=True)  # which has nothing left to do
+    whole = load_file(pretrain(tiny(), tmp_path / "whole").backbone)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in load_file(result.backbone).items())
+
+
+def test_a_file_system_without_locks_is_told(tiny, tmp_path: Path, monkeypatch, capsys) -> None:
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    pretrain(tiny(steps=1), tmp_path / "run")
+    assert "has no locks; start no second run" in capsys.readouterr().out
 
 
 @pytest.mark.gpu

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from densecl.allocator import return_freed_memory
 from densecl.errors import UserError
+from densecl.files import lock, replacing
 from densecl.images.crops import draw_crop, take_crop
 from densecl.images.decode import BadImage
 from densecl.images.sources import ImageSource
@@ -342,12 +342,12 @@ class Quarantine:
     def __init__(self, path: Path | str, size: int) -> None:
         self.path = Path(path)
         self.size = size
-        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        self._lock = self.path.with_name(f".{self.path.name}.lock")
         self._read = 0  # bytes of the file that are known
         self._rows: set[str] = set()  # names in the file
         self._met: dict[str, str] = {}  # bad images since the run began or was resumed, and why
         if self.path.exists():
-            with self._lock:
+            with lock(self._lock):
                 self._read_new_rows()
 
     def record(self, bad: Iterable[BadRecord]) -> None:
@@ -373,7 +373,7 @@ class Quarantine:
             raise UserError(f"{many}: see {self.path}. The first: {name}: {reason}")
 
     def _append(self) -> None:
-        with self._lock:
+        with lock(self._lock):
             self._met.update(self._read_new_rows())
             new = {name: reason for name, reason in self._met.items() if name not in self._rows}
             text = _to_csv(new.items())
@@ -382,9 +382,8 @@ class Quarantine:
                     file.write(text)
             else:
                 text = _to_csv([self.HEADER]) + text
-                part = self.path.with_name(f".{self.path.name}.part")
-                part.write_bytes(text)
-                part.replace(self.path)
+                with replacing(self.path) as file:
+                    file.write(text)
             self._read += len(text)
             self._rows.update(new)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from densecl.errors import UserError, nearest
+from densecl.files import replacing
 
 #: Below this share of matched tensors, starting weights are taken for those of another model.
 LEAST_MATCHED = 0.5
@@ -220,16 +219,8 @@ def save_backbone(backbone: Backbone, path: Path | str, normalisation: Normalisa
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in backbone.model.state_dict().items()
     }
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        safetensors.torch.save_file(tensors, beside, metadata)
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(beside, 0o644)  # mkstemp's files are private
-        os.replace(beside, path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata))
 
 
 def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Backbone, Normalisation]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densecl.errors import UserError
+from densecl.files import replacing
 from densecl.training.checkpoints import writing
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ class Table:
         self.path = path
         self.columns = columns
         kept = [row for row in self._rows() if int(row["step"]) <= last_step]
-        beside = path.with_name(path.name + ".part")
-        with writing(path):
-            beside.write_text(self._lines([dict(zip(columns, columns, strict=True)), *kept]), encoding="utf-8")
-            beside.replace(path)
+        with writing(path), replacing(path) as file:
+            file.write(self._lines([dict(zip(columns, columns, strict=True)), *kept]).encode())
 
     def append(self, row: Mapping[str, float | int]) -> None:
         """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty."""

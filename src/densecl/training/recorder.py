@@ -237,10 +237,6 @@ class Recorder(pl.Callback):
         self._check_finite(module)
         if not torch.nn.utils.get_total_norm(module.model.parameters()).isfinite():
             raise not_finite(self.done)
-        # The result first: a run whose checkpoint says that it is complete then has one.
-        result = self.out / "backbone.safetensors"
-        with writing(result):
-            save_backbone(module.model.backbone, result, module.normalisation)
         checkpoint = Checkpoint(
             format=FORMAT,
             step=self.done,
@@ -250,7 +246,13 @@ class Recorder(pl.Callback):
             model=module.model.state_dict(),
             optimizer=module.trainer.optimizers[0].state_dict(),
         )
-        save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
+        # The result first: a run whose checkpoint says that it is complete then has one.
+        result = self.out / "backbone.safetensors"
+        with writing(result):
+            try:
+                save_backbone(module.model.backbone, result, module.normalisation)
+            finally:  # if that fails, the run can still go on from here, and its result be written then
+                save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
         self._saved_at = time.monotonic()
 
     def _seconds_left(self, done: int) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
@@ -26,12 +26,13 @@ from torch.utils.data import Dataset
 from densecl.allocator import keep_freed_memory
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
+from densecl.files import free_bytes, lock
 from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
 from densecl.model import save_backbone
 from densecl.progress import duration
 from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
 from densecl.training import automatic
-from densecl.training.checkpoints import writing
+from densecl.training.checkpoints import try_saving, writing
 from densecl.training.diagnosis import FixedPairs
 from densecl.training.environment import cluster_environment, global_rank, launched_elsewhere
 from densecl.training.interrupts import Interrupts
@@ -124,18 +125,20 @@ def pretrain(
         held.enter_context(_memory_explained(recipe, resumed=out if parts.start_step else None))
         _check_length(parts, out)
         if first:
-            held.enter_context(_claimed(out))
+            if not held.enter_context(_claimed(out)):
+                reasons.append(f"warning: the file system of {out} has no locks; start no second run in that folder")
             with writing(out / "recipe.yaml"):
                 if not resume:
                     _check_free(out)  # once more, now that nobody else writes here
                     _clear(out)
                 _check_space(parts, out)
                 write_recipe(recipe, out / "recipe.yaml")
+            try_saving(out / "checkpoints" / "last.ckpt")
         _introduce(parts, reasons, out, say)
         if parts.complete:
             say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
             result = RunResult(out, out / "backbone.safetensors", parts.start_step, {})
-            if first and not result.backbone.is_file():
+            if first:  # the last time it may have failed, and an earlier one lie there
                 with writing(result.backbone):
                     save_backbone(parts.model.backbone, result.backbone, parts.normalisation)
             return result
@@ -225,19 +228,25 @@ def _early(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
+def _claimed(out: Path) -> Iterator[bool]:
     """Makes the run's folder, and keeps other runs from writing there at the same time.
 
+    Gives:
+        Whether it does; some file systems have no locks.
+
     Raises:
-        UserError: if one already does, or the folder cannot be made.
+        UserError: if another run already writes there, or the folder cannot be made.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=LEAVING):
-            yield
-    except Timeout as error:
-        raise UserError(f"--out {out}: another process is at work on this run. Wait for it, or stop it.") from error
+    with contextlib.ExitStack() as held:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                locked = held.enter_context(lock(out / ".lock", timeout=LEAVING))
+            except Timeout as error:
+                raise UserError(
+                    f"--out {out}: another process is at work on this run. Wait for it, or stop it."
+                ) from error
+        yield locked
 
 
 def _clear(out: Path) -> None:
@@ -273,8 +282,8 @@ def _check_space(parts: Parts, out: Path) -> None:
     # Each is written beside the one before.
     needed = state + moments * trained + backbone
     standing = sum(file.stat().st_size for file in out.glob("checkpoints/last.ckpt"))
-    free = shutil.disk_usage(out).free
-    if free < 2 * needed - standing:
+    free = free_bytes(out)
+    if free is not None and free < 2 * needed - standing:
         raise UserError(
             f"--out {out}: {free / 2**20:.0f} MiB are free on this disk, but a run of this model needs"
             f" {2 * needed / 2**20:.0f} MiB for its checkpoints. Free some, or choose another disk."
