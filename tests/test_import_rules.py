@@ -13,7 +13,7 @@ import pytest
 import densecl
 
 SOURCE = Path(densecl.__file__).parent
-PLAIN = {"allocator", "errors", "files", "progress", "views"}
+PLAIN = {"allocator", "errors", "files", "interrupts", "progress", "views"}
 EVERYTHING = {
     *PLAIN, "api", "augment", "cli", "demo", "evaluation", "images", "model", "recipe", "report", "training"
 }  # fmt: skip
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "allocator": set(),
     "errors": set(),
     "files": set(),
+    "interrupts": set(),
     "progress": set(),
     "views": set(),
     "recipe": {"errors", "files"},

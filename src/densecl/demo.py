@@ -147,7 +147,7 @@ def _draw(scenes: Scenes, folder: Path, console: Console) -> Path:
     images = folder / "images"
     if images.is_dir() and len(list(images.glob("*.png"))) == scenes.count:
         return images  # the last step of an earlier demo
-    console.print(f"Drawing {scenes.count} scenes into {images}")
+    console.print(f"Drawing {scenes.count} scenes into {images}", markup=False)
     try:
         write_scenes(folder, scenes.split, size=scenes.size, seed=scenes.seed, count=scenes.count)
     except OSError as error:
@@ -249,4 +249,4 @@ def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, conso
         (out / "global", "the same without the dense loss"),
         (folder, "the scenes; their labels lie beside them"),
     ):
-        console.print(f"  {path}: {what}")  # no table, which would cut long paths
+        console.print(f"  {path}: {what}", markup=False)  # no table, which would cut long paths

@@ -26,6 +26,7 @@ from densecl.files import lock, replacing
 from densecl.images.crops import draw_crop, take_crop
 from densecl.images.decode import BadImage
 from densecl.images.sources import ImageSource
+from densecl.interrupts import STOPPING
 from densecl.views import Crop, CropPair, Photometrics
 
 #: Replacements tried for one bad image. With 5 % bad images all of them are bad once in 10^21 samples.
@@ -260,7 +261,8 @@ def _start_worker(worker: int) -> None:
     return_freed_memory()  # a worker that has met a large image would keep as much for ever
     # Ctrl-C and the end of a cluster job reach every process of the group. The main process decides what
     # they mean, and needs its workers until its last step; they leave when it tells them to or is gone.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(STOPPING) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS, which has no clusters
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()

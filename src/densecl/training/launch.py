@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from densecl.errors import UserError
+from densecl.interrupts import STOPPING, Interrupts
 from densecl.training.cores import available_cores
-from densecl.training.interrupts import Interrupts
 
 #: Seconds that processes have to leave once they have told how they ended.
 GRACE = 10.0
@@ -46,6 +46,8 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
         RuntimeError: with the traceback of the first that failed otherwise.
         SystemExit, KeyboardInterrupt: as the first process ended.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        raise UserError(f"--devices {devices}: several processes need Linux or macOS. Take one device.")
     context = multiprocessing.get_context("spawn")
     threads = int(os.environ.get("OMP_NUM_THREADS", available_cores()))
     environment = {
@@ -55,7 +57,10 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
     }
     pipes = [context.Pipe(duplex=False) for _ in range(devices)]
     processes = [context.Process(target=_process, args=(sender, function, arguments)) for _, sender in pipes]
-    resource_tracker.ensure_running()  # which otherwise, starting with the first process, lets signals through again
+    # Before the first process, with which it would otherwise start, and let signals through again. It holds back for
+    # ever those that are held back here, which would end it.
+    with _signals_held():
+        resource_tracker.ensure_running()
     with contextlib.ExitStack() as until_the_end:
         with _signals_held():  # there must be a process to forward them to
             interrupts = until_the_end.enter_context(_forwarding(processes))
@@ -130,13 +135,13 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
     try:
         # Until training listens to them, signals end the process: there is nothing to save yet. Not by an exception,
         # which is lost if a destructor or a callback of C happens to run when the signal comes.
-        def leave(number: int, frame: Any) -> None:
-            sender.send(("interrupt", "") if number == signal.SIGINT else ("exit", 128 + number))
-            os._exit(128 + number)
+        class Leave(Interrupts):
+            def _note(self, number: int, frame: Any) -> None:
+                sender.send(("interrupt", "") if number == signal.SIGINT else ("exit", 128 + number))
+                os._exit(128 + number)
 
-        for number in Interrupts.SIGNALS:
-            signal.signal(number, leave)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, Interrupts.SIGNALS)
+        Leave().listen()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         outcome = "returned", function(*arguments)
     except UserError as error:
         outcome = "user error", str(error)
@@ -146,7 +151,7 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
         outcome = "interrupt", str(error)
     except BaseException:
         outcome = "failed", traceback.format_exc()
-    for number in Interrupts.SIGNALS:
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     sender.send(outcome)
     sender.close()
@@ -155,7 +160,7 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """Signals that come here are delivered at the end; a process that is started here holds them until it is ready."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, Interrupts.SIGNALS)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

@@ -15,12 +15,12 @@ from rich.console import Console
 
 from densecl.images.loader import Batch, Quarantine
 from densecl.images.sources import ImageSource
+from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
 from densecl.model.distributed import mean_over_processes, world_size
 from densecl.progress import Display
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
 from densecl.training.diagnosis import MEASURES, CollapseAlarm, FixedPairs, diagnose, not_finite
-from densecl.training.interrupts import Interrupts
 from densecl.training.logs import Table
 from densecl.training.module import DenseCLModule
 

@@ -28,14 +28,14 @@ from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
 from densecl.files import free_bytes, lock
 from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
+from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
-from densecl.progress import duration
+from densecl.progress import Screen, duration
 from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
 from densecl.training import automatic
 from densecl.training.checkpoints import try_saving, writing
 from densecl.training.diagnosis import FixedPairs
 from densecl.training.environment import cluster_environment, global_rank, launched_elsewhere
-from densecl.training.interrupts import Interrupts
 from densecl.training.launch import launch
 from densecl.training.logs import make_loggers
 from densecl.training.module import DenseCLModule
@@ -107,12 +107,13 @@ def pretrain(
     Raises:
         UserError: whatever the caller can put right.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved.
-        SystemExit: on SIGTERM, after a checkpoint was saved; code 143, as a shell reports that signal.
+        SystemExit: on SIGTERM and other signals that ask to stop (`interrupts.STOPPING`), after a checkpoint was
+            saved; the code is 128 plus the signal's number, as a shell reports it: 143 for SIGTERM.
     """
     out = Path(out)
     _keep_memory()
     first = global_rank(recipe.devices) == 0
-    console = Console(quiet=not first)
+    console = Console(file=Screen(), quiet=not first)  # pyright: ignore[reportArgumentType]
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
     # The caller's random numbers stay as they were.
     with _quiet(), torch.random.fork_rng(), contextlib.ExitStack() as held:
@@ -160,7 +161,7 @@ def _train_in_process(
         with _memory_explained(recipe):
             parts, _ = build(recipe, out if resume else None, dataset, backbone)
         with _memory_explained(parts.recipe, resumed=out if parts.start_step else None):
-            return train(parts, out, Console() if global_rank(recipe.devices) == 0 else None)
+            return train(parts, out, Console(file=Screen()) if global_rank(recipe.devices) == 0 else None)
 
 
 def _keep_memory() -> None:
