@@ -9,6 +9,7 @@ import fcntl
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -397,6 +398,38 @@ def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> 
         pretrain(tiny(**FREE, method="simclr"), tmp_path / "other")
 
 
+class Deadly(torch.utils.data.Dataset):
+    """Kills the process that reads its images."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Image.Image:
+        if torch.utils.data.get_worker_info() is not None:
+            signal.raise_signal(signal.SIGKILL)
+        return Image.radial_gradient("L").convert("RGB")
+
+
+def test_a_process_that_reads_images_and_was_killed(tiny, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was killed, most likely by the system .* memory"):
+        pretrain(tiny(data="dataset:Deadly", workers=1), tmp_path / "run", dataset=Deadly())
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("is killed by signal: Bus error. It is possible that dataloader's workers are", "want of shared memory.*shm"),
+        ("is killed by signal: Killed. ", "want of memory"),
+        ("is killed by signal: Segmentation fault. ", r"died of a signal \(Segmentation fault\)"),
+        ("exited unexpectedly with exit code 1. Details are lost", "ended before it could say why; .* --workers 0"),
+        ("exited unexpectedly", "ended before it could say why; .* --workers 0"),
+    ],
+)
+def test_what_torch_says_of_a_dead_worker_is_put_in_words(tiny, said: str, told: str) -> None:
+    with pytest.raises(UserError, match=told), run._memory_explained(tiny(workers=2)):
+        raise RuntimeError(f"DataLoader worker (pid 7) {said}")
+
+
 def test_out_of_memory_in_a_resumed_run_names_no_sizes(tiny, tmp_path: Path, monkeypatch) -> None:
     pretrain(tiny(steps=1), tmp_path / "run")
     monkeypatch.setattr(DenseCL, "forward", hungry)
@@ -467,6 +500,23 @@ def test_a_file_system_without_locks_is_told(tiny, tmp_path: Path, monkeypatch, 
     monkeypatch.setattr(fcntl, "flock", without)
     pretrain(tiny(steps=1), tmp_path / "run")
     assert "has no locks; start no second run" in capsys.readouterr().out
+
+
+def test_a_logger_that_fails_in_the_midst_is_left_out(tiny, tmp_path: Path, monkeypatch, capsys) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to the server")
+
+    monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger.log_metrics", gone)
+    assert pretrain(tiny(loggers=("tensorboard",)), tmp_path / "run").steps == 3
+    told = "warning: TensorBoardLogger fails and is left out from now on: no route to the server"
+    assert capsys.readouterr().out.count(told) == 1
+
+
+@pytest.mark.parametrize("name", ["[bold]", "[/x]", "a\udcff", "line\nbreak", "\x1b[31m", "{x}", "ü→"])
+def test_a_run_folder_of_any_name(tiny, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    assert pretrain(tiny(steps=1), out).steps == 1
+    assert pretrain(tiny(steps=1), out, resume=True).steps == 1
 
 
 @pytest.mark.gpu

@@ -116,8 +116,7 @@ def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts
             except EOFError:
                 processes[rank].join()
                 raise UserError(
-                    f"Process {rank} of {len(processes)} died (exit code {processes[rank].exitcode}), perhaps for"
-                    " want of memory. Go on with --resume; a smaller --batch-size or fewer --workers need less."
+                    f"Process {rank} of {len(processes)} {_how_it_died(processes[rank].exitcode)}"
                 ) from None
             if kind == "failed" and interrupts.received is not None:  # for want of one that was stopped
                 kind, content = outcomes[rank] = "exit", 128 + interrupts.received
@@ -128,6 +127,31 @@ def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts
             if kind in ("exit", "interrupt"):
                 stops[rank] = kind, content
     return stops[min(stops)] if stops else outcomes[0]
+
+
+def _how_it_died(code: int) -> str:
+    """What to tell of a process that ended before it could say why, by its exit code; -n: of signal n."""
+    number = -code if code < 0 else code - 128  # as a shell reports it, where there was one in between
+    name = next((each.name for each in signal.Signals if each == number), "")
+    if name == "SIGKILL":
+        return (
+            f"was killed (exit code {code}), most likely by the system for want of memory. Go on with --resume; a"
+            " smaller --batch-size or fewer --workers need less."
+        )
+    if name == "SIGBUS":
+        return (
+            f"was killed (exit code {code}), most likely for want of shared memory. In a container give more"
+            " ('docker run --shm-size 8g'), or take --workers 0; then go on with --resume."
+        )
+    if name:
+        return (
+            f"died of {name} (exit code {code}), which is a fault in compiled code or a signal from elsewhere; what it"
+            " wrote before stands above. Go on with --resume."
+        )
+    return (
+        f"ended with exit code {code} before it could say why: what it wrote itself stands above. (Each process imports"
+        " the script that calls pretrain, which must therefore do so under if __name__ == '__main__'.)"
+    )
 
 
 def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -21,7 +21,7 @@ from densecl.model.distributed import mean_over_processes, world_size
 from densecl.progress import Display
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
 from densecl.training.diagnosis import MEASURES, CollapseAlarm, FixedPairs, diagnose, not_finite
-from densecl.training.logs import Table
+from densecl.training.logs import Table, in_short
 from densecl.training.module import DenseCLModule
 
 #: Columns of metrics.csv. `epoch` is a fraction; `data_wait` is the share of the time since the last row in which
@@ -217,11 +217,19 @@ class Recorder(pl.Callback):
         if trainer.is_global_zero:
             self.metrics.append(self.row)
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
-            for logger in trainer.loggers:
-                logger.log_metrics(numbers, step=done)
+            for logger in list(trainer.loggers):
+                try:
+                    logger.log_metrics(numbers, step=done)
+                except Exception as error:  # each has kinds of its own; none is worth losing the run
+                    trainer.loggers = [other for other in trainer.loggers if other is not logger]
+                    self._say(f"warning: {type(logger).__name__} fails and is left out from now on: {in_short(error)}")
             if self.display is not None:
                 self.display.report(done, _shown(self.row), self._seconds_left(done))
         self.alarm.check(done, self.row)
+
+    def _say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _check_finite(self, module: DenseCLModule) -> None:
         first_bad = int(module.first_bad_step)

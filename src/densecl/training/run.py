@@ -37,7 +37,7 @@ from densecl.training.checkpoints import try_saving, writing
 from densecl.training.diagnosis import FixedPairs
 from densecl.training.environment import cluster_environment, global_rank, launched_elsewhere
 from densecl.training.launch import launch
-from densecl.training.logs import make_loggers
+from densecl.training.logs import start_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
 from densecl.training.recorder import Clock, Recorder
@@ -389,6 +389,9 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine),
         console=console,
     )
+    loggers = []
+    if console is not None:
+        loggers = start_loggers(recipe.loggers, out, parts.start_step, dataclasses.asdict(recipe))
     trainer = pl.Trainer(
         accelerator="cuda" if on_gpu else "cpu",
         devices=recipe.devices,
@@ -402,14 +405,12 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         sync_batchnorm=recipe.sync_batch_norm,
         use_distributed_sampler=False,
         callbacks=[recorder],
-        logger=make_loggers(recipe.loggers, out, parts.start_step) if console is not None else False,
+        logger=loggers,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=out,
     )
-    for logger in trainer.loggers:
-        logger.log_hyperparams(dataclasses.asdict(recipe))
     loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu)
     interrupts.listen()
     try:
@@ -490,6 +491,26 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+def _how_a_worker_died(signal_text: str | None, recipe: Recipe) -> str:
+    """What to tell of a process that read images and is gone, by the system's words for the signal that ended it."""
+    fewer = f"fewer --workers than {recipe.workers}, such as 0"
+    if signal_text == "Bus error":
+        return (
+            "A process that reads images was killed, most likely for want of shared memory. In a container give more"
+            f" ('docker run --shm-size 8g'), or try {fewer}."
+        )
+    if signal_text == "Killed":
+        return (
+            "A process that reads images was killed, most likely by the system for want of memory. Go on with"
+            f" --resume; {fewer}, need less."
+        )
+    how = f"died of a signal ({signal_text})" if signal_text else "ended before it could say why"
+    return (
+        f"A process that reads images {how}; what it wrote itself stands above. With --workers 0 the images are read by"
+        " the training itself, which then shows where."
+    )
+
+
 @contextlib.contextmanager
 def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterator[None]:
     """One message for every way of running out of memory.
@@ -504,11 +525,10 @@ def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterato
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if re.search(r"worker .* killed by signal: (Killed|Bus error)", str(error)):
-            raise UserError(
-                "A process that reads images was killed, probably for want of shared memory. In a container give more"
-                f" (docker's --shm-size 8g), or try fewer --workers than {recipe.workers}, such as 0."
-            ) from error
+        said = f"{error.__cause__} {error}"  # torch notices it in two ways, of which one knows the signal
+        worker = re.search(r"DataLoader worker .*?(?:killed by signal: (.*?)\. |exited unexpectedly)", said)
+        if worker:
+            raise UserError(_how_a_worker_died(worker[1], recipe)) from error
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not re.search(
             r"out of memory|can't allocate memory|not enough memory", str(error)
         ):
