@@ -18,7 +18,7 @@ from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from densecl import __version__
-from densecl.errors import UserError, nearest
+from densecl.errors import SharedError, UserError, nearest
 from densecl.evaluation.settings import TASKS, Settings
 from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
 from densecl.training.cores import allowed_cores, available_cores
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)
+    except SharedError:
+        return 2
     except UserError as error:
         return _complain(str(error))
     except KeyboardInterrupt:

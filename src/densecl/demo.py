@@ -121,8 +121,8 @@ def demo(
 
     console.rule("what was learned")
     (plain, normalisation), (dense, _) = (load_backbone(out / name) for name in ("global", "dense"))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=()):  # without GPUs, which are not used here
+        torch.default_generator.manual_seed(seed)
         untrained = create_backbone(plain.name, output_stride=plain.output_stride)
     contestants = (("random weights", untrained), ("global only", plain), ("global and dense", dense))
     query, key = fixed_view_pairs(

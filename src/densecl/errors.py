@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class SharedError(UserError):
+    """A failure of the run that another of its processes shows; the command line only ends with its exit code."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as ``" Did you mean 'resnet18'?"``, or nothing when no choice is close to `name`."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)

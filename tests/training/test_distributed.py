@@ -23,6 +23,7 @@ from densecl.recipe import Recipe
 from densecl.training import run
 from densecl.training.launch import _how_it_died, launch
 from densecl.training.parts import Parts
+from densecl.training.peers import Peers
 from densecl.training.run import pretrain
 
 
@@ -48,9 +49,8 @@ def test_two_processes_train_as_one(tiny, tmp_path: Path) -> None:
 def resumed_settings(recipe: Recipe, out: Path) -> None:
     """What a process that torchrun has started takes its settings to be, into a file of its own."""
     rank = os.environ["LOCAL_RANK"]
-    os.environ |= {"RANK": rank, "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
 
-    def note(parts: Parts, out: Path, console: Console | None) -> run.RunResult:
+    def note(parts: Parts, out: Path, console: Console | None, peers: Peers) -> run.RunResult:
         (out.parent / f"rank{rank}").write_text(f"{parts.recipe.method} {parts.recipe.warmup_epochs}")
         return run.RunResult(out, out, 0, {})
 

@@ -26,7 +26,11 @@ from densecl.training.cores import available_cores
 GRACE = 10.0
 
 
-def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
+#: In a process that was started here: its end of the pipe to the one that waits for it.
+_to_parent: Connection | None = None
+
+
+def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: int = 1) -> Any:
     """Calls ``function(*arguments)`` in a new process for each device of this machine.
 
     Lightning's own launcher repeats ``sys.argv``, which means nothing when the run was started by a call in
@@ -40,6 +44,7 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
         function: of a module, so that it can be found by the new processes.
         devices: number of processes.
         arguments: must be picklable.
+        nodes: machines on which the same is done.
 
     Raises:
         UserError: if one of them raised it, or was killed.
@@ -52,6 +57,8 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
     threads = int(os.environ.get("OMP_NUM_THREADS", available_cores()))
     environment = {
         "OMP_NUM_THREADS": str(max(1, threads // devices)),
+        "WORLD_SIZE": str(devices * nodes),
+        "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
     }
@@ -66,7 +73,8 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
             interrupts = until_the_end.enter_context(_forwarding(processes))
             until_the_end.callback(_end, processes)
             for rank, process in enumerate(processes):
-                with _in_environment(environment | {"LOCAL_RANK": str(rank)}):
+                place = {"RANK": str(node_rank() * devices + rank), "LOCAL_RANK": str(rank)}
+                with _in_environment(environment | place):
                     _start(process, devices)
         for _, sender in pipes:
             sender.close()
@@ -79,6 +87,17 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
     if kind == "interrupt":
         raise KeyboardInterrupt(content)
     return content
+
+
+def node_rank() -> int:
+    """Number of this machine, where the user has started us on each of several."""
+    return int(os.environ.get("NODE_RANK", "0"))
+
+
+def tell_parent(text: str) -> None:
+    """Hands on the message for the user, in a process that has to be ended without returning from its function."""
+    assert _to_parent is not None
+    _to_parent.send(("user error", text))
 
 
 def _start(process: Any, devices: int) -> None:
@@ -155,6 +174,8 @@ def _how_it_died(code: int) -> str:
 
 
 def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    global _to_parent
+    _to_parent = sender
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         # Until training listens to them, signals end the process: there is nothing to save yet. Not by an exception,
@@ -168,7 +189,7 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         outcome = "returned", function(*arguments)
     except UserError as error:
-        outcome = "user error", str(error)
+        outcome = "user error", error.args[0]
     except SystemExit as error:
         outcome = "exit", error.code
     except KeyboardInterrupt as error:

@@ -9,6 +9,7 @@ import logging
 import re
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from filelock import Timeout
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
@@ -31,15 +33,16 @@ from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepS
 from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
 from densecl.progress import Screen, duration
-from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
+from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, parse_time, read_recipe, write_recipe
 from densecl.training import automatic
 from densecl.training.checkpoints import try_saving, writing
 from densecl.training.diagnosis import FixedPairs
-from densecl.training.environment import cluster_environment, global_rank, launched_elsewhere
-from densecl.training.launch import launch
+from densecl.training.environment import Placed, find_world, settle_devices
+from densecl.training.launch import launch, node_rank, tell_parent
 from densecl.training.logs import start_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
+from densecl.training.peers import Peers
 from densecl.training.recorder import Clock, Recorder
 from densecl.training.schedules import Schedules
 from densecl.views import Photometrics
@@ -52,6 +55,7 @@ FREE = frozenset(
         "data",  # its images are compared, see `build`
         "devices",
         "nodes",
+        "distributed_timeout",
         "workers",
         "compile",
         "checkpoint_activations",
@@ -112,11 +116,17 @@ def pretrain(
     """
     out = Path(out)
     _keep_memory()
-    first = global_rank(recipe.devices) == 0
+    world = find_world()
+    recipe = settle_devices(recipe)
+    first = (node_rank() if world is None else world.rank) == 0
     console = Console(file=Screen(), quiet=not first)  # pyright: ignore[reportArgumentType]
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    # The caller's random numbers stay as they were.
-    with _quiet(), torch.random.fork_rng(), contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        held.enter_context(_quiet())
+        # The caller's random numbers stay as they were; a GPU that was not used yet has none, and is not started here.
+        used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        held.enter_context(torch.random.fork_rng(devices=used))
+        peers = held.enter_context(Peers(world, _seconds_to_wait(recipe), _show))
         _check_machine(recipe)
         if first or resume:  # the others of a resumed run must come to the same settings
             recipe = _agree_with_past(recipe, out, resume)
@@ -135,6 +145,7 @@ def pretrain(
                 _check_space(parts, out)
                 write_recipe(recipe, out / "recipe.yaml")
             try_saving(out / "checkpoints" / "last.ckpt")
+        peers.first_is_done("the folder")
         _introduce(parts, reasons, out, say)
         if parts.complete:
             say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
@@ -143,11 +154,13 @@ def pretrain(
                 with writing(result.backbone):
                     save_backbone(parts.model.backbone, result.backbone, parts.normalisation)
             return result
-        if recipe.devices == 1 or launched_elsewhere():
-            result = train(parts, out, console if first else None)
+        if recipe.processes == 1 or world is not None:
+            result = train(parts, out, console if first else None, peers)
         else:
             del parts  # each process makes its own
-            result = launch(_train_in_process, recipe.devices, recipe, out, resume, dataset, backbone)
+            assert isinstance(recipe.devices, int) and isinstance(recipe.nodes, int)
+            arguments = recipe, out, resume, dataset, backbone
+            result = launch(_train_in_process, recipe.devices, *arguments, nodes=recipe.nodes)
     say(f"Done after {result.steps} steps. The backbone is {result.backbone}")
     return result
 
@@ -157,11 +170,23 @@ def _train_in_process(
 ) -> RunResult:
     """The part of `pretrain` that each of several processes does."""
     _keep_memory()
-    with _quiet():
+    world = find_world()
+    assert world is not None
+    console = Console(file=Screen()) if world.rank == 0 else None  # pyright: ignore[reportArgumentType]
+    with _quiet(), Peers(world, _seconds_to_wait(recipe), tell_parent) as peers:
         with _memory_explained(recipe):
             parts, _ = build(recipe, out if resume else None, dataset, backbone)
         with _memory_explained(parts.recipe, resumed=out if parts.start_step else None):
-            return train(parts, out, Console(file=Screen()) if global_rank(recipe.devices) == 0 else None)
+            return train(parts, out, console, peers)
+
+
+def _seconds_to_wait(recipe: Recipe) -> float:
+    return parse_time(recipe.distributed_timeout, "distributed_timeout")
+
+
+def _show(text: str) -> None:
+    """Where a process has to be ended in the midst of something."""
+    print(f"densecl: error: {text}", file=sys.stderr, flush=True)
 
 
 def _keep_memory() -> None:
@@ -175,8 +200,12 @@ def _keep_memory() -> None:
 def _check_machine(recipe: Recipe) -> None:
     if recipe.sync_batch_norm and not torch.cuda.is_available():
         raise UserError("--sync-batch-norm needs GPUs: torch has no synchronised batch norm on the CPU.")
+    assert isinstance(recipe.devices, int)
     if torch.cuda.is_available() and recipe.devices > torch.cuda.device_count():
-        raise UserError(f"--devices {recipe.devices}: this machine has {torch.cuda.device_count()} GPU(s).")
+        raise UserError(
+            f"--devices {recipe.devices}: this process sees {torch.cuda.device_count()} GPU(s) on this machine. (A"
+            " cluster must give the GPUs to the machine, not one to each task.)"
+        )
     if recipe.time_limit is not None and recipe.schedule_per == "epoch":
         raise UserError("--schedule-per epoch needs a length in --epochs or --steps; with --time-limit take 'step'.")
 
@@ -200,8 +229,9 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
         name: getattr(past, name) for name in RESTS_ON if getattr(recipe, name) == open_to_choice.get(name, "auto")
     }
     recipe = dataclasses.replace(recipe, **inherited)
-    same = tuple(name for name in past.settled if getattr(recipe, name) == getattr(past, name))
-    recipe = dataclasses.replace(recipe, settled=same)
+    same = {name for name in past.settled if getattr(recipe, name) == getattr(past, name)}
+    same |= {"devices", "nodes"}.intersection(recipe.settled)
+    recipe = dataclasses.replace(recipe, settled=tuple(sorted(same)))
     differences = [
         f"{flag(field.name)} {_shown(getattr(past, field.name))} -> {_shown(getattr(recipe, field.name))}"
         for field in dataclasses.fields(Recipe)
@@ -294,20 +324,22 @@ def _check_space(parts: Parts, out: Path) -> None:
 # --- the training itself ------------------------------------------------------------------------------
 
 
-def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
+def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunResult:
     """Trains on Lightning's Trainer, in this process, which may be one of several.
 
     Args:
         parts: from `build`.
         out: the run's folder.
         console: on the first process, where to show how it goes.
+        peers: the other processes.
 
     Raises:
         UserError: for NaN, collapse, too many bad images, a full disk, want of memory.
         KeyboardInterrupt, SystemExit: see `pretrain`.
     """
     recipe = parts.recipe
-    processes = recipe.devices * recipe.nodes
+    processes, world = recipe.processes, peers.world
+    assert isinstance(recipe.devices, int) and isinstance(recipe.nodes, int)
     on_gpu = torch.cuda.is_available()
     assert isinstance(recipe.batch_size, int) and isinstance(recipe.workers, int)
     assert isinstance(recipe.learning_rate, float)
@@ -340,7 +372,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         seed=recipe.seed,
         start_step=parts.start_step * recipe.accumulate,
         stop_step=None if parts.total_steps is None else parts.total_steps * recipe.accumulate,
-        rank=global_rank(recipe.devices),
+        rank=0 if world is None else world.rank,
         world_size=processes,
     )
     clock = Clock(parts.seconds)
@@ -388,6 +420,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         quarantine=quarantine,
         fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine),
         console=console,
+        peers=peers,
     )
     loggers = []
     if console is not None:
@@ -396,8 +429,8 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         accelerator="cuda" if on_gpu else "cpu",
         devices=recipe.devices,
         num_nodes=recipe.nodes,
-        strategy=DDPStrategy(gradient_as_bucket_view=True) if processes > 1 else "auto",
-        plugins=cluster_environment(),
+        strategy=DDPStrategy(gradient_as_bucket_view=True, timeout=peers.patience) if processes > 1 else "auto",
+        plugins=LightningEnvironment() if world is None else Placed(world),
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
         max_epochs=1,  # to Lightning; the sampler's epochs follow each other without a pause for new workers
         gradient_clip_val=recipe.clip_gradient,
@@ -423,6 +456,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         recorder.close()
         interrupts.ignore()
     if recorder.stopped_by is not None:
+        peers.agreed_to_stop = True
         name = signal.Signals(recorder.stopped_by).name
         message = f"Stopped by {name} after step {recorder.done}, which is saved. Go on with --resume."
         if console is not None:
