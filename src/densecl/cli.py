@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if available_cores() < allowed_cores():
         # Torch knows nothing of quotas: its threads would wait for each other's turn.
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    # Torch's warnings from C++, such as of a connection that ends with its process, come with pages of frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)

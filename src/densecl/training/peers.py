@@ -27,7 +27,7 @@ from densecl.training.environment import Placed, World
 #: Seconds between two looks at the table.
 LOOK_EVERY = 1.0
 
-#: Seconds that a process has to end by itself once a failure is known, and that the first keeps its table for others.
+#: Seconds that a process has to end by itself once a failure is known.
 GRACE = 5.0
 
 #: Seconds that operations of all processes wait longer than the threads do, which know who is missing.
@@ -240,6 +240,8 @@ class Peers:
         if self._store.check(["together"]):
             self._together.set()
         if self._failure is None and self._store.check(["failure"]):
+            if self.world.rank == 0:
+                self._store.set("shown", "")  # it will be, in one way or another
             self._failure = Failure(*json.loads(self._store.get("failure")))
 
     def _watch(self) -> None:
@@ -267,9 +269,12 @@ class Peers:
         if time.monotonic() - self._answered > GRACE:
             return
         self._store.set(f"left/{self.world.rank}", "")
-        until = time.monotonic() + GRACE
-        while self._keeps_table and time.monotonic() < until:
-            if self._store.check([f"left/{rank}" for rank in range(self.world.size)]):
+        if not self._keeps_table:
+            return
+        now = time.monotonic()
+        living = [rank for rank, (_, at) in self._seen.items() if now - at < GRACE]
+        while time.monotonic() < now + 3 * GRACE:  # they may need as long as this one to notice, and to end themselves
+            if self._store.check([f"left/{rank}" for rank in living]):
                 return
             time.sleep(0.02)
 
