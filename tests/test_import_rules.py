@@ -13,7 +13,7 @@ import pytest
 import densecl
 
 SOURCE = Path(densecl.__file__).parent
-PLAIN = {"allocator", "borrowed", "errors", "names", "progress", "views"}
+PLAIN = {"allocator", "borrowed", "errors", "files", "interrupts", "names", "progress", "views"}
 EVERYTHING = {
     *PLAIN, "api", "augment", "cli", "demo", "evaluation", "images", "model", "recipe", "report", "training"
 }  # fmt: skip
@@ -23,10 +23,12 @@ MAY_IMPORT = {
     "allocator": set(),
     "borrowed": set(),
     "errors": set(),
+    "files": set(),
+    "interrupts": set(),
     "names": set(),
     "progress": set(),
     "views": set(),
-    "recipe": {"errors", "names"},
+    "recipe": {"errors", "files", "names"},
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import errno
 import io
+import os
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from densecl.progress import Display, duration
+from densecl.progress import Display, Screen, duration
 
 NUMBERS = "epoch 0.10  loss 4.250"
 
@@ -49,3 +53,30 @@ def test_what_is_trained_stands_before_it(terminal: bool) -> None:
     display.report(1, "loss 1.000", seconds_left=None)
     display.close()
     assert ("runs/[a], seed 0\n" if terminal else "runs/[a], seed 0: step 1/2  loss 1.000\n") in text.getvalue()
+
+
+class Gone(io.TextIOWrapper):
+    """A terminal that was closed."""
+
+    def flush(self) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_terminal_that_was_closed_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Gone((tmp_path / "tty").open("wb"), encoding="utf-8", write_through=False)
+    monkeypatch.setattr(sys, "stdout", stream)
+    console = Console(file=Screen())
+    display = Display(console, 10)
+    display.report(10, "numbers", 0.0)
+    console.print("all is well")
+    assert os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull))
+    stream.buffer.close()
+
+
+def test_what_a_terminal_cannot_show_comes_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, shown in (("utf-8", "[bold]a\\udcff → ü\n"), ("ascii", "[bold]a\\udcff \\u2192 \\xfc\n")):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        Console(file=Screen()).print("[bold]a\udcff → ü", markup=False)
+        stream.seek(0)
+        assert stream.read() == shown

@@ -19,7 +19,7 @@ from densecl.recipe import (
     documentation,
     field_names,
     make_recipe,
-    parse_time_limit,
+    parse_time,
     read_recipe,
     read_settings,
     resolve_queue_length,
@@ -438,13 +438,13 @@ def test_every_setting_is_described_once_and_in_order() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("8m", 480), ("1.5h", 5400), ("2d", 172800), (" 3s ", 3)])
 def test_time_limits(text: str, seconds: float) -> None:
-    assert parse_time_limit(text) == seconds
+    assert parse_time(text, "time_limit") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "8", "m", "-1m", "8 weeks", "1h30m", "nanm"])
 def test_wrong_time_limits(text: str) -> None:
     with pytest.raises(UserError, match="time_limit takes"):
-        parse_time_limit(text)
+        parse_time(text, "time_limit")
 
 
 def test_queue_length_follows_the_rule_of_thumb() -> None:

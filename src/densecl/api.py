@@ -60,6 +60,11 @@ def pretrain(
         settings["data"] = _absolute(str(data)) if dataset is None else f"dataset:{type(dataset).__name__}"
     if backbone is not None:
         settings["backbone"] = backbone if module is None else f"module:{type(module).__name__}"
+    if resume and recorded.is_file() and config is None:
+        from densecl.training.environment import find_world
+
+        if find_world() is not None:  # a resumed run may have other processes than before
+            settings = {"devices": "auto", "nodes": "auto"} | settings
     recipe = make_recipe(layers, **settings)
     if dataset is None and recipe.data.startswith("dataset:"):
         raise UserError(f"This recipe was made in Python with a dataset ({recipe.data}): give it again as data=....")

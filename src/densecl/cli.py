@@ -18,7 +18,7 @@ from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from densecl import __version__
-from densecl.errors import UserError, nearest
+from densecl.errors import SharedError, UserError, nearest
 from densecl.evaluation.settings import TASKS, Settings
 from densecl.names import printable, shown
 from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
@@ -43,9 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if available_cores() < allowed_cores():
         # Torch knows nothing of quotas: its threads would wait for each other's turn.
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    # Torch's warnings from C++, such as of a connection that ends with its process, come with pages of frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)
+    except SharedError:
+        return 2
     except UserError as error:
         return _complain(error.args[0])
     except KeyboardInterrupt:

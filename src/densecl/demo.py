@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from densecl.api import pretrain
 from densecl.errors import UserError
 from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
 from densecl.evaluation.segmentation import Labelled, linear_segmentation
+from densecl.files import replacing
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model.backbone import Backbone, create_backbone
@@ -118,8 +119,8 @@ def demo(
 
     console.rule("what was learned")
     (plain, normalisation), (dense, _) = (load_backbone(out / name) for name in ("global", "dense"))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=()):  # without GPUs, which are not used here
+        torch.default_generator.manual_seed(seed)
         untrained = create_backbone(plain.name, output_stride=plain.output_stride)
     contestants = (("random weights", untrained), ("global only", plain), ("global and dense", dense))
     query, key = fixed_view_pairs(
@@ -144,7 +145,7 @@ def _draw(scenes: Scenes, folder: Path, console: Console) -> Path:
     images = folder / "images"
     if images.is_dir() and len(list(images.glob("*.png"))) == scenes.count:
         return images  # the last step of an earlier demo
-    console.print(f"Drawing {scenes.count} scenes into {images}")
+    console.print(f"Drawing {scenes.count} scenes into {images}", markup=False)
     try:
         write_scenes(folder, scenes.split, size=scenes.size, seed=scenes.seed, count=scenes.count)
     except OSError as error:
@@ -212,12 +213,12 @@ def _visible(
 
 
 def _write_scores(scores: Sequence[Scores], path: Path) -> None:
-    beside = path.with_suffix(".part")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Scores._fields)
-        writer.writerows([[row.weights, *(f"{value:.2f}" for value in row[1:])] for row in scores])
-    os.replace(beside, path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Scores._fields)
+    writer.writerows([[row.weights, *(f"{value:.2f}" for value in row[1:])] for row in scores])
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, console: Console) -> None:
@@ -246,4 +247,4 @@ def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, conso
         (out / "global", "the same without the dense loss"),
         (folder, "the scenes; their labels lie beside them"),
     ):
-        console.print(f"  {path}: {what}")  # no table, which would cut long paths
+        console.print(f"  {path}: {what}", markup=False)  # no table, which would cut long paths

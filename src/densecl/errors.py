@@ -49,6 +49,10 @@ def _as_passed(found: re.Match[str]) -> str:
     return f"{name}={_IN_PYTHON.get(value, value)}"
 
 
+class SharedError(UserError):
+    """A failure of the run that another of its processes shows; the command line only ends with its exit code."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as ``" Did you mean 'resnet18'?"``, or nothing when no choice is close to `name`."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)

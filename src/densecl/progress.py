@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 #: Seconds between lines where there is no terminal.
 LINE_EVERY = 30.0
+
+
+class Screen:
+    """Standard output for a `Console`, which never ends a run.
+
+    What cannot be written, because the terminal was closed or the other end of a pipe is gone, is not shown. A
+    character that the terminal does not know, such as a byte of a file's name that is no UTF-8, comes as an escape.
+    """
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout
+
+    def write(self, text: str) -> int:
+        encoding = self._stream.encoding or "utf-8"
+        with self._while_it_lasts():
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._while_it_lasts():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _while_it_lasts(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            # Or what is still in the buffer would fail once more when Python ends, and change its exit code.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 class Display:

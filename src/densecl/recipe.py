@@ -27,6 +27,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from densecl.errors import UserError, nearest
+from densecl.files import replacing
 
 Auto = Literal["auto"]
 Method = Literal["auto", "moco", "densecl", "simclr", "byol", "simsiam", "barlow", "vicreg", "dino"]
@@ -184,10 +185,12 @@ class Recipe:
     checkpoint_activations: bool = False
     """Keep fewer activations and compute them once more: less memory, a third more time. For networks without batch
     norm, such as ViTs."""
-    devices: int = 1
-    """GPUs to use, or CPU processes where there is no GPU."""
-    nodes: int = 1
-    """Machines to use."""
+    devices: int | Auto = "auto"
+    """GPUs to use, or CPU processes where there is no GPU. auto: 1, or as many as torchrun, srun or mpirun started."""
+    nodes: int | Auto = "auto"
+    """Machines to use. auto: 1, or as for --devices."""
+    distributed_timeout: str = "5m"
+    """How long processes wait for one that does not answer, or for each other, before the run is given up."""
     sync_batch_norm: bool = False
     """Batch-norm statistics over all devices (GPUs only)."""
     workers: int | Auto = "auto"
@@ -218,10 +221,15 @@ class Recipe:
         _check(self)
 
     @property
+    def processes(self) -> int:
+        """Devices on all machines; as long as they are left open, one."""
+        return math.prod(number for number in (self.devices, self.nodes) if number != "auto")
+
+    @property
     def images_at_once(self) -> int:
         """Of a step's batch, once that is settled, those that a device computes together."""
         assert isinstance(self.batch_size, int)
-        return self.batch_size // (self.devices * self.nodes * self.accumulate)
+        return self.batch_size // (self.processes * self.accumulate)
 
 
 #: The authors' values for COCO train2017 (facts table; rate, no warm-up, schedule stepped per epoch).
@@ -326,6 +334,8 @@ RESTS_ON = {
     "learning_rate": ("base_learning_rate", "batch_size", "optimizer", "backbone", "method"),
     "weight_decay": ("optimizer", "method"),
     "warmup_epochs": ("data", "batch_size", *LENGTHS),
+    "devices": (),
+    "nodes": (),
     "precision": (),
     "channels_last": ("precision",),
     "workers": (),
@@ -437,7 +447,7 @@ def read_recipe(path: Path | str) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path | str) -> None:
-    """Write every setting of `recipe` as YAML, beside `path` and then moved there."""
+    """Write every setting of `recipe` as YAML, into the place of `path` once all is written."""
     lines = [
         "# Every setting of this run. To repeat it:",
         "#     densecl pretrain --config THIS_FILE --out ANOTHER_RUN",
@@ -445,10 +455,8 @@ def write_recipe(recipe: Recipe, path: Path | str) -> None:
     for title, settings in documentation().items():
         values = {name: getattr(recipe, name) for name in settings}
         lines += ["", f"# {title}", yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip()]
-    path = Path(path)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(Path(path)) as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 class _Dumper(yaml.SafeDumper):
@@ -659,10 +667,11 @@ _RULES: dict[str, _Rule] = {
     "clip_gradient": _POSITIVE,
     "epochs": _COUNT,
     "steps": _COUNT,
-    "time_limit": (lambda text: parse_time_limit(text) > 0, "must be longer than nothing"),
+    "time_limit": (lambda text: parse_time(text, "time_limit") > 0, "must be longer than nothing"),
     "accumulate": _COUNT,
     "devices": _COUNT,
     "nodes": _COUNT,
+    "distributed_timeout": (lambda text: parse_time(text, "distributed_timeout") > 0, "must be longer than nothing"),
     "workers": _NOT_NEGATIVE,
     "seed": (lambda seed: 0 <= seed < 2**32, "must lie in 0..4294967295"),
     "log_every": _COUNT,
@@ -713,7 +722,7 @@ def _check(recipe: Recipe) -> None:
 
 def _check_batch_size(recipe: Recipe, batch_size: int) -> None:
     """Raise UserError if the batch cannot be shared out as the recipe says."""
-    processes = recipe.devices * recipe.nodes
+    processes = recipe.processes
     if batch_size % processes:
         raise UserError(f"--batch-size {batch_size} cannot be shared evenly by {processes} devices.")
     images = batch_size // processes
@@ -729,15 +738,19 @@ def _check_batch_size(recipe: Recipe, batch_size: int) -> None:
         )
 
 
-def parse_time_limit(text: str) -> float:
+def parse_time(text: str, name: str) -> float:
     """Seconds in "90s", "8m", "12h" or "2d".
+
+    Args:
+        text: of the setting.
+        name: of the setting.
 
     Raises:
         UserError: anything else.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if match is None:
-        raise UserError(f"--time-limit takes a number and a unit, such as 90s, 8m, 12h or 2d, not '{text}'.")
+        raise UserError(f"{flag(name)} takes a number and a unit, such as 90s, 8m, 12h or 2d, not '{text}'.")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 

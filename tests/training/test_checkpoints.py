@@ -57,6 +57,18 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, error: Exception) ->
         raise error
 
 
+def test_what_is_said_of_the_last_checkpoint_is_true(tmp_path: Path) -> None:
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    for file in ("metrics.csv", "checkpoints/last.ckpt", "backbone.safetensors"):
+        with pytest.raises(UserError, match="start again; nothing was saved yet"), writing(tmp_path / file):
+            raise refused
+    save_checkpoint(checkpoint(4), tmp_path / "checkpoints" / "last.ckpt")
+    for file in ("metrics.csv", "checkpoints/last.ckpt", "backbone.safetensors"):
+        with pytest.raises(UserError, match="go on with --resume; the last checkpoint is whole"):  # noqa: SIM117
+            with writing(tmp_path / file):
+                raise refused
+
+
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="something else"), writing(tmp_path / "last.ckpt"):
         raise RuntimeError("something else")

@@ -6,6 +6,7 @@ import csv
 import functools
 import operator
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from safetensors.torch import load_file
 from densecl.errors import UserError
 from densecl.recipe import Recipe
 from densecl.training import run
-from densecl.training.launch import launch
+from densecl.training.launch import _how_it_died, launch
 from densecl.training.parts import Parts
+from densecl.training.peers import Peers
 from densecl.training.run import pretrain
 
 
@@ -47,9 +49,8 @@ def test_two_processes_train_as_one(tiny, tmp_path: Path) -> None:
 def resumed_settings(recipe: Recipe, out: Path) -> None:
     """What a process that torchrun has started takes its settings to be, into a file of its own."""
     rank = os.environ["LOCAL_RANK"]
-    os.environ |= {"RANK": rank, "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
 
-    def note(parts: Parts, out: Path, console: Console | None) -> run.RunResult:
+    def note(parts: Parts, out: Path, console: Console | None, peers: Peers) -> run.RunResult:
         (out.parent / f"rank{rank}").write_text(f"{parts.recipe.method} {parts.recipe.warmup_epochs}")
         return run.RunResult(out, out, 0, {})
 
@@ -81,8 +82,33 @@ def test_how_processes_end() -> None:
         launch(operator.truediv, 2, 1, 0)
     with pytest.raises(SystemExit, match="143"):
         launch(sys.exit, 2, 143)
-    with pytest.raises(UserError, match=r"died \(exit code -9\)"):
+    with pytest.raises(UserError, match=r"was killed \(exit code -9\), most likely .* want of memory"):
         launch(signal.raise_signal, 2, signal.SIGKILL)
+    with pytest.raises(UserError, match="Process [01] of 2 ended with exit code 1 before it could say why"):
+        launch(os._exit, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (-9, "want of memory"),
+        (137, "want of memory"),
+        (-7, "want of shared memory"),
+        (135, "want of shared memory"),
+        (-11, "died of SIGSEGV"),
+        (134, "died of SIGABRT"),
+        (-15, "died of SIGTERM"),
+        (0, "ended with exit code 0 before it could say why"),
+        (1, "ended with exit code 1 .* if __name__"),
+        (2, "ended with exit code 2 "),
+        (127, "ended with exit code 127 "),
+        (255, "ended with exit code 255 "),
+    ],
+)
+def test_only_what_was_killed_is_taken_for_want_of_memory(code: int, told: str) -> None:
+    text = _how_it_died(code)
+    assert re.search(told, text)
+    assert ("memory" in text) == ("memory" in told)
 
 
 def test_signals_before_the_processes_have_met(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from densecl.errors import UserError
-from densecl.training.logs import Table, make_loggers
+from densecl.training.logs import Table, start_loggers
 
 COLUMNS = ("step", "loss")
 
@@ -55,4 +55,32 @@ def test_a_missing_logger_says_what_to_install(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(UserError, match=r"pip install 'densecl\[wandb\]'"):
-        make_loggers(("wandb",), tmp_path, 0)
+        start_loggers(("wandb",), tmp_path, 0, {})
+
+
+def test_a_logger_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class UsageError(Exception):
+        """What wandb raises where nobody is logged in."""
+
+    class Experiment:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def log_hyperparams(self, settings: object) -> None:
+            raise UsageError("api_key not configured (no-tty).\nCall wandb.login(key=[your_api_key])" + 500 * "!")
+
+    for name, logger in (("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")):
+        monkeypatch.setattr(f"lightning.pytorch.loggers.{logger}", Experiment)
+        with pytest.raises(UserError, match=rf"--loggers {name} cannot start: api_key not.* or leave it out") as error:
+            start_loggers((name,), tmp_path, 0, {})
+        assert "\n" not in error.value.args[0] and len(error.value.args[0]) < 400
+    (tmp_path / "tensorboard").touch()  # where its folder should be
+    with pytest.raises(UserError, match="--loggers tensorboard cannot start: .*tensorboard"):
+        start_loggers(("tensorboard",), tmp_path, 0, {})
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    (logger,) = start_loggers(("tensorboard",), tmp_path / "run[x]", 0, {"data": "images\udcff"})
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.finalize("success")
+    with pytest.raises(UserError, match="--loggers tensorboard cannot start: .* or leave it out"):
+        start_loggers(("tensorboard",), tmp_path / "run\udcff", 0, {})

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from densecl.errors import UserError
+from densecl.interrupts import STOPPING
 from densecl.model.methods import METHODS, Method
 from densecl.recipe import Recipe, read_recipe, write_recipe
 from densecl.training.checkpoints import load_checkpoint
@@ -138,20 +139,22 @@ def send_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["SIGTERM", "SIGINT"]
+    ("number", "raised"),
+    [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt), (signal.SIGUSR1, SystemExit)],
+    ids=["SIGTERM", "SIGINT", "SIGUSR1"],
 )
 def test_a_signal_saves_first(
     tiny, tmp_path: Path, number: signal.Signals, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(one) for one in STOPPING]
     with monkeypatch.context() as patch:
         send_at(3, number, patch)
         with pytest.raises(raised) as stop:
             pretrain(tiny(steps=6), tmp_path / "run")
-    if number == signal.SIGTERM:
-        assert isinstance(stop.value, SystemExit) and stop.value.code == 143
+    if raised is SystemExit:
+        assert isinstance(stop.value, SystemExit) and stop.value.code == 128 + number
     assert f"Stopped by {number.name} after step 3" in capsys.readouterr().out
-    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(one) for one in STOPPING] == handlers
     pretrain(tiny(steps=6), tmp_path / "run", resume=True)
     pretrain(tiny(steps=6), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -193,7 +196,7 @@ def test_killed_before_the_first_checkpoint_begins_anew(tiny, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "_save", lambda self, module: None)
         pretrain(tiny(), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
     pretrain(tiny(), tmp_path / "run", resume=True)
     pretrain(tiny(), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
+import fcntl
 import io
 import itertools
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -323,7 +326,7 @@ def test_the_data_may_move_but_not_change(tiny, photos: Path, tmp_path: Path) ->
 
 
 def test_a_disk_that_is_too_small_is_noticed_at_the_start(tiny, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20, total=2**30))
     with pytest.raises(UserError, match="1 MiB are free on this disk, but a run of this model needs [1-9]"):
         pretrain(tiny(), tmp_path / "run")
     assert not (tmp_path / "run" / "recipe.yaml").exists()
@@ -331,7 +334,7 @@ def test_a_disk_that_is_too_small_is_noticed_at_the_start(tiny, tmp_path: Path, 
 
 def test_the_space_that_a_run_asks_for_is_what_it_takes(tiny, tmp_path: Path, monkeypatch) -> None:
     usage = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0, total=2**30))
     with pytest.raises(UserError, match="needs") as error:
         pretrain(tiny(optimizer="adamw"), tmp_path / "run")
     asked = float(str(error.value).split("needs ")[1].split(" MiB")[0]) * 2**20
@@ -426,6 +429,38 @@ def test_out_of_memory_names_sizes_to_try(tiny, tmp_path: Path, monkeypatch) -> 
         pretrain(tiny(**FREE, method="simclr"), tmp_path / "other")
 
 
+class Deadly(torch.utils.data.Dataset):
+    """Kills the process that reads its images."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Image.Image:
+        if torch.utils.data.get_worker_info() is not None:
+            signal.raise_signal(signal.SIGKILL)
+        return Image.radial_gradient("L").convert("RGB")
+
+
+def test_a_process_that_reads_images_and_was_killed(tiny, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was killed, most likely by the system .* memory"):
+        pretrain(tiny(data="dataset:Deadly", workers=1), tmp_path / "run", dataset=Deadly())
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("is killed by signal: Bus error. It is possible that dataloader's workers are", "want of shared memory.*shm"),
+        ("is killed by signal: Killed. ", "want of memory"),
+        ("is killed by signal: Segmentation fault. ", r"died of a signal \(Segmentation fault\)"),
+        ("exited unexpectedly with exit code 1. Details are lost", "ended before it could say why; .* --workers 0"),
+        ("exited unexpectedly", "ended before it could say why; .* --workers 0"),
+    ],
+)
+def test_what_torch_says_of_a_dead_worker_is_put_in_words(tiny, said: str, told: str) -> None:
+    with pytest.raises(UserError, match=told), run._memory_explained(tiny(workers=2)):
+        raise RuntimeError(f"DataLoader worker (pid 7) {said}")
+
+
 def test_out_of_memory_in_a_resumed_run_names_no_sizes(tiny, tmp_path: Path, monkeypatch) -> None:
     pretrain(tiny(steps=1), tmp_path / "run")
     monkeypatch.setattr(DenseCL, "forward", hungry)
@@ -459,6 +494,59 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tiny, tmp_path: 
         pretrain(tiny(steps=6, checkpoint_every=2), tmp_path / "run")
     monkeypatch.undo()
     assert checkpoints.load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 2
+
+
+def refused(*_: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_folder_that_takes_no_checkpoints_is_noticed_before_the_first_step(tiny, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "train", None)  # is not reached
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").touch()  # no folder
+    with pytest.raises(
+        UserError, match=r"Cannot write .*last.ckpt: File exists\. .* start again; nothing was saved yet"
+    ):
+        pretrain(tiny(), tmp_path / "run", resume=True)
+
+
+def test_without_the_result_there_is_still_a_checkpoint(tiny, tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "save_backbone", refused)
+        with pytest.raises(
+            UserError, match=r"Cannot write .*backbone.safetensors: Permission denied\. .*--resume; the"
+        ):
+            pretrain(tiny(), tmp_path / "run")
+    (tmp_path / "run" / "backbone.safetensors").write_bytes(b"of an earlier step")
+    result = pretrain(tiny(), tmp_path / "run", resume=True)  # which has nothing left to do
+    whole = load_file(pretrain(tiny(), tmp_path / "whole").backbone)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in load_file(result.backbone).items())
+
+
+def test_a_file_system_without_locks_is_told(tiny, tmp_path: Path, monkeypatch, capsys) -> None:
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    pretrain(tiny(steps=1), tmp_path / "run")
+    assert "has no locks; start no second run" in capsys.readouterr().out
+
+
+def test_a_logger_that_fails_in_the_midst_is_left_out(tiny, tmp_path: Path, monkeypatch, capsys) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to the server")
+
+    monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger.log_metrics", gone)
+    assert pretrain(tiny(loggers=("tensorboard",)), tmp_path / "run").steps == 3
+    told = "warning: TensorBoardLogger fails and is left out from now on: no route to the server"
+    assert capsys.readouterr().out.count(told) == 1
+
+
+@pytest.mark.parametrize("name", ["[bold]", "[/x]", "a\udcff", "line\nbreak", "\x1b[31m", "{x}", "ü→"])
+def test_a_run_folder_of_any_name(tiny, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    assert pretrain(tiny(steps=1), out).steps == 1
+    assert pretrain(tiny(steps=1), out, resume=True).steps == 1
 
 
 @pytest.mark.gpu

@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from densecl.allocator import return_freed_memory
 from densecl.errors import UserError
+from densecl.files import lock, replacing
 from densecl.images.crops import draw_crop, take_crop
 from densecl.images.decode import BadImage
 from densecl.images.sources import ImageSource
+from densecl.interrupts import STOPPING
 from densecl.names import from_cell, shown, to_cell
 from densecl.views import Crop, CropPair, Photometrics
 
@@ -261,7 +262,8 @@ def _start_worker(worker: int) -> None:
     return_freed_memory()  # a worker that has met a large image would keep as much for ever
     # Ctrl-C and the end of a cluster job reach every process of the group. The main process decides what
     # they mean, and needs its workers until its last step; they leave when it tells them to or is gone.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(STOPPING) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS, which has no clusters
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
@@ -347,12 +349,12 @@ class Quarantine:
     def __init__(self, path: Path | str, size: int) -> None:
         self.path = Path(path)
         self.size = size
-        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        self._lock = self.path.with_name(f".{self.path.name}.lock")
         self._read = 0  # bytes of the file that are known
         self._rows: set[str] = set()  # names in the file
         self._met: dict[str, str] = {}  # bad images since the run began or was resumed, and why
         if self.path.exists():
-            with self._lock:
+            with lock(self._lock):
                 self._read_new_rows()
 
     def record(self, bad: Iterable[BadRecord]) -> None:
@@ -378,7 +380,7 @@ class Quarantine:
             raise UserError(f"{many}: see {shown(self.path)}. The first: {shown(name)}: {shown(reason)}")
 
     def _append(self) -> None:
-        with self._lock:
+        with lock(self._lock):
             self._met.update(self._read_new_rows())
             new = {name: reason for name, reason in self._met.items() if name not in self._rows}
             text = _to_csv(new.items())
@@ -387,9 +389,8 @@ class Quarantine:
                     file.write(text)
             else:
                 text = _to_csv([self.HEADER]) + text
-                part = self.path.with_name(f".{self.path.name}.part")
-                part.write_bytes(text)
-                part.replace(self.path)
+                with replacing(self.path) as file:
+                    file.write(text)
             self._read += len(text)
             self._rows.update(new)
 

@@ -13,7 +13,6 @@ pre-training results, and stay as they are: a benchmark must not follow its winn
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,6 +23,8 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from densecl.files import replacing
 
 Split = Literal["train", "test"]
 Plane = Float32[np.ndarray, "height width"]
@@ -257,6 +258,5 @@ def write_scenes(
         scene = scenes.scene(index)
         for kind, pixels in (("images", scene.image.permute(1, 2, 0)), ("labels", scene.labels)):
             path = folder / kind / f"{index:05d}.png"
-            beside = path.with_suffix(".part")
-            Image.fromarray(pixels.numpy()).save(beside, format="PNG", compress_level=1)
-            os.replace(beside, path)
+            with replacing(path) as file:
+                Image.fromarray(pixels.numpy()).save(file, format="PNG", compress_level=1)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from densecl.errors import UserError
+from densecl.files import replacing
 from densecl.model.backbone import Backbone, create_backbone, create_model, one_line
 from densecl.model.fitting import Fit, adapted_to_channels, best_fit
 from densecl.model.pickles import Stored
@@ -88,29 +87,21 @@ def save_backbone(backbone: Backbone, path: Path | str, normalisation: Normalisa
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in backbone.model.state_dict().items()
     }
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        _write_safetensors(tensors, metadata, Path(beside))
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(beside, 0o644)  # mkstemp's files are private
-        os.replace(beside, path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
+    header, values = _safetensors(tensors, metadata)
+    with replacing(path) as file:
+        file.write(header)
+        file.write(values)
 
 
-def _write_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
-    """A safetensors file with the metadata in order of its names: the library writes them in a random one."""
-    safetensors.torch.save_file(dict(tensors), path, dict(metadata))
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        assert len(text) <= size, "the library writes JSON without spaces too"
-        file.seek(8)
-        file.write(text.ljust(size))
+def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
+    """Header and values of a safetensors file, the metadata in order: the library writes them in a random one."""
+    content = memoryview(safetensors.torch.save(dict(tensors), dict(metadata)))
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8 : 8 + size]))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    assert len(text) <= size, "the library writes JSON without spaces too"
+    return bytes(content[:8]) + text.ljust(size), content[8 + size :]
 
 
 def read_metadata(path: Path | str) -> Metadata | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from densecl.errors import UserError
+from densecl.files import replacing
 
 VIEW = 216  # side of a drawn view in pixels
 GAP = 10  # between the two views of a pair
@@ -80,16 +79,9 @@ def save_picture(picture: Image.Image, path: Path | str) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    path = Path(path)
     try:
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                picture.save(file, format="PNG", optimize=True)
-            os.chmod(beside, 0o644)  # mkstemp's files are private
-            os.replace(beside, path)
-        finally:
-            Path(beside).unlink(missing_ok=True)
+        with replacing(Path(path)) as file:
+            picture.save(file, format="PNG", optimize=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import pickle
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,6 +17,7 @@ import safetensors
 import torch
 
 from densecl.errors import UserError
+from densecl.files import free_bytes, replacing
 
 #: Changes when older checkpoints can no longer be read.
 FORMAT = "densecl checkpoint 1"
@@ -42,18 +41,24 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         UserError: if it cannot be written; the old one is then still whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
     with writing(path):
-        try:
-            # A Python file, because torch's own writer hides why it failed.
-            with beside.open("wb") as file:
-                torch.save(dict(checkpoint), file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            torch.save(dict(checkpoint), file)
+
+
+def try_saving(path: Path) -> None:
+    """Writes a small file where a checkpoint will be, in the same way, and removes it.
+
+    Raises:
+        UserError: if that fails, which nobody should learn after an hour of training.
+    """
+    trial = path.with_name(f"{path.name}.trial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(trial) as file:
+            file.write(b"The checkpoints of the run can be written here.")
+        trial.unlink()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -103,9 +108,11 @@ def writing(path: Path) -> Iterator[None]:
         if not isinstance(cause, OSError) and not isinstance(error, safetensors.SafetensorError):
             raise
         reason = (cause.strerror if isinstance(cause, OSError) else None) or str(error)
-        if "No space" in reason:
-            with contextlib.suppress(OSError):
-                reason += f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free, too few)"
-        raise UserError(
-            f"Cannot write {path}: {reason}. Put that right and go on with --resume; nothing saved is lost."
-        ) from error
+        free = free_bytes(path.parent) if "No space" in reason and path.parent.is_dir() else None
+        if free is not None:
+            reason += f" ({free / 2**20:.0f} MiB are free, too few)"
+        if any((folder / "checkpoints" / "last.ckpt").is_file() for folder in (path, *path.parents[:2])):
+            then = "go on with --resume; the last checkpoint is whole"
+        else:
+            then = "start again; nothing was saved yet"
+        raise UserError(f"Cannot write {path}: {reason}. Put that right and {then}.") from error

@@ -1,36 +1,174 @@
-"""Which of how many processes this one is: asked of `launch`, of torchrun, or of SLURM."""
+"""Which of how many processes this one is: asked of whoever started it."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
+from typing import NamedTuple
 
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
+
+from densecl.errors import UserError
+from densecl.recipe import Recipe, flag
+
+#: Launchers, and the variables in which each numbers a process: its rank, of how many; the same on its machine.
+#: `launch` speaks as torchrun does.
+LAUNCHERS = (
+    ("torchrun", ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")),
+    ("mpirun", tuple(f"OMPI_COMM_WORLD_{word}" for word in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
+    ("mpirun", tuple(f"MV2_COMM_WORLD_{word}" for word in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
+    ("mpirun", ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")),
+    ("srun", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")),
 )
 
-
-def launched_elsewhere() -> bool:
-    """Whether SLURM's srun or torchrun has started this process as one of several."""
-    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    return TorchElasticEnvironment.detect() or (SLURMEnvironment.detect() and several)
+#: Addresses that no other machine can reach.
+HERE = ("", "127.0.0.1", "localhost", "::1")
 
 
-def global_rank(devices: int) -> int:
-    """Number of this process in the run, from 0, known before the processes have met."""
-    for name in ("RANK", "SLURM_PROCID") if launched_elsewhere() else ():
-        if name in os.environ:
-            return int(os.environ[name])
-    return int(os.environ.get("NODE_RANK", "0")) * devices + int(os.environ.get("LOCAL_RANK", "0"))
+class World(NamedTuple):
+    """The processes that another program has started, and which of them this one is."""
+
+    launcher: str  # its name
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int  # processes on this machine, as on every other
+
+    @property
+    def nodes(self) -> int:
+        return self.size // self.local_size
 
 
-def cluster_environment() -> ClusterEnvironment:
-    """Who numbers the processes: torchrun or SLURM if they started them, else `launch`."""
-    if not launched_elsewhere():
-        return LightningEnvironment()
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
-    # Lightning would requeue the job with a checkpoint of its own; ours is saved on SIGTERM.
-    return SLURMEnvironment(auto_requeue=False)
+def find_world() -> World | None:
+    """The processes of which this is one; None if it was started by itself.
+
+    Raises:
+        UserError: if its environment contradicts itself.
+    """
+    for launcher, names in LAUNCHERS:
+        rank, size, local_rank, local_size = map(_number, names)
+        if rank is None or size is None:
+            continue
+        if launcher == "srun":
+            if not _is_task_of_srun():
+                continue
+            local_size = _tasks_a_node(size, local_size)
+        elif names[0] == "PMI_RANK" and local_rank is None:  # srun numbers its tasks in this way, too
+            continue
+        if size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # whoever starts one process starts it by itself
+            continue
+        if local_rank is None or local_size is None:
+            here = os.environ.get("MASTER_ADDR", "") in HERE
+            if local_rank is not None and not here:
+                raise UserError(f"{launcher}: {names[2]} is set, but not {names[3]}, the processes on each machine.")
+            local_rank, local_size = (rank, size) if here else (0, 1)  # else each on a machine of its own
+        if not (0 <= rank < size and 0 <= local_rank < local_size and size % local_size == 0):
+            told = " ".join(f"{name}={os.environ.get(name, '')}" for name in names)
+            raise UserError(
+                f"{launcher}: {told} do not go together. Every machine runs equally many processes, numbered from 0."
+            )
+        return World(launcher, rank, size, local_rank, local_size)
+    size = _number("WORLD_SIZE")
+    if size is not None and size > 1 and "LOCAL_RANK" in os.environ:
+        raise UserError(f"WORLD_SIZE={size} and LOCAL_RANK are set, but not RANK: which of the processes is this one?")
+    return None
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise UserError(f"{name}={text[:40]} in the environment is not a number of processes.")
+    return int(text)
+
+
+def _is_task_of_srun() -> bool:
+    """Whether srun has started this process as one of several.
+
+    A batch script, a shell and a notebook in an allocation have the numbers of their job, too, and are no tasks.
+    """
+    alone = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive") or "JPY_PARENT_PID" in os.environ
+    return not alone and ("SLURM_STEP_ID" in os.environ or "SLURM_SUBMIT_DIR" not in os.environ)
+
+
+def _tasks_a_node(tasks: int, most: int | None) -> int:
+    nodes = next(filter(None, map(_number, ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES"))), None)
+    if nodes is None:
+        nodes = math.ceil(tasks / (most or tasks))
+    shares = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 2(x3),1
+    if tasks % nodes or "," in shares:
+        raise UserError(f"srun: {tasks} tasks are not equally many on {nodes} nodes. Give --ntasks-per-node.")
+    return tasks // nodes
+
+
+def settle_devices(recipe: Recipe) -> Recipe:
+    """The recipe with as many devices and nodes as there are processes, where it leaves them open.
+
+    Raises:
+        UserError: if it asks for others than were started.
+    """
+    world = find_world()
+    there = {"devices": 1, "nodes": 1} if world is None else {"devices": world.local_size, "nodes": world.nodes}
+    chosen = {name for name in there if getattr(recipe, name) == "auto" or name in recipe.settled}
+    for name, number in there.items():
+        if world is not None and name not in chosen and getattr(recipe, name) != number:
+            raise UserError(
+                f"{flag(name)} {getattr(recipe, name)} contradicts {world.launcher}, which has started {world.size}"
+                f" process(es) on {world.nodes} machine(s). Leave {flag(name)} out, or start as many."
+            )
+    settled = tuple(sorted({*recipe.settled, *chosen}))
+    return dataclasses.replace(recipe, **{name: there[name] for name in chosen}, settled=settled)
+
+
+class Placed(ClusterEnvironment):
+    """Tells Lightning what `World` says, whoever started the processes."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Of the machine of the first process."""
+        if "MASTER_ADDR" in os.environ:
+            return os.environ["MASTER_ADDR"]
+        nodes = next(filter(None, map(os.environ.get, ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))), None)
+        if self.world.nodes == 1:
+            return "127.0.0.1"
+        if nodes is None:
+            raise UserError(f"{self.world.launcher}: set MASTER_ADDR to the address of the machine of process 0.")
+        return SLURMEnvironment.resolve_root_node_address(nodes)
+
+    @property
+    def main_port(self) -> int:
+        port = _number("MASTER_PORT")
+        job = os.environ.get("SLURM_JOB_ID", "")
+        return port or (15000 + int(job[-4:]) if job.isdecimal() else 29500)
+
+    @staticmethod
+    def detect() -> bool:
+        return find_world() is not None
+
+    def world_size(self) -> int:
+        return self.world.size
+
+    def set_world_size(self, size: int) -> None:
+        """Nothing: it is what it is."""
+
+    def global_rank(self) -> int:
+        return self.world.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Nothing: it is what it is."""
+
+    def local_rank(self) -> int:
+        return self.world.local_rank
+
+    def node_rank(self) -> int:
+        return self.world.rank // self.world.local_size

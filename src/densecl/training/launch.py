@@ -19,14 +19,18 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from densecl.errors import UserError
+from densecl.interrupts import STOPPING, Interrupts
 from densecl.training.cores import available_cores
-from densecl.training.interrupts import Interrupts
 
 #: Seconds that processes have to leave once they have told how they ended.
 GRACE = 10.0
 
 
-def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
+#: In a process that was started here: its end of the pipe to the one that waits for it.
+_to_parent: Connection | None = None
+
+
+def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: int = 1) -> Any:
     """Calls ``function(*arguments)`` in a new process for each device of this machine.
 
     Lightning's own launcher repeats ``sys.argv``, which means nothing when the run was started by a call in
@@ -40,28 +44,37 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
         function: of a module, so that it can be found by the new processes.
         devices: number of processes.
         arguments: must be picklable.
+        nodes: machines on which the same is done.
 
     Raises:
         UserError: if one of them raised it, or was killed.
         RuntimeError: with the traceback of the first that failed otherwise.
         SystemExit, KeyboardInterrupt: as the first process ended.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        raise UserError(f"--devices {devices}: several processes need Linux or macOS. Take one device.")
     context = multiprocessing.get_context("spawn")
     threads = int(os.environ.get("OMP_NUM_THREADS", available_cores()))
     environment = {
         "OMP_NUM_THREADS": str(max(1, threads // devices)),
+        "WORLD_SIZE": str(devices * nodes),
+        "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
     }
     pipes = [context.Pipe(duplex=False) for _ in range(devices)]
     processes = [context.Process(target=_process, args=(sender, function, arguments)) for _, sender in pipes]
-    resource_tracker.ensure_running()  # which otherwise, starting with the first process, lets signals through again
+    # Before the first process, with which it would otherwise start, and let signals through again. It holds back for
+    # ever those that are held back here, which would end it.
+    with _signals_held():
+        resource_tracker.ensure_running()
     with contextlib.ExitStack() as until_the_end:
         with _signals_held():  # there must be a process to forward them to
             interrupts = until_the_end.enter_context(_forwarding(processes))
             until_the_end.callback(_end, processes)
             for rank, process in enumerate(processes):
-                with _in_environment(environment | {"LOCAL_RANK": str(rank)}):
+                place = {"RANK": str(node_rank() * devices + rank), "LOCAL_RANK": str(rank)}
+                with _in_environment(environment | place):
                     _start(process, devices)
         for _, sender in pipes:
             sender.close()
@@ -74,6 +87,17 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any) -> Any:
     if kind == "interrupt":
         raise KeyboardInterrupt(content)
     return content
+
+
+def node_rank() -> int:
+    """Number of this machine, where the user has started us on each of several."""
+    return int(os.environ.get("NODE_RANK", "0"))
+
+
+def tell_parent(text: str) -> None:
+    """Hands on the message for the user, in a process that has to be ended without returning from its function."""
+    assert _to_parent is not None
+    _to_parent.send(("user error", text))
 
 
 def _start(process: Any, devices: int) -> None:
@@ -111,8 +135,7 @@ def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts
             except EOFError:
                 processes[rank].join()
                 raise UserError(
-                    f"Process {rank} of {len(processes)} died (exit code {processes[rank].exitcode}), perhaps for"
-                    " want of memory. Go on with --resume; a smaller --batch-size or fewer --workers need less."
+                    f"Process {rank} of {len(processes)} {_how_it_died(processes[rank].exitcode)}"
                 ) from None
             if kind == "failed" and interrupts.received is not None:  # for want of one that was stopped
                 kind, content = outcomes[rank] = "exit", 128 + interrupts.received
@@ -125,18 +148,45 @@ def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts
     return stops[min(stops)] if stops else outcomes[0]
 
 
+def _how_it_died(code: int) -> str:
+    """What to tell of a process that ended before it could say why, by its exit code; -n: of signal n."""
+    number = -code if code < 0 else code - 128  # as a shell reports it, where there was one in between
+    name = next((each.name for each in signal.Signals if each == number), "")
+    if name == "SIGKILL":
+        return (
+            f"was killed (exit code {code}), most likely by the system for want of memory. Go on with --resume; a"
+            " smaller --batch-size or fewer --workers need less."
+        )
+    if name == "SIGBUS":
+        return (
+            f"was killed (exit code {code}), most likely for want of shared memory. In a container give more"
+            " ('docker run --shm-size 8g'), or take --workers 0; then go on with --resume."
+        )
+    if name:
+        return (
+            f"died of {name} (exit code {code}), which is a fault in compiled code or a signal from elsewhere; what it"
+            " wrote before stands above. Go on with --resume."
+        )
+    return (
+        f"ended with exit code {code} before it could say why: what it wrote itself stands above. (Each process imports"
+        " the script that calls pretrain, which must therefore do so under if __name__ == '__main__'.)"
+    )
+
+
 def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    global _to_parent
+    _to_parent = sender
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         # Until training listens to them, signals end the process: there is nothing to save yet. Not by an exception,
         # which is lost if a destructor or a callback of C happens to run when the signal comes.
-        def leave(number: int, frame: Any) -> None:
-            sender.send(("interrupt", "") if number == signal.SIGINT else ("exit", 128 + number))
-            os._exit(128 + number)
+        class Leave(Interrupts):
+            def _note(self, number: int, frame: Any) -> None:
+                sender.send(("interrupt", "") if number == signal.SIGINT else ("exit", 128 + number))
+                os._exit(128 + number)
 
-        for number in Interrupts.SIGNALS:
-            signal.signal(number, leave)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, Interrupts.SIGNALS)
+        Leave().listen()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         outcome = "returned", function(*arguments)
     except UserError as error:
         outcome = "user error", error.args[0]
@@ -146,7 +196,7 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
         outcome = "interrupt", str(error)
     except BaseException:
         outcome = "failed", traceback.format_exc()
-    for number in Interrupts.SIGNALS:
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     sender.send(outcome)
     sender.close()
@@ -155,7 +205,7 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """Signals that come here are delivered at the end; a process that is started here holds them until it is ready."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, Interrupts.SIGNALS)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from densecl.errors import UserError
+from densecl.files import replacing
 from densecl.training.checkpoints import writing
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ class Table:
         self.path = path
         self.columns = columns
         kept = [row for row in self._rows() if int(row["step"]) <= last_step]
-        beside = path.with_name(path.name + ".part")
-        with writing(path):
-            beside.write_text(self._lines([dict(zip(columns, columns, strict=True)), *kept]), encoding="utf-8")
-            beside.replace(path)
+        with writing(path), replacing(path) as file:
+            file.write(self._lines([dict(zip(columns, columns, strict=True)), *kept]).encode())
 
     def append(self, row: Mapping[str, float | int]) -> None:
         """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty."""
@@ -62,27 +61,61 @@ def _written(value: float | int) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
-def make_loggers(names: tuple[str, ...], out: Path, last_step: int) -> list[Logger]:
-    """Lightning's loggers for these names, writing into the run (MLflow: or to MLFLOW_TRACKING_URI).
+#: What helps where a logger cannot start.
+HELP = {
+    "tensorboard": "Put that right",
+    "wandb": "Log in with 'wandb login' or WANDB_API_KEY, keep it on this machine with WANDB_MODE=offline",
+    "mlflow": "Look at MLFLOW_TRACKING_URI",
+}
+
+
+def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: Mapping[str, Any]) -> list[Logger]:
+    """Lightning's loggers for these names, writing into the run (MLflow: or to MLFLOW_TRACKING_URI), and at work.
 
     TensorBoard drops what an interrupted run had logged after `last_step`; to W&B and MLflow a
     resumed run is a new run of the same name.
 
+    Args:
+        names: some of "tensorboard", "wandb" and "mlflow".
+        out: the run's folder.
+        last_step: the step to go on from.
+        settings: of the run, which they note.
+
     Raises:
-        UserError: if the package that a logger needs is not installed.
+        UserError: if the package that a logger needs is not installed, or it cannot start: nobody is logged in, no
+            such server, a folder that cannot be written.
     """
     from lightning.pytorch import loggers
 
+    title = _as_text(out.name)
     made: list[Logger] = []
     for name in names:
         try:
             if name == "tensorboard":
-                made.append(loggers.TensorBoardLogger(out, name="tensorboard", version="", purge_step=last_step + 1))
+                str(out.absolute()).encode()  # or its thread fails, and whoever waits for it does so for ever
+                logger = loggers.TensorBoardLogger(out, name="tensorboard", version="", purge_step=last_step + 1)
             elif name == "wandb":
-                made.append(loggers.WandbLogger(name=out.name, save_dir=out, project="densecl"))
+                logger = loggers.WandbLogger(name=title, save_dir=out, project="densecl")
             else:
-                made.append(loggers.MLFlowLogger("densecl", run_name=out.name, save_dir=str(out / "mlruns")))
+                logger = loggers.MLFlowLogger("densecl", run_name=title, save_dir=str(out / "mlruns"))
+            logger.log_hyperparams({setting: _as_text(value) for setting, value in settings.items()})
         except ImportError as error:
             install = "tensorboard" if name == "tensorboard" else f"densecl[{name}]"
             raise UserError(f"--loggers {name} needs a package that is not here: pip install '{install}'.") from error
+        except Exception as error:  # each has kinds of its own
+            raise UserError(
+                f"--loggers {name} cannot start: {in_short(error)}. {HELP[name]}, or leave it out (--loggers none)."
+            ) from error
+        made.append(logger)
     return made
+
+
+def _as_text(value: Any) -> Any:
+    """A text without the bytes of a file's name that are no UTF-8, which no logger can write."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def in_short(error: Exception, limit: int = 200) -> str:
+    """What an error of another library says, in one line of at most so many characters."""
+    words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return words if len(words) <= limit else f"{words[: limit - 3]}..."

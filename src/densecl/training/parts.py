@@ -22,11 +22,12 @@ from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
 from densecl.model.methods import Method, find_method
 from densecl.model.weights import Start, initialise_from
 from densecl.names import shown
-from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time_limit, resolve_queue_length
+from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.cores import available_cores
+from densecl.training.environment import settle_devices
 from densecl.training.processor import fast_in_bf16
 
 Value = TypeVar("Value")
@@ -62,7 +63,7 @@ class Parts:
     @property
     def time_limit(self) -> float | None:
         """In seconds."""
-        return parse_time_limit(self.recipe.time_limit) if self.recipe.time_limit is not None else None
+        return parse_time(self.recipe.time_limit, "time_limit") if self.recipe.time_limit is not None else None
 
     @property
     def complete(self) -> bool:
@@ -84,6 +85,7 @@ def build(
     Raises:
         UserError: for wrong data, an unknown backbone, settings that do not go together, a damaged checkpoint.
     """
+    recipe = settle_devices(recipe)
     torch.manual_seed(recipe.seed)
     if module is None:
         backbone = create_backbone(recipe.backbone, channels=recipe.channels, output_stride=recipe.output_stride)
@@ -173,7 +175,7 @@ def build(
     )
     if resolved.key_norm == "auto" and model.key_norm is not None:
         resolved = _settle(resolved, key_norm=model.key_norm)
-        alone = ", which on one device has nothing to mix" if recipe.devices * recipe.nodes == 1 else ""
+        alone = ", which on one device has nothing to mix" if recipe.processes == 1 else ""
         reasons.append(f"--key-norm {model.key_norm}{alone if model.key_norm == 'shuffle' else ''}")
     if checkpoint is not None:
         try:
@@ -221,10 +223,10 @@ def _with_batch_size(recipe: Recipe, images: int) -> tuple[Recipe, str]:
         UserError: if there are fewer images than parts of a batch.
     """
     on_gpu = torch.cuda.is_available()
-    parts = recipe.devices * recipe.nodes * recipe.accumulate
+    parts = recipe.processes * recipe.accumulate
     if images < parts:
         raise UserError(
-            f"{images} images cannot be shared by {recipe.devices * recipe.nodes} device(s) in {recipe.accumulate}"
+            f"{images} images cannot be shared by {recipe.processes} device(s) in {recipe.accumulate}"
             " part(s). Take fewer --devices, or less --accumulate."
         )
     least = automatic.ENOUGH_NEGATIVES if recipe.method == "auto" else find_method(recipe.method).least_batch
@@ -278,7 +280,7 @@ def _is_split(recipe: Recipe, backbone: Backbone) -> bool:
     """Whether the paper's recipe splits the keys, in place of the many devices that it was made on."""
     return (
         recipe.recipe == "paper"
-        and recipe.devices * recipe.nodes == 1
+        and recipe.processes == 1
         and recipe.images_at_once > recipe.key_split
         and backbone.uses_batch_statistics
     )
@@ -382,6 +384,7 @@ def _resolve(
         reasons.append("--channels-last" if channels_last else "--no-channels-last (of little use in float32 on a CPU)")
     if recipe.workers == "auto":
         cores = available_cores()
+        assert isinstance(recipe.devices, int)
         chosen["workers"] = automatic.workers(cores, recipe.devices, on_gpu=torch.cuda.is_available())
         reasons.append(f"--workers {chosen['workers']} ({cores} cores)")
     return _settle(recipe, **chosen)
@@ -425,11 +428,11 @@ def _idle(recipe: Recipe) -> list[str]:
 
 def _check_batch(recipe: Recipe, method: Method) -> None:
     """Raises UserError if there would be fewer images than the method can learn from."""
-    parts = recipe.devices * recipe.nodes * recipe.accumulate
+    parts = recipe.processes * recipe.accumulate
     accumulated = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
     if recipe.images_at_once < method.least_batch:
         raise UserError(
-            f"--batch-size {recipe.batch_size} on {recipe.devices * recipe.nodes} device(s){accumulated}:"
+            f"--batch-size {recipe.batch_size} on {recipe.processes} device(s){accumulated}:"
             f" {method.name} takes statistics over the batch {method.needs_batch_in} and needs"
             f" at least {method.least_batch} images on each."
             f" Give at least {method.least_batch * parts}."

@@ -15,14 +15,15 @@ from rich.console import Console
 
 from densecl.images.loader import Batch, Quarantine
 from densecl.images.sources import ImageSource
+from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
 from densecl.model.distributed import mean_over_processes, world_size
 from densecl.progress import Display
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
 from densecl.training.diagnosis import MEASURES, CollapseAlarm, FixedPairs, diagnose, not_finite
-from densecl.training.interrupts import Interrupts
-from densecl.training.logs import Table
+from densecl.training.logs import Table, in_short
 from densecl.training.module import DenseCLModule
+from densecl.training.peers import Peers
 
 #: Columns of metrics.csv. `epoch` is a fraction; `data_wait` is the share of the time since the last row in which
 #: training waited for data; `seconds` is the time spent training since the run began, interruptions left out.
@@ -84,6 +85,7 @@ class Recorder(pl.Callback):
         quarantine: for the bad images of each batch.
         fixed_pairs: on which to measure the backbone's match accuracy.
         console: on the first process, where to show how it goes.
+        peers: the other processes, which wait while the first one measures and saves.
 
     Attributes:
         done: steps done in all.
@@ -107,6 +109,7 @@ class Recorder(pl.Callback):
         quarantine: Quarantine,
         fixed_pairs: FixedPairs,
         console: Console | None,
+        peers: Peers,
     ) -> None:
         self.out = out
         self.source = source
@@ -121,6 +124,7 @@ class Recorder(pl.Callback):
         self.quarantine = quarantine
         self.fixed_pairs = fixed_pairs
         self.console = console
+        self.peers = peers
         self.display: Display | None = None
         self.alarm = CollapseAlarm()
         self.stopped_by: int | None = None
@@ -135,13 +139,14 @@ class Recorder(pl.Callback):
         self.interrupts.listen()
         # Agreeing on the CPU does not stall a GPU; NCCL knows no CPU.
         if world_size() > 1:
-            self._agreement: Any = dist.new_group(backend="gloo")
+            self._agreement: Any = dist.new_group(backend="gloo", timeout=self.peers.patience)
         self.done = start = pl_module.start_step
         if trainer.is_global_zero:
             self.metrics = Table(self.out / "metrics.csv", COLUMNS, last_step=start if start > 0 else -1)
             self.matches = Table(self.out / "match_accuracy.csv", MATCH_COLUMNS, last_step=start if start > 0 else -1)
             if start == 0:
                 self._measure_matches(pl_module, 0)
+        self.peers.first_is_done("the start")
         if self.console is not None:
             self.display = Display(self.console, self.total_steps, start)  # its thread begins after the workers' fork
         self._saved_at = time.monotonic()
@@ -164,22 +169,25 @@ class Recorder(pl.Callback):
             self._window.batch_ended()
             return
         self.done = done = pl_module.step
-        signal = self._agree()
+        signal, minutes = self._agree()
         out_of_time = self.time_limit is not None and self.clock.seconds >= self.time_limit
         ends = done == self.total_steps or out_of_time
         self.stopped_by = None if ends else signal
         if ends or done == 1 or done % self.log_every == 0:
             self._log(trainer, pl_module, done)
         pl_module.last = None
+        due = done % self.checkpoint_every == 0
+        saves = ends or due or self.stopped_by is not None or minutes >= self.checkpoint_minutes
         if trainer.is_global_zero:
-            due = done % self.checkpoint_every == 0
-            minutes = (time.monotonic() - self._saved_at) / 60
             if ends or due:
                 self._measure_matches(pl_module, done)
-            if ends or due or self.stopped_by is not None or minutes >= self.checkpoint_minutes:
+            if saves:
                 self._save(pl_module)
             if self.display is not None:
                 self.display.step(done, self._seconds_left(done))
+        if saves:
+            self.peers.first_is_done(f"step {done}")
+            self._saved_at = time.monotonic()
         if out_of_time or self.stopped_by is not None:
             trainer.should_stop = True
         self._window.batch_ended()
@@ -191,14 +199,20 @@ class Recorder(pl.Callback):
         if self.display is not None:
             self.display.close()
 
-    def _agree(self) -> int | None:
-        """All processes take the latest of their clocks, and learn of the signal that any of them has received."""
-        news = torch.tensor([self.clock.read(), float(self.interrupts.received or 0)], dtype=torch.float64)
+    def _agree(self) -> tuple[int | None, float]:
+        """All processes take the latest of their clocks, and learn of the signal that any of them has received.
+
+        Returns:
+            The signal, and the minutes since the last checkpoint.
+        """
+        minutes = (time.monotonic() - self._saved_at) / 60
+        own = [self.clock.read(), float(self.interrupts.received or 0), minutes]
+        news = torch.tensor(own, dtype=torch.float64)
         if world_size() > 1:
             dist.all_reduce(news, dist.ReduceOp.MAX, group=self._agreement)
-        seconds, signal = news.tolist()
+        seconds, signal, minutes = news.tolist()
         self.clock.seconds = seconds
-        return int(signal) or None
+        return int(signal) or None, minutes
 
     def _log(self, trainer: pl.Trainer, module: DenseCLModule, done: int) -> None:
         assert module.last is not None
@@ -217,11 +231,19 @@ class Recorder(pl.Callback):
         if trainer.is_global_zero:
             self.metrics.append(self.row)
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
-            for logger in trainer.loggers:
-                logger.log_metrics(numbers, step=done)
+            for logger in list(trainer.loggers):
+                try:
+                    logger.log_metrics(numbers, step=done)
+                except Exception as error:  # each has kinds of its own; none is worth losing the run
+                    trainer.loggers = [other for other in trainer.loggers if other is not logger]
+                    self._say(f"warning: {type(logger).__name__} fails and is left out from now on: {in_short(error)}")
             if self.display is not None:
                 self.display.report(done, _shown(self.row), self._seconds_left(done))
         self.alarm.check(done, self.row)
+
+    def _say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _check_finite(self, module: DenseCLModule) -> None:
         first_bad = int(module.first_bad_step)
@@ -237,10 +259,6 @@ class Recorder(pl.Callback):
         self._check_finite(module)
         if not torch.nn.utils.get_total_norm(module.model.parameters()).isfinite():
             raise not_finite(self.done)
-        # The result first: a run whose checkpoint says that it is complete then has one.
-        result = self.out / "backbone.safetensors"
-        with writing(result):
-            save_backbone(module.model.backbone, result, module.normalisation)
         checkpoint = Checkpoint(
             format=FORMAT,
             step=self.done,
@@ -250,8 +268,13 @@ class Recorder(pl.Callback):
             model=module.model.state_dict(),
             optimizer=module.trainer.optimizers[0].state_dict(),
         )
-        save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
-        self._saved_at = time.monotonic()
+        # The result first: a run whose checkpoint says that it is complete then has one.
+        result = self.out / "backbone.safetensors"
+        with writing(result):
+            try:
+                save_backbone(module.model.backbone, result, module.normalisation)
+            finally:  # if that fails, the run can still go on from here, and its result be written then
+                save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
 
     def _seconds_left(self, done: int) -> float | None:
         if self.time_limit is not None:

@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch import nn
@@ -27,20 +29,22 @@ from torch.utils.data import Dataset
 from densecl.allocator import keep_freed_memory
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
+from densecl.files import free_bytes, lock
 from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
+from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
 from densecl.names import shown
-from densecl.progress import duration
-from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, read_recipe, write_recipe
+from densecl.progress import Screen, duration
+from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, parse_time, read_recipe, write_recipe
 from densecl.training import automatic
-from densecl.training.checkpoints import writing
+from densecl.training.checkpoints import try_saving, writing
 from densecl.training.diagnosis import FixedPairs
-from densecl.training.environment import cluster_environment, global_rank, launched_elsewhere
-from densecl.training.interrupts import Interrupts
-from densecl.training.launch import launch
-from densecl.training.logs import make_loggers
+from densecl.training.environment import Placed, find_world, settle_devices
+from densecl.training.launch import launch, node_rank, tell_parent
+from densecl.training.logs import start_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
+from densecl.training.peers import Peers
 from densecl.training.recorder import Clock, Recorder
 from densecl.training.schedules import Schedules
 from densecl.views import Photometrics
@@ -53,6 +57,7 @@ FREE = frozenset(
         "data",  # its images are compared, see `build`
         "devices",
         "nodes",
+        "distributed_timeout",
         "workers",
         "compile",
         "checkpoint_activations",
@@ -110,15 +115,22 @@ def pretrain(
     Raises:
         UserError: whatever the caller can put right.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved.
-        SystemExit: on SIGTERM, after a checkpoint was saved; code 143, as a shell reports that signal.
+        SystemExit: on SIGTERM and other signals that ask to stop (`interrupts.STOPPING`), after a checkpoint was
+            saved; the code is 128 plus the signal's number, as a shell reports it: 143 for SIGTERM.
     """
     out = Path(out)
     _keep_memory()
-    first = global_rank(recipe.devices) == 0
-    console = Console(quiet=not first)
+    world = find_world()
+    recipe = settle_devices(recipe)
+    first = (node_rank() if world is None else world.rank) == 0
+    console = Console(file=Screen(), quiet=not first)  # pyright: ignore[reportArgumentType]
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    # The caller's random numbers stay as they were.
-    with _quiet(), torch.random.fork_rng(), contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        held.enter_context(_quiet())
+        # The caller's random numbers stay as they were; a GPU that was not used yet has none, and is not started here.
+        used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        held.enter_context(torch.random.fork_rng(devices=used))
+        peers = held.enter_context(Peers(world, _seconds_to_wait(recipe), _show))
         _check_machine(recipe)
         if first or resume:  # the others of a resumed run must come to the same settings
             recipe = _agree_with_past(recipe, out, resume)
@@ -128,26 +140,31 @@ def pretrain(
         held.enter_context(_memory_explained(recipe, resumed=out if parts.start_step else None))
         _check_length(parts, out)
         if first:
-            held.enter_context(_claimed(out))
+            if not held.enter_context(_claimed(out)):
+                reasons.append(f"warning: the file system of {out} has no locks; start no second run in that folder")
             with writing(out / "recipe.yaml"):
                 if not resume:
                     _check_free(out)  # once more, now that nobody else writes here
                     _clear(out)
                 _check_space(parts, out)
                 write_recipe(recipe, out / "recipe.yaml")
+            try_saving(out / "checkpoints" / "last.ckpt")
+        peers.first_is_done("the folder")
         _introduce(parts, reasons, out, say)
         if parts.complete:
             say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
             result = RunResult(out, out / "backbone.safetensors", parts.start_step, {})
-            if first and not result.backbone.is_file():
+            if first:  # the last time it may have failed, and an earlier one lie there
                 with writing(result.backbone):
                     save_backbone(parts.model.backbone, result.backbone, parts.normalisation)
             return result
-        if recipe.devices == 1 or launched_elsewhere():
-            result = train(parts, out, console if first else None)
+        if recipe.processes == 1 or world is not None:
+            result = train(parts, out, console if first else None, peers)
         else:
             del parts  # each process makes its own
-            result = launch(_train_in_process, recipe.devices, recipe, out, resume, dataset, backbone)
+            assert isinstance(recipe.devices, int) and isinstance(recipe.nodes, int)
+            arguments = recipe, out, resume, dataset, backbone
+            result = launch(_train_in_process, recipe.devices, *arguments, nodes=recipe.nodes)
     say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
     return result
 
@@ -157,11 +174,23 @@ def _train_in_process(
 ) -> RunResult:
     """The part of `pretrain` that each of several processes does."""
     _keep_memory()
-    with _quiet():
+    world = find_world()
+    assert world is not None
+    console = Console(file=Screen()) if world.rank == 0 else None  # pyright: ignore[reportArgumentType]
+    with _quiet(), Peers(world, _seconds_to_wait(recipe), tell_parent) as peers:
         with _memory_explained(recipe):
             parts, _ = build(recipe, out if resume else None, dataset, backbone)
         with _memory_explained(parts.recipe, resumed=out if parts.start_step else None):
-            return train(parts, out, Console() if global_rank(recipe.devices) == 0 else None)
+            return train(parts, out, console, peers)
+
+
+def _seconds_to_wait(recipe: Recipe) -> float:
+    return parse_time(recipe.distributed_timeout, "distributed_timeout")
+
+
+def _show(text: str) -> None:
+    """Where a process has to be ended in the midst of something."""
+    print(f"densecl: error: {text}", file=sys.stderr, flush=True)
 
 
 def _keep_memory() -> None:
@@ -175,8 +204,12 @@ def _keep_memory() -> None:
 def _check_machine(recipe: Recipe) -> None:
     if recipe.sync_batch_norm and not torch.cuda.is_available():
         raise UserError("--sync-batch-norm needs GPUs: torch has no synchronised batch norm on the CPU.")
+    assert isinstance(recipe.devices, int)
     if torch.cuda.is_available() and recipe.devices > torch.cuda.device_count():
-        raise UserError(f"--devices {recipe.devices}: this machine has {torch.cuda.device_count()} GPU(s).")
+        raise UserError(
+            f"--devices {recipe.devices}: this process sees {torch.cuda.device_count()} GPU(s) on this machine. (A"
+            " cluster must give the GPUs to the machine, not one to each task.)"
+        )
     if recipe.time_limit is not None and recipe.schedule_per == "epoch":
         raise UserError("--schedule-per epoch needs a length in --epochs or --steps; with --time-limit take 'step'.")
 
@@ -201,8 +234,9 @@ def _agree_with_past(recipe: Recipe, out: Path, resume: bool) -> Recipe:
     inherited = {
         name: getattr(past, name) for name in RESTS_ON if getattr(recipe, name) == open_to_choice.get(name, "auto")
     }
-    same = tuple(name for name in past.settled if inherited.get(name, getattr(recipe, name)) == getattr(past, name))
-    recipe = dataclasses.replace(recipe, **inherited, settled=same)
+    same = {name for name in past.settled if inherited.get(name, getattr(recipe, name)) == getattr(past, name)}
+    same |= {"devices", "nodes"}.intersection(recipe.settled)
+    recipe = dataclasses.replace(recipe, **inherited, settled=tuple(sorted(same)))
     differences = [
         f"{flag(field.name)} {_shown(getattr(past, field.name))} -> {_shown(getattr(recipe, field.name))}"
         for field in dataclasses.fields(Recipe)
@@ -230,19 +264,25 @@ def _early(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
+def _claimed(out: Path) -> Iterator[bool]:
     """Makes the run's folder, and keeps other runs from writing there at the same time.
 
+    Gives:
+        Whether it does; some file systems have no locks.
+
     Raises:
-        UserError: if one already does, or the folder cannot be made.
+        UserError: if another run already writes there, or the folder cannot be made.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=LEAVING):
-            yield
-    except Timeout as error:
-        raise UserError(f"--out {out}: another process is at work on this run. Wait for it, or stop it.") from error
+    with contextlib.ExitStack() as held:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                locked = held.enter_context(lock(out / ".lock", timeout=LEAVING))
+            except Timeout as error:
+                raise UserError(
+                    f"--out {out}: another process is at work on this run. Wait for it, or stop it."
+                ) from error
+        yield locked
 
 
 def _clear(out: Path) -> None:
@@ -278,8 +318,8 @@ def _check_space(parts: Parts, out: Path) -> None:
     # Each is written beside the one before.
     needed = state + moments * trained + backbone
     standing = sum(file.stat().st_size for file in out.glob("checkpoints/last.ckpt"))
-    free = shutil.disk_usage(out).free
-    if free < 2 * needed - standing:
+    free = free_bytes(out)
+    if free is not None and free < 2 * needed - standing:
         raise UserError(
             f"--out {out}: {free / 2**20:.0f} MiB are free on this disk, but a run of this model needs"
             f" {2 * needed / 2**20:.0f} MiB for its checkpoints. Free some, or choose another disk."
@@ -289,20 +329,22 @@ def _check_space(parts: Parts, out: Path) -> None:
 # --- the training itself ------------------------------------------------------------------------------
 
 
-def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
+def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunResult:
     """Trains on Lightning's Trainer, in this process, which may be one of several.
 
     Args:
         parts: from `build`.
         out: the run's folder.
         console: on the first process, where to show how it goes.
+        peers: the other processes.
 
     Raises:
         UserError: for NaN, collapse, too many bad images, a full disk, want of memory.
         KeyboardInterrupt, SystemExit: see `pretrain`.
     """
     recipe = parts.recipe
-    processes = recipe.devices * recipe.nodes
+    processes, world = recipe.processes, peers.world
+    assert isinstance(recipe.devices, int) and isinstance(recipe.nodes, int)
     on_gpu = torch.cuda.is_available()
     assert isinstance(recipe.batch_size, int) and isinstance(recipe.workers, int)
     assert isinstance(recipe.learning_rate, float)
@@ -335,7 +377,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         seed=recipe.seed,
         start_step=parts.start_step * recipe.accumulate,
         stop_step=None if parts.total_steps is None else parts.total_steps * recipe.accumulate,
-        rank=global_rank(recipe.devices),
+        rank=0 if world is None else world.rank,
         world_size=processes,
     )
     clock = Clock(parts.seconds)
@@ -384,13 +426,17 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         quarantine=quarantine,
         fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine),
         console=console,
+        peers=peers,
     )
+    loggers = []
+    if console is not None:
+        loggers = start_loggers(recipe.loggers, out, parts.start_step, dataclasses.asdict(recipe))
     trainer = pl.Trainer(
         accelerator="cuda" if on_gpu else "cpu",
         devices=recipe.devices,
         num_nodes=recipe.nodes,
-        strategy=DDPStrategy(gradient_as_bucket_view=True) if processes > 1 else "auto",
-        plugins=cluster_environment(),
+        strategy=DDPStrategy(gradient_as_bucket_view=True, timeout=peers.patience) if processes > 1 else "auto",
+        plugins=LightningEnvironment() if world is None else Placed(world),
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
         max_epochs=1,  # to Lightning; the sampler's epochs follow each other without a pause for new workers
         gradient_clip_val=recipe.clip_gradient,
@@ -398,14 +444,12 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         sync_batchnorm=recipe.sync_batch_norm,
         use_distributed_sampler=False,
         callbacks=[recorder],
-        logger=make_loggers(recipe.loggers, out, parts.start_step) if console is not None else False,
+        logger=loggers,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=out,
     )
-    for logger in trainer.loggers:
-        logger.log_hyperparams(dataclasses.asdict(recipe))
     loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu)
     interrupts.listen()
     try:
@@ -418,6 +462,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         recorder.close()
         interrupts.ignore()
     if recorder.stopped_by is not None:
+        peers.agreed_to_stop = True
         name = signal.Signals(recorder.stopped_by).name
         message = f"Stopped by {name} after step {recorder.done}, which is saved. Go on with --resume."
         if console is not None:
@@ -486,6 +531,26 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+def _how_a_worker_died(signal_text: str | None, recipe: Recipe) -> str:
+    """What to tell of a process that read images and is gone, by the system's words for the signal that ended it."""
+    fewer = f"fewer --workers than {recipe.workers}, such as 0"
+    if signal_text == "Bus error":
+        return (
+            "A process that reads images was killed, most likely for want of shared memory. In a container give more"
+            f" ('docker run --shm-size 8g'), or try {fewer}."
+        )
+    if signal_text == "Killed":
+        return (
+            "A process that reads images was killed, most likely by the system for want of memory. Go on with"
+            f" --resume; {fewer}, need less."
+        )
+    how = f"died of a signal ({signal_text})" if signal_text else "ended before it could say why"
+    return (
+        f"A process that reads images {how}; what it wrote itself stands above. With --workers 0 the images are read by"
+        " the training itself, which then shows where."
+    )
+
+
 @contextlib.contextmanager
 def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterator[None]:
     """One message for every way of running out of memory.
@@ -500,11 +565,10 @@ def _memory_explained(recipe: Recipe, *, resumed: Path | None = None) -> Iterato
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if re.search(r"worker .* killed by signal: (Killed|Bus error)", str(error)):
-            raise UserError(
-                "A process that reads images was killed, probably for want of shared memory. In a container give more"
-                f" ('docker run --shm-size 8g'), or try fewer --workers than {recipe.workers}, such as 0."
-            ) from error
+        said = f"{error.__cause__} {error}"  # torch notices it in two ways, of which one knows the signal
+        worker = re.search(r"DataLoader worker .*?(?:killed by signal: (.*?)\. |exited unexpectedly)", said)
+        if worker:
+            raise UserError(_how_a_worker_died(worker[1], recipe)) from error
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not re.search(
             r"out of memory|can't allocate memory|not enough memory", str(error)
         ):

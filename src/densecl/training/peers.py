@@ -1,0 +1,286 @@
+"""What the processes of a run know of each other: who is there, who has failed, and of what.
+
+A process that fails leaves the others in the middle of an operation that all take part in, where they would wait for it
+for as long as their library likes. So every process shows that it lives, and a failure, in a small table that the first
+one keeps (torch's TCPStore), and a thread of each looks there. It ends the process if it does not come back by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+
+from densecl.errors import SharedError, UserError
+from densecl.training.environment import Placed, World
+
+#: Seconds between two looks at the table.
+LOOK_EVERY = 1.0
+
+#: Seconds that a process has to end by itself once a failure is known.
+GRACE = 5.0
+
+#: Seconds that operations of all processes wait longer than the threads do, which know who is missing.
+LATER = 15.0
+
+_RUNS = itertools.count()
+
+
+class Failure(NamedTuple):
+    """Why the run ends."""
+
+    rank: int  # of the process that it concerns
+    text: str  # for the user
+    own_words: bool  # that process shows it itself, as it is no mistake of the user's
+
+
+class Peers:
+    """The other processes of a run, from their first meeting to their end. With one process it does nothing.
+
+    Args:
+        world: of which this process is one; None if it is alone.
+        timeout: seconds to wait for a process that does not answer.
+        end: tells the user a failure where the process has to be ended in the midst of something.
+
+    Attributes:
+        agreed_to_stop: set where all processes leave alike because of a signal.
+    """
+
+    def __init__(self, world: World | None, timeout: float, end: Callable[[str], None]) -> None:
+        self.world = world
+        self.timeout = timeout
+        self.end = end
+        self.agreed_to_stop = False
+        self._look_every = min(LOOK_EVERY, timeout / 10)
+        self._failure: Failure | None = None
+        self._seen: dict[int, tuple[bytes, float]] = {}  # the last sign of life of others, and when it was new
+        self._answered = time.monotonic()
+        self._together = threading.Event()
+        self._leaving = threading.Event()
+
+    # --- from the meeting to the end --------------------------------------------------------------
+
+    def __enter__(self) -> Peers:
+        if self.world is None:
+            return self
+        self._store = self._connect(self.world)
+        self._answered = now = time.monotonic()
+        watched = range(1, self.world.size) if self.world.rank == 0 else (0,)
+        self._seen = dict.fromkeys(watched, (b"", now))
+        for thread in (self._talk, self._watch):
+            threading.Thread(target=thread, daemon=True).start()
+        while not self._together.wait(self._look_every):
+            if self._failure is not None:
+                self._leave()
+                raise self._as_error(self._failure)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.world is None:
+            return
+        try:
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+            if error is None or (stopped and self.agreed_to_stop):
+                return
+            if _of_a_lost_connection(error):
+                self._find_who_is_gone()
+            failure = self._failure or self._tell(self._own(error))
+            if failure.rank == self.world.rank and failure.own_words:
+                return  # with what it raised
+            raise self._as_error(failure) from error
+        finally:
+            self._leave()
+
+    @property
+    def patience(self) -> timedelta:
+        """How long an operation of all processes may wait for one of them."""
+        return timedelta(seconds=self.timeout + LATER)
+
+    def check(self) -> None:
+        """
+        Raises:
+            UserError: if another process has failed.
+        """
+        if self._failure is not None:
+            raise self._as_error(self._failure)
+
+    def first_is_done(self, what: str) -> None:
+        """The first process tells that it has done something; the others wait for that, as long as it lives.
+
+        Raises:
+            UserError: if a process has failed in the meantime.
+        """
+        if self.world is None:
+            return
+        if self.world.rank == 0:
+            self._store.set(f"done/{what}", "")
+            return
+        while not self._store.check([f"done/{what}"]):
+            self.check()
+            time.sleep(0.02)
+
+    # --- failures ---------------------------------------------------------------------------------
+
+    def _own(self, error: BaseException) -> Failure:
+        assert self.world is not None
+        name = f"Process {self.world.rank} of {self.world.size}"
+        if isinstance(error, UserError):
+            return Failure(self.world.rank, error.args[0], own_words=False)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return Failure(self.world.rank, f"{name} was interrupted. Go on with --resume.", own_words=True)
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return Failure(self.world.rank, f"{name} failed, and says itself where: {words}", own_words=True)
+
+    def _tell(self, failure: Failure) -> Failure:
+        """Puts a failure into the table, and returns the one that was there first."""
+        with contextlib.suppress(dist.DistError, RuntimeError):  # nobody there to be told
+            first = self._store.compare_set("failure", "", json.dumps(failure))
+            failure = Failure(*json.loads(first))
+        self._failure = failure
+        return failure
+
+    def _as_error(self, failure: Failure) -> UserError:
+        """What this process raises: the first one shows it, or where there is none any more, every one."""
+        assert self.world is not None
+        if failure.own_words:
+            time.sleep(2 * self._look_every)  # the other one's words come first
+        if self.world.rank == 0:
+            with contextlib.suppress(dist.DistError, RuntimeError):
+                self._store.set("shown", "")
+            return UserError(failure.text)
+        until = time.monotonic() + GRACE
+        with contextlib.suppress(dist.DistError, RuntimeError):
+            while failure.rank != 0 and time.monotonic() < until:
+                if self._store.check(["shown"]):
+                    return SharedError(failure.text)
+                time.sleep(0.05)
+            if failure.rank == 0 and self._store.check(["shown"]):
+                return SharedError(failure.text)
+        return UserError(failure.text)
+
+    def _find_who_is_gone(self) -> None:
+        """Waits a moment for the reason why a connection was lost: a failure that was told, or a sign of life that is
+        missing."""
+        until = time.monotonic() + 2 * GRACE
+        while self._failure is None and time.monotonic() < until:
+            time.sleep(0.05)
+            silent = [rank for rank, (_, at) in self._seen.items() if time.monotonic() - at > 4 * self._look_every]
+            if silent:
+                self._tell(self._lost(silent[0], "is gone: it was killed, or its machine was lost"))
+
+    def _lost(self, rank: int, how: str) -> Failure:
+        assert self.world is not None
+        text = f"Process {rank} of {self.world.size} {how}. Go on with --resume."
+        return Failure(rank, text, own_words=False)
+
+    # --- the table --------------------------------------------------------------------------------
+
+    def _connect(self, world: World) -> Any:
+        place = Placed(world)
+        address, port = place.main_address, place.main_port
+        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun keeps the table itself
+        try:
+            store = dist.TCPStore(
+                address,
+                port,
+                is_master=world.rank == 0 and not agent,
+                timeout=timedelta(seconds=self.timeout),
+                wait_for_workers=False,
+                multi_tenant=True,  # the process group's is the same
+            )
+        except (dist.DistError, RuntimeError) as error:
+            what = "cannot listen" if world.rank == 0 and not agent else "does not reach process 0"
+            raise UserError(
+                f"Process {world.rank} of {world.size} {what} at {address}:{port}:"
+                f" {' '.join(str(error).split())[:160]}."
+                " Does MASTER_ADDR name the first machine, and is MASTER_PORT free there?"
+            ) from error
+        self._keeps_table = world.rank == 0 and not agent
+        return dist.PrefixStore(f"densecl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_RUNS)}", store)
+
+    def _talk(self) -> None:
+        """Shows that this process lives, and looks at the others."""
+        assert self.world is not None
+        host = socket.gethostname()
+        try:
+            for count in itertools.count():
+                self._store.set(f"alive/{self.world.rank}", f"{count} {host} {os.getpid()}")
+                self._look(time.monotonic())
+                self._answered = time.monotonic()
+                if self._leaving.wait(self._look_every):
+                    return
+        except (dist.DistError, RuntimeError):
+            if not self._leaving.is_set() and self._failure is None:
+                self._failure = self._lost(0, "is gone, and with it the run: it was killed, or its machine was lost")
+
+    def _look(self, now: float) -> None:
+        assert self.world is not None
+        for rank, (before, at) in self._seen.items():
+            sign = self._store.get(f"alive/{rank}") if self._store.check([f"alive/{rank}"]) else b""
+            if sign != before or self._store.check([f"left/{rank}"]):
+                self._seen[rank] = sign, now
+            elif now - at > self.timeout and self._failure is None:
+                where = f" (on {sign.split()[1].decode()}, process id {sign.split()[2].decode()})" if sign else ""
+                how = "has given no sign of life" if sign else "has not come"
+                self._tell(self._lost(rank, f"{how} for {self.timeout:.0f} s{where}: it was stopped, or is lost"))
+        if self.world.rank == 0 and all(sign for sign, _ in self._seen.values()):
+            self._store.set("together", "")
+        if self._store.check(["together"]):
+            self._together.set()
+        if self._failure is None and self._store.check(["failure"]):
+            if self.world.rank == 0:
+                self._store.set("shown", "")  # it will be, in one way or another
+            self._failure = Failure(*json.loads(self._store.get("failure")))
+
+    def _watch(self) -> None:
+        """Ends this process if it hangs though the run has failed, or if the table is silent: process 0 keeps it."""
+        while not self._leaving.wait(self._look_every):
+            if time.monotonic() - self._answered > self.timeout + self._look_every and self._failure is None:
+                self._failure = self._lost(0, f"has given no sign of life for {self.timeout:.0f} s: it was stopped")
+            if self._failure is not None and not self._leaving.wait(GRACE):
+                assert self.world is not None
+                silent = time.monotonic() - self._answered > GRACE  # then there is no asking either
+                error = UserError(self._failure.text) if silent else self._as_error(self._failure)
+                if not isinstance(error, SharedError):
+                    self.end(self._failure.text)
+                self._wait_for_others()
+                os._exit(2)
+
+    def _leave(self) -> None:
+        self._leaving.set()
+        with contextlib.suppress(dist.DistError, RuntimeError):
+            self._wait_for_others()
+
+    def _wait_for_others(self) -> None:
+        """Until all have read what stands in the table, where it goes with this process."""
+        assert self.world is not None
+        if time.monotonic() - self._answered > GRACE:
+            return
+        self._store.set(f"left/{self.world.rank}", "")
+        if not self._keeps_table:
+            return
+        now = time.monotonic()
+        living = [rank for rank, (_, at) in self._seen.items() if now - at < GRACE]
+        while time.monotonic() < now + 3 * GRACE:  # they may need as long as this one to notice, and to end themselves
+            if self._store.check([f"left/{rank}" for rank in living]):
+                return
+            time.sleep(0.02)
+
+
+def _of_a_lost_connection(error: BaseException) -> bool:
+    """Whether an operation of all processes failed, for which there is a reason elsewhere."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
+    )

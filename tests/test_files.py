@@ -1,0 +1,93 @@
+"""Files on file systems that lack what others have."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock, Timeout
+
+from densecl.files import free_bytes, lock, replacing
+
+#: What file systems say of an operation that they do not have: CIFS, NFS, FUSE, mounted buckets.
+LACKING = ["EPERM", "EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"]
+
+
+def refuse(name: str):
+    def refused(*_: object, **__: object) -> None:
+        number = getattr(errno, name)
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+def write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize("reason", LACKING)
+@pytest.mark.parametrize("operation", ["chmod", "fchmod", "fsync", "replace", "utime", "link"])
+def test_a_file_is_written_without(operation: str, reason: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, operation, refuse(reason))
+    for content in (b"first", b"second"):
+        write(tmp_path / "file", content)
+        assert (tmp_path / "file").read_bytes() == content
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("operation", ["fsync", "replace"])
+@pytest.mark.parametrize("reason", ["EIO", "ENOSPC", "EDQUOT", "EROFS"])
+def test_what_is_no_lack_is_told_and_leaves_the_old_file(operation: str, reason: str, tmp_path, monkeypatch) -> None:
+    write(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, operation, refuse(reason))
+    with pytest.raises(OSError, match=os.strerror(getattr(errno, reason))):
+        write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_others_may_read_what_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("reason", LACKING)
+def test_without_locks_nothing_is_locked(reason: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", refuse(reason))
+    with lock(tmp_path / ".lock", timeout=0.1):
+        write(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_a_lock_is_held_and_let_go(tmp_path: Path) -> None:
+    with lock(tmp_path / ".lock") as locked, pytest.raises(Timeout), FileLock(tmp_path / ".lock", timeout=0):
+        assert locked
+    with FileLock(tmp_path / ".lock"), pytest.raises(Timeout), lock(tmp_path / ".lock", timeout=0.0):
+        pass
+    with FileLock(tmp_path / ".lock", timeout=0):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_lock_that_nobody_may_make_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError), lock(tmp_path / ".lock"):
+        pass
+
+
+def test_free_space_may_be_unknown(tmp_path: Path, monkeypatch) -> None:
+    assert free_bytes(tmp_path) == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=0, free=0))  # some mounted buckets
+    assert free_bytes(tmp_path) is None
+    monkeypatch.setattr(shutil, "disk_usage", refuse("ENOSYS"))
+    assert free_bytes(tmp_path) is None
