@@ -36,9 +36,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from densecl.errors import UserError, nearest
-from densecl.images.decode import BadImage, Region, decode, from_array, from_pillow, measure
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+from densecl.images.decode import EXTENSIONS, BadImage, Region, decode, from_array, from_pillow, measure
 
 #: Folders of fewer images are listed anew each time, which takes a fraction of a second.
 CACHED_FROM = 10_000
