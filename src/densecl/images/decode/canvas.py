@@ -13,19 +13,20 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from densecl.images.crops import flip
 from densecl.images.decode.limits import MAX_PIXELS, BadImage
 from densecl.images.decode.pixels import to_channels, to_tensor
 
 #: How an orientation (EXIF tag 274) is undone: first rows and columns are swapped or not, then these axes mirrored.
 ORIENTATIONS: dict[int, tuple[bool, tuple[int, ...]]] = {
     1: (False, ()),
-    2: (False, (1,)),
-    3: (False, (0, 1)),
-    4: (False, (0,)),
+    2: (False, (-1,)),
+    3: (False, (-2, -1)),
+    4: (False, (-2,)),
     5: (True, ()),
-    6: (True, (1,)),
-    7: (True, (0, 1)),
-    8: (True, (0,)),
+    6: (True, (-1,)),
+    7: (True, (-2, -1)),
+    8: (True, (-2,)),
 }
 
 #: Values of a band: what is converted at a time, so that no copy has the size of a large image.
@@ -77,9 +78,8 @@ class Canvas:
         (top, bottom), (left, right) = reversed(spans) if self._swap else spans
         #: The part of the stored image that is needed, and all that may be put.
         self.part = Region(top, left, bottom, right)
-        self._pixels: np.ndarray | None = None
-        self._stored: np.ndarray | None = None  # the same memory, in the order of the file
-        self._row = 0
+        self._pixels: Tensor | None = None
+        self._rows = 0  # put so far
 
     def bands(self, per_pixel: int = 1, multiple: int = 1) -> list[tuple[int, int]]:
         """The part in bands, each its first row and the one after its last.
@@ -102,19 +102,22 @@ class Canvas:
             BadImage: its values or its number of bands cannot be used (`pixels.to_tensor`, `pixels.to_channels`).
         """
         pixels = to_channels(to_tensor(band), self._channels, alpha=alpha, premultiplied=premultiplied)
-        values = pixels.numpy().transpose(1, 2, 0)
-        if self._pixels is None or self._stored is None:
-            if values.shape[:2] == self._size and not self._swap and not self._mirrored:  # the whole at once
-                self._pixels, self._stored = np.ascontiguousarray(values), values
-                self._row = len(values)
-                return
-            self._pixels = np.empty((*self._size, self._channels), values.dtype)
-            view = np.flip(self._pixels, self._mirrored)
-            self._stored = view.transpose(1, 0, 2) if self._swap else view
-        self._stored[self._row : self._row + len(values)] = values
-        self._row += len(values)
+        if self._swap:
+            pixels = pixels.transpose(1, 2)
+        if self._mirrored:
+            pixels = flip(pixels, *self._mirrored)
+        if pixels.shape[1:] == self._size:
+            self._pixels = pixels
+        else:
+            if self._pixels is None:
+                self._pixels = torch.empty((*self._size, self._channels), dtype=pixels.dtype).permute(2, 0, 1)
+            along = -1 if self._swap else -2
+            count = pixels.shape[along]
+            start = self._size[along] - self._rows - count if along in self._mirrored else self._rows
+            self._pixels.narrow(along, start, count).copy_(pixels)
+        self._rows += band.shape[1]
 
     def tensor(self) -> Shaped[Tensor, "channels height width"]:
-        """The image, once all rows are there; channels last in memory, the fast way for resizing."""
-        assert self._pixels is not None and self._stored is not None and self._row == len(self._stored)
-        return torch.from_numpy(self._pixels).permute(2, 0, 1)
+        """The image, once all rows are there; its memory may be laid out channels last, the fast way for resizing."""
+        assert self._pixels is not None and self._rows == self.part.bottom - self.part.top
+        return self._pixels
