@@ -52,6 +52,8 @@ FREE = frozenset(
         "devices",
         "nodes",
         "workers",
+        "read_timeout",
+        "max_image_pixels",
         "compile",
         "checkpoint_activations",
         "cache",
@@ -359,6 +361,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         optimizer_state=parts.optimizer_state,
         channels_last=recipe.channels_last,
         seed=recipe.seed,
+        shift_brightness=recipe.brightness == "shift",
     )
     if recipe.compile:
         parts.model.compile_encoders()
@@ -376,7 +379,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
         checkpoint_minutes=recipe.checkpoint_minutes,
         interrupts=interrupts,
         quarantine=quarantine,
-        fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine),
+        fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine, shift_brightness=recipe.brightness == "shift"),
         console=console,
     )
     trainer = pl.Trainer(
@@ -400,7 +403,7 @@ def train(parts: Parts, out: Path, console: Console | None) -> RunResult:
     )
     for logger in trainer.loggers:
         logger.log_hyperparams(dataclasses.asdict(recipe))
-    loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu)
+    loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu, read_timeout=recipe.read_timeout)
     interrupts.listen()
     try:
         trainer.fit(module, loader)

@@ -37,7 +37,7 @@ from torch import Tensor
 from densecl.images.crops import resize
 from densecl.images.decode import bmp, heif, jpeg, npy, png, pnm, tiff, webp
 from densecl.images.decode.canvas import ORIENTATIONS, Region, Wanted
-from densecl.images.decode.limits import BYTES_PER_PIXEL, MAX_PIXELS, BadImage
+from densecl.images.decode.limits import BYTES_PER_PIXEL, MAX_PIXELS, BadImage, check_cost
 from densecl.images.decode.pillow import from_pillow
 from densecl.images.decode.pixels import from_array, to_channels
 
@@ -155,7 +155,7 @@ def decode(
         if format.name not in ("TIFF", ".npy") and size > BYTES_PER_PIXEL * max_pixels:
             raise BadImage("the file is larger than any image that would be accepted")
         pixels = format.read(file, Wanted(channels, max_pixels, region, least_side))
-        return pixels if region is not None or least_side is None else _shrink(pixels, least_side)
+        return pixels if region is not None or least_side is None else _shrink(pixels, least_side, max_pixels)
 
 
 def measure(path: Path | str, channels: int) -> tuple[int, int]:
@@ -241,7 +241,12 @@ def _format(file: BinaryIO) -> Format:
     raise BadImage(f"not a {', '.join(names)} or {last} image, or its header is damaged")
 
 
-def _shrink(pixels: Shaped[Tensor, "channels _ _"], least_side: int) -> Shaped[Tensor, "channels _ _"]:
+def _shrink(pixels: Shaped[Tensor, "channels _ _"], least_side: int, max_pixels: int) -> Shaped[Tensor, "channels _ _"]:
     height, width = pixels.shape[1:]
     factor = min(height, width) // least_side
-    return pixels if factor < 2 else resize(pixels, height // factor, width // factor)
+    if factor < 2:
+        return pixels
+    # Deep ones are resized as floats, a channel at a time.
+    floats = 4 if pixels.element_size() == 2 else 0
+    check_cost(height, width, max_pixels, per_pixel=len(pixels) * pixels.element_size() + floats)
+    return resize(pixels, height // factor, width // factor)
