@@ -16,6 +16,10 @@ turned in HSV. So over many draws the views have torchvision's means, variances 
 
 Images of other than 3 channels have no hue, saturation or grey. For them jitter means brightness and contrast alone,
 over all channels alike, with contrast about the mean of all channels and pixels; anything else is ignored.
+
+Where the values of an image lie in a narrow band far from 0 (thermal images, elevations), a factor of 0.6 to 1.4 moves
+them by many times the contrast of the picture. Such images are shifted instead, by as many of their own deviations as a
+factor moves an ordinary photograph.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,6 +50,9 @@ GREY = (0.2989, 0.587, 0.114)
 
 #: Values of a batch that a thread on a CPU works on at a time, so that they stay in its cache.
 VALUES_IN_CACHE = 2**21
+
+#: Mean of an ordinary photograph in its own standard deviations: what a factor of 2 would shift it by.
+PHOTOGRAPH = 2.0
 
 #: Weights of the blur below this, beside 1 in the middle, are nothing to float32. Left in, they are subnormal numbers,
 #: with which CPUs multiply up to thirty times as slowly.
@@ -126,7 +134,7 @@ def draw_photometrics(rng: np.random.Generator, settings: PhotometricSettings) -
 
 
 @torch.no_grad()
-def augment(crop: Crop, mean: Sequence[float], std: Sequence[float]) -> Views:
+def augment(crop: Crop, mean: Sequence[float], std: Sequence[float], *, shift_brightness: bool = False) -> Views:
     """Jitter in each image's own order, then grayscale, then blur, then (pixels - mean) / std.
 
     On a CPU the work is done only for the images that an operation changes. On other devices it is done for all and
@@ -136,6 +144,7 @@ def augment(crop: Crop, mean: Sequence[float], std: Sequence[float]) -> Views:
         crop: a batch of crops, uint8 or uint16.
         mean: of each channel, on the 0-1 scale.
         std: of each channel, on the 0-1 scale.
+        shift_brightness: shift the values of an image instead of multiplying them, see the top of this file.
 
     Returns:
         Contiguous float32 views on the device of the crop's pixels.
@@ -156,9 +165,12 @@ def augment(crop: Crop, mean: Sequence[float], std: Sequence[float]) -> Views:
         fitting = VALUES_IN_CACHE // max(1, raw[:1].numel())
         images = max(1, min(fitting, math.ceil(len(raw) / threads)))
         pieces = zip(pixels.split(images), *(field.split(images) for field in photometrics), strict=True)
-        list(_pool(threads).map(lambda piece: _develop(*piece, mean=mean, std=std, change=_change_selected), pieces))
+        develop = functools.partial(
+            _develop, mean=mean, std=std, shift_brightness=shift_brightness, change=_change_selected
+        )
+        list(_pool(threads).map(lambda piece: develop(*piece), pieces))
     else:
-        _develop(pixels, *photometrics, mean=mean, std=std, change=_change_masked)
+        _develop(pixels, *photometrics, mean=mean, std=std, shift_brightness=shift_brightness, change=_change_masked)
     return Views(pixels, crop.box, crop.flipped)
 
 
@@ -167,12 +179,26 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that each work on images of their own, with torch in one thread.
 
     Torch's way, to share each of some fifty small operations between its threads, takes twice the time: they wait for
-    each other at the end of every operation.
+    each other at the end of every operation. Torch keeps the number for the thread that sets it, and for all that begin
+    later, so it is set back once the pool's threads are there.
     """
-    return ThreadPoolExecutor(threads, "augment", initializer=torch.set_num_threads, initargs=(1,))
+    ready = threading.Barrier(threads + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # which gives a new thread the number of the others, once
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads, "augment", initializer=begin)
+    for _ in range(threads):
+        pool.submit(int)
+    ready.wait()
+    torch.set_num_threads(threads)
+    return pool
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
+if hasattr(os, "register_at_fork"):  # where there is fork: a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @torch.no_grad()
@@ -181,11 +207,16 @@ def _develop(
     *photometrics: Tensor,
     mean: Sequence[float],
     std: Sequence[float],
+    shift_brightness: bool,
     change: Callable[..., None],
 ) -> None:
     """Changes pixels (0-1) in place and normalises them."""
     with torch.autocast(pixels.device.type, enabled=False):
-        _apply(pixels, Photometrics(*photometrics), change)
+        drawn = Photometrics(*photometrics)
+        if shift_brightness:
+            change(pixels, drawn.brightness != 1, _shift, PHOTOGRAPH * (drawn.brightness - 1))
+            drawn = drawn._replace(brightness=torch.ones_like(drawn.brightness))
+        _apply(pixels, drawn, change)
         for channel, channel_mean, channel_std in zip(pixels.unbind(dim=1), mean, std, strict=True):
             channel.sub_(channel_mean).div_(channel_std)
 
@@ -247,6 +278,14 @@ def _blend(
     else:
         reference = (images.mean(dim=(1, 2, 3)) * to_mean)[:, None, None]
     return torch.addcmul(reference[:, None], images, factor[:, None, None, None], out=images).clamp_(0, 1)
+
+
+def _shift(
+    images: Float[Tensor, "images channels height width"], deviations: Float[Tensor, "images"]
+) -> Float[Tensor, "images channels height width"]:
+    """Image + as many of its own standard deviations, clamped to 0-1."""
+    spread = images.std(dim=(2, 3), correction=0).mean(dim=1)
+    return images.add_((spread * deviations)[:, None, None, None]).clamp_(0, 1)
 
 
 def _turn_hue(

@@ -35,6 +35,7 @@ Matching = Literal["features", "mutual", "geometry", "both"]
 DenseNegatives = Literal["pooled", "cells", "batch", "others"]
 DenseStatistics = Literal["cells", "position"]
 KeyNorm = Literal["auto", "shuffle", "split", "ema"]
+Brightness = Literal["auto", "scale", "shift"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +57,23 @@ class Recipe:
     """Channels of an image. Other than 3 (RGB): N-channel TIFF or .npy; 1: grayscale."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, 0-1 scale. Not given: that of the starting weights if they say it, else ImageNet's for 3
-    channels, else measured from the data."""
+    channels, else (or with --brightness shift) measured from the data."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, 0-1 scale. Not given: as for the mean."""
     tile: int | None = None
     """Treat an image as a grid of square tiles of this many pixels (for drone frames and slides)."""
+    max_image_pixels: int = 178_956_970
+    """Images of more pixels are refused, and those that would take more than 8 bytes of memory for each of so many.
+    For larger TIFF and .npy, --tile is the better way: it reads only the parts that are wanted."""
     image_size: int = 224
     """Side of a view in pixels."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Share of the image's area that a crop covers, smallest and largest [paper]."""
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     """Strength of the jitter of brightness, contrast, saturation and hue [paper]."""
+    brightness: Brightness = "auto"
+    """How brightness is jittered: scale multiplies the values [paper]; shift adds to them by their own contrast. auto:
+    scale, but shift for images of sixteen bits whose values lie in a narrow band (thermal, elevation)."""
     jitter_probability: float = 0.8
     """Share of views whose colours are jittered [paper]."""
     grayscale_probability: float = 0.2
@@ -195,6 +202,8 @@ class Recipe:
     """Batch-norm statistics over all devices (GPUs only)."""
     workers: int | Auto = "auto"
     """Processes that read images, per device. auto: by the cores."""
+    read_timeout: float = 300.0
+    """Seconds without a single image read after which the run stops with a message (with --workers 0 never)."""
     cache: str | None = None
     """A folder to keep decoded, shrunk images in, for later epochs and runs. Pays for large photos, PNG and TIFF."""
     seed: int = 0
@@ -285,8 +294,9 @@ OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 #: The settings that a run may choose itself, once for all its resumptions, and what they rest on. (Precision,
 #: memory format and workers rest on the machine.)
 RESTS_ON = {
-    "mean": ("data", "channels", "init", "backbone"),
-    "std": ("data", "channels", "init", "backbone"),
+    "brightness": ("data", "channels"),
+    "mean": ("data", "channels", "brightness", "init", "backbone"),
+    "std": ("data", "channels", "brightness", "init", "backbone"),
     "freeze_norm_statistics": ("init", "backbone"),
     "batch_size": (
         "data",
@@ -624,6 +634,8 @@ _RULES: dict[str, _Rule] = {
     "mean": (lambda mean: all(map(math.isfinite, mean)), "must be finite numbers"),
     "std": (lambda std: all(0 < value < math.inf for value in std), "must be greater than 0 in every channel"),
     "tile": _COUNT,
+    "max_image_pixels": _COUNT,
+    "read_timeout": _POSITIVE,
     "image_size": (lambda size: size >= 16, "must be at least 16 pixels"),
     "crop_scale": (lambda scale: 0 < scale[0] <= scale[1] <= 1, "takes a smallest and a largest share in 0..1"),
     "jitter": (

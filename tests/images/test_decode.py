@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import socket
 import struct
 import zlib
 
@@ -13,8 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from densecl.images import decode as module
-from densecl.images.decode import BadImage, Region, decode, measure
+from densecl.images.decode import (
+    EXTENSIONS,
+    EXTENSIONS_OF_EXTRAS,
+    BadImage,
+    Region,
+    canvas,
+    decode,
+    heif,
+    limits,
+    measure,
+)
+from densecl.images.decode import tiff as module
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -415,6 +427,9 @@ def test_a_small_tiff_cannot_inflate_beyond_its_header(tmp_path, monkeypatch):
         def __init__(self):
             self.inner = original()
 
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
         def decompress(self, data, limit):
             out = self.inner.decompress(data, limit)
             sizes.append(len(out))
@@ -422,7 +437,7 @@ def test_a_small_tiff_cannot_inflate_beyond_its_header(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.zlib, "decompressobj", Counting)
     decode(path, 3)
-    assert sizes == [2 * 2000 * 3]
+    assert sizes == [2 * 2000 * 3 + 1, 2 * 2000 * 3]  # one byte more, to see that there is more
 
 
 @given(kind=st.sampled_from(sorted(WHOLE)), data=st.data())
@@ -490,3 +505,251 @@ def test_other_large_images_are_shrunk_by_whole_numbers(tmp_path, name, least_si
     assert np.abs(actual - np.asarray(expected).transpose(2, 0, 1) / 255).max() < 1.5 / 255
     region = decode(tmp_path / name, 3, region=Region(5, 5, 85, 85), least_side=least_side)
     assert np.array_equal(region, values[5:85, 5:85].transpose(2, 0, 1))
+
+
+# --- metadata do not decide about the picture -----------------------------------------------------------------------
+
+
+def chunk(name, data, checksum=None):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum or zlib.crc32(name + data))
+
+
+def segment(marker, content):
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def before(data, mark, extra):
+    place = data.index(mark)
+    return data[:place] + extra + data[place:]
+
+
+LONG = zlib.compress(b"x" * 2**21)
+TURNED = Image.Exif()
+TURNED[274] = 6
+ODD_JPEGS = {
+    **{
+        f"{junk!r} before {mark:x}": before(WHOLE["jpeg"], bytes([0xFF, mark]), junk)
+        for mark in (0xDB, 0xC0, 0xC4, 0xDA)
+        for junk in (b"\0\0", b"\n" * 7, b"\xff" * 9, b"\xff\0", b"\x12\x34", b"\xff\x01")
+    },
+    "broken EXIF": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xE1, b"Exif\0\0MM\0*\xff\xff\xff\xff")),
+    "broken list of pictures": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xE2, b"MPF\0II*\0\xff\xff\xff\xff")),
+    "broken Photoshop data": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xED, b"Photoshop 3.0\x008BIM\4\4\xff\xff")),
+    "short mark of Adobe": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xEE, b"Adobe")),
+    "unknown segment": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xF0, b"abc")),
+    "much of them": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xE2, b"x" * 65000) * 20),
+    "something after it": WHOLE["jpeg"] + RNG.bytes(500),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_JPEGS)
+def test_a_jpeg_is_read_whatever_stands_between_its_parts(write, kind):
+    expected = decode(write(WHOLE["jpeg"]), 3)
+    path = write(ODD_JPEGS[kind])
+    assert torch.equal(decode(path, 3), expected)
+    assert measure(path, 3) == (PHOTO.height, PHOTO.width)
+
+
+def png_with(extra=b"", behind=b"", between=b""):
+    data = WHOLE["png"]
+    data = before(data, b"IEND", b"")  # the name stands four bytes behind the beginning of its chunk
+    start, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    pixels = data[start + 8 : end - 4]
+    parts = [chunk(b"IDAT", pixels[:20]), between, chunk(b"IDAT", pixels[20:])]
+    return data[:start] + extra + b"".join(parts) + behind + data[end:]
+
+
+ODD_PNGS = {
+    "large profile": png_with(chunk(b"iCCP", b"k\0\0" + LONG)),
+    "large text": png_with(chunk(b"zTXt", b"k\0\0" + LONG)),
+    "large international text": png_with(behind=chunk(b"iTXt", b"k\0\1\0\0\0" + LONG)),
+    "many texts": png_with(chunk(b"zTXt", b"k\0\0" + zlib.compress(b"x" * 900_000)) * 80),
+    "wrong checksum of a text": png_with(chunk(b"tEXt", b"a\0b", 1)),
+    "wrong checksum behind": png_with(behind=chunk(b"tEXt", b"a\0b", 1)),
+    "text among the pixels": png_with(between=chunk(b"tEXt", b"a\0b")),
+    "short gamma": png_with(chunk(b"gAMA", b"")),
+    "broken animation": png_with(chunk(b"acTL", b"\0")),
+    "broken EXIF": png_with(chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")),
+    "something after it": WHOLE["png"] + b"\0" * 50,
+    "no end": WHOLE["png"][:-12],
+}
+
+
+@pytest.mark.parametrize("kind", ODD_PNGS)
+def test_a_png_is_read_whatever_its_other_chunks(write, kind):
+    assert same(decode(write(ODD_PNGS[kind]), 3), channels_first(np.asarray(PHOTO)))
+
+
+def test_metadata_that_are_whole_still_turn_a_png_beside_broken_ones(write):
+    exif = TURNED.tobytes()
+    path = write(png_with(chunk(b"tEXt", b"a\0b", 1) + chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))))
+    assert same(decode(path, 3), channels_first(np.rot90(np.asarray(PHOTO), -1)))
+    assert measure(path, 3) == (PHOTO.width, PHOTO.height)
+
+
+def test_a_deep_colour_that_is_transparent(write):
+    header, rest = png(DEEP, 2)[:33], png(DEEP, 2)[33:]
+    key = chunk(b"tRNS", DEEP[3, 4].astype(">u2").tobytes())
+    expected = DEEP.copy()
+    expected[(DEEP[3, 4] == DEEP).all(axis=2)] = 65535
+    assert same(decode(write(header + key + rest), 3), channels_first(expected))
+
+
+@pytest.mark.parametrize("where", ["EXIF", "XMP", "after", "other chunk"])
+def test_zeros_in_what_is_not_the_picture_are_no_truncation_of_a_webp(write, where):
+    data = WHOLE["webp"]
+    exif = Image.Exif()
+    exif[0xEA1C] = b"\0" * 2060
+    body = data[12:] + b"JUNK" + struct.pack("<I", 3000) + b"\0" * 3000
+    odd = {
+        "EXIF": encoded(PHOTO, "WEBP", exif=exif),
+        "XMP": encoded(PHOTO, "WEBP", xmp=b"<x/>" + b"\0" * 4000),
+        "after": data + b"\0" * 4096,
+        "other chunk": b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body,
+    }[where]
+    assert torch.equal(decode(write(odd), 3), decode(write(data), 3))
+
+
+def test_the_first_picture_of_an_animation(write):
+    for format in ("WEBP", "PNG"):
+        frames = encoded(PHOTO, format, save_all=True, append_images=[PHOTO.rotate(180)], lossless=True)
+        assert same(decode(write(frames), 3), channels_first(np.asarray(PHOTO)))
+
+
+# --- which page of a TIFF -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["copy first", "mask first", "copies behind", "copies without a mark"])
+def test_the_picture_among_the_pages_of_a_tiff(tmp_path, order):
+    path, gray = tmp_path / "image.tif", np.asarray(PHOTO.convert("L"))
+    copies = {"subfiletype": 1, "contiguous": False}
+    with tifffile.TiffWriter(path) as writer:
+        if order == "copy first":
+            writer.write(gray[::4, ::4], **copies)
+        if order == "mask first":
+            writer.write(gray > 9, subfiletype=4, photometric="mask", contiguous=False)
+        writer.write(gray, contiguous=False)
+        if order.startswith("copies"):
+            for step in (2, 4):
+                writer.write(gray[::step, ::step], **(copies if order == "copies behind" else {"contiguous": False}))
+    assert same(decode(path, 3), np.stack([gray] * 3))
+    assert measure(path, 3) == gray.shape
+
+
+def test_planes_of_imagej_and_white_as_zero_and_inks(tmp_path):
+    path, planes = tmp_path / "image.tif", RNG.integers(0, 65536, (5, 13, 17), dtype=np.uint16)
+    tifffile.imwrite(path, planes, imagej=True)
+    assert same(decode(path, 5), planes)
+    tifffile.imwrite(path, planes[0], photometric="miniswhite")
+    assert same(decode(path, 1), 65535 - planes[:1])
+    tifffile.imwrite(path, planes[:4].transpose(1, 2, 0) // 65535 * 65535, photometric="separated")
+    assert decode(path, 3).min() == 65535  # no ink
+
+
+# --- further formats ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["P6", "P5", "P6 deep", "P3", "P2", "P1", "P4"])
+def test_pnm(write, kind):
+    gray = kind in ("P5", "P2", "P1", "P4")
+    values = GRAYS[..., None] if gray else DEEP if "deep" in kind else COLOURS
+    if kind in ("P1", "P4"):
+        values = values > 127  # True is white, which is written as 0
+    largest = b"" if kind in ("P1", "P4") else b"65535\n" if "deep" in kind else b"255\n"
+    content = {
+        "P6 deep": lambda: values.astype(">u2").tobytes(),
+        "P1": lambda: b"".join(b"%d" % (not value) for value in values.ravel()),
+        "P4": lambda: np.packbits(~values[..., 0], axis=1).tobytes(),
+        "P2": lambda: b" ".join(b"%d" % value for value in values.ravel()),
+        "P3": lambda: b"\n".join(b"%d" % value for value in values.ravel()),
+    }.get(kind, values.tobytes)()
+    path = write(kind[:2].encode() + b" # a remark\n17\n13\n" + largest + content)
+    expected = channels_first(values.astype(np.uint8) * np.uint8(255) if values.dtype == bool else values)
+    assert same(decode(path, len(expected)), expected)
+    assert same(decode(path, len(expected), region=Region(2, 3, 9, 11)), expected[:, 2:9, 3:11])
+    assert measure(path, 3) == (13, 17)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(BadImage, match="truncated"):
+        decode(path, 3)
+
+
+@pytest.mark.skipif(".avif" not in EXTENSIONS, reason="Pillow without AVIF")
+def test_avif(write):
+    data = encoded(PHOTO, "AVIF", exif=TURNED)
+    path = write(data)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert same(decode(path, 3), channels_first(np.asarray(expected)))
+    assert measure(path, 3) == (expected.height, expected.width)
+
+
+def test_what_heic_takes_is_said(write, monkeypatch):
+    monkeypatch.setattr(heif, "HEIC", False)
+    with pytest.raises(BadImage, match=r"HEIC image: pip install 'densecl\[heic\]'"):
+        decode(write(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 50), 3)
+    with pytest.raises(BadImage, match="a film"):
+        decode(write(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + b"\0" * 50), 3)
+
+
+def test_every_extension_is_read_or_says_what_it_takes():
+    assert {".jpg", ".jpe", ".jfif", ".ppm", ".pgm", ".npy"} <= set(EXTENSIONS)
+    assert {".avif", ".heic"} <= {*EXTENSIONS, *EXTENSIONS_OF_EXTRAS}
+    assert not set(EXTENSIONS) & set(EXTENSIONS_OF_EXTRAS)
+
+
+# --- what an image may cost -----------------------------------------------------------------------------------------
+
+
+def test_scans_of_a_jpeg_are_limited(write):
+    data = WHOLE["progressive"]
+    start = data.rindex(b"\xff\xda")
+    last = data[start : data.rindex(b"\xff\xd9")]
+    with pytest.raises(BadImage, match="more than 100 scans"):
+        decode(write(data[:start] + last * 2000 + b"\xff\xd9"), 3)
+
+
+@pytest.mark.parametrize("kind", ["png 16", "webp", "tiff", "npy"])
+def test_bytes_are_limited_and_not_only_pixels(tmp_path, write, kind, monkeypatch):
+    monkeypatch.setattr(limits, "FREE_BYTES", 0)
+    if kind in WHOLE:
+        path = write(WHOLE[kind])
+    else:
+        path = tmp_path / f"image.{kind}"
+        np.save(path, DEEP.astype(np.float64) / 65535)
+    if kind == "tiff":
+        path = write(b"")
+        tifffile.imwrite(path, DEEP[..., :2].repeat(4, 2), photometric="minisblack", compression="zlib")
+    channels = 8 if kind == "tiff" else 3
+    pixels = np.prod(measure(path, channels))
+    assert decode(path, channels, max_pixels=10 * pixels) is not None
+    with pytest.raises(BadImage, match="decompression bomb.*--max-image-pixels"):
+        decode(path, channels, max_pixels=int(pixels * (0.7 if kind == "npy" else 1)))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "image.jpg"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
+            server.bind("image.jpg")
+    for read in (decode, measure):
+        with pytest.raises(BadImage, match="not a regular file|a folder"):
+            read(path, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_bands_are_put_where_they_belong(tmp_path, monkeypatch, orientation):
+    whole = np.kron(COLOURS, np.ones((3, 3, 1), np.uint8))
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(whole).save(tmp_path / "image.png", exif=exif)
+    expected = decode(tmp_path / "image.png", 3)
+    region = Region(5, 6, 30, 31)
+    monkeypatch.setattr(canvas, "BAND", 1000)
+    assert torch.equal(decode(tmp_path / "image.png", 3), expected)
+    assert torch.equal(decode(tmp_path / "image.png", 3, region=region), expected[:, 5:30, 6:31])

@@ -16,8 +16,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from densecl.errors import UserError, nearest
-from densecl.images.decode import BadImage, decode, measure
-from densecl.images.formats import EXTENSIONS
+from densecl.images.decode import EXTENSIONS, BadImage, decode, measure
 from densecl.names import on_disk, shown
 
 #: Splits that are looked for to score on, when none is named.

@@ -13,8 +13,9 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
+import stat
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from densecl.errors import UserError
-from densecl.images.decode import BadImage
+from densecl.images.decode import MAX_PIXELS, BadImage
 from densecl.images.sources import DatasetSource, ImageSource
 
 #: Named in every key: another number whenever the files' form or what decoding gives changes.
-VERSION = 1
+VERSION = 2
 
 #: A cache leaves this much of its file system free: a share, and bytes.
 FREE_SHARE, FREE_BYTES = 0.05, 2**30
@@ -49,33 +50,40 @@ class CachedSource(ImageSource):
     Args:
         source: the images, from files.
         folder: of the cache, made if it is not there. Several sources may share it. It may be deleted at any time.
+        max_pixels: of an image, as for the source.
 
     Raises:
         UserError: the folder cannot be written, or the images have no files.
     """
 
-    def __init__(self, source: ImageSource, folder: Path | str) -> None:
+    def __init__(self, source: ImageSource, folder: Path | str, max_pixels: int = MAX_PIXELS) -> None:
         if isinstance(source, DatasetSource):
             raise UserError("--cache needs image files; it cannot be used with a data set in Python")
         self.source = source
+        self.channels = source.channels
+        self.max_pixels = max_pixels
         self.folder = Path(folder).expanduser().absolute()
         self._unfinished = self.folder / "unfinished"
         self._writable = True
         try:
             self._unfinished.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self._unfinished).close()
-            for path in self._unfinished.iterdir():
-                if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
-                    path.unlink(missing_ok=True)
+            trial = self._unfinished / uuid.uuid4().hex
+            trial.touch()
+            trial.unlink()
+            left_over = list(self._unfinished.iterdir())
         except OSError as error:
             raise UserError(f"--cache {folder}: the folder cannot be written ({error.strerror})") from error
+        for path in left_over:
+            with contextlib.suppress(OSError):  # another process may have removed it
+                if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                    path.unlink()
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
         path = self._path(index)
-        pixels = None if path is None else _load(path)
+        pixels = None if path is None else _load(path, self.channels, self.max_pixels)
         if pixels is None:
             pixels = self.source.read(index)
             if path is not None and self._writable:
@@ -129,16 +137,20 @@ class CachedSource(ImageSource):
                 self._writable = False
                 log.warning("the cache %s is full: further images are decoded each time", self.folder)
                 return
+            if path.parent.exists() and not path.parent.is_dir():
+                path.parent.unlink()
             path.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._unfinished, delete=False) as file:
-                try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            unfinished = self._unfinished / uuid.uuid4().hex  # with the rights that other files of the user get
+            try:
+                with unfinished.open("xb") as file:
                     file.write(header.data)
                     file.write(values.data)
-                    file.close()
-                    os.replace(file.name, path)
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
+                os.replace(unfinished, path)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
         except OSError as error:
             self._writable = False
             log.warning(
@@ -150,17 +162,24 @@ def _amount(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
 
 
-def _load(path: Path) -> Shaped[Tensor, "channels height width"] | None:
-    """The image in a file of the cache, if it is there and whole."""
+def _load(path: Path, channels: int, max_pixels: int) -> Shaped[Tensor, "{channels} height width"] | None:
+    """The image in a file of the cache, if it is there, whole, and of this many channels."""
     try:
-        content = np.fromfile(path, np.uint8)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe could take for ever
+            return None
+        with path.open("rb", buffering=0) as file:
+            header = np.frombuffer(file.read(HEADER), np.uint8)
+            if len(header) < HEADER:
+                return None
+            itemsize, found, height, width, check = header.view("<u8").tolist()
+            size = itemsize * found * height * width
+            fits = itemsize in (1, 2) and found == channels and 0 < height * width <= max_pixels
+            if not fits or os.fstat(file.fileno()).st_size != HEADER + size:
+                return None
+            values = np.fromfile(file, np.uint8, size)
     except OSError:
         return None
-    header, values = content[:HEADER], content[HEADER:]
-    if len(header) < HEADER:
-        return None
-    itemsize, channels, height, width, check = header.view("<u8").tolist()
-    if itemsize not in (1, 2) or len(values) != itemsize * channels * height * width or check != _check(values):
+    if len(values) != size or check != _check(values):
         return None
     values = values.view(np.uint8 if itemsize == 1 else np.uint16).reshape(height, width, channels)
     return torch.from_numpy(values).permute(2, 0, 1)

@@ -72,9 +72,10 @@ def resize(
     """A uint8 or uint16 image at another size (bilinear, antialiased)."""
     if pixels.dtype == torch.uint8:
         return _interpolate(pixels, height, width)
-    # torch interpolates eight-bit integers and floats only
+    # torch interpolates eight-bit integers and floats only. A channel at a time: floats of a large image take memory.
     limit = torch.iinfo(pixels.dtype).max
-    return _interpolate(pixels.to(torch.float32), height, width).round().clamp(0, limit).to(pixels.dtype)
+    channels = (_interpolate(channel.to(torch.float32)[None], height, width) for channel in pixels)
+    return torch.cat([channel.round().clamp(0, limit).to(pixels.dtype) for channel in channels])
 
 
 def _interpolate(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -1,27 +1,10 @@
-"""Which files are images by their names, and what a file is by its first bytes."""
+"""Which files hold pictures that are not read, by their names, and what a file is by its first bytes."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-
-#: Extensions of the files that are read, in small letters. What a file holds decides how it is read.
-EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".avif",
-    ".bmp",
-    ".ppm",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".npy",
-)
 
 #: Extensions of files that hold pictures but are not read: a user whose photographs these are must hear of it.
 PICTURES = {

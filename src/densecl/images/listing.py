@@ -23,7 +23,8 @@ from platformdirs import user_cache_path
 
 from densecl.errors import UserError
 from densecl.images.companions import set_aside
-from densecl.images.formats import EXTENSIONS, PICTURES, extension_of, head_of, kind_of
+from densecl.images.decode import EXTENSIONS, EXTENSIONS_OF_EXTRAS
+from densecl.images.formats import PICTURES, extension_of, head_of, kind_of
 from densecl.images.paths import Found, PathIndex, Strings, absolute, in_order
 from densecl.names import shown
 
@@ -122,7 +123,8 @@ def left_out(others: Others, images: int) -> tuple[str, ...]:
     if not pictures:
         return ()
     begin = "warning: left out" if sum(pictures.values()) > MANY * images else "left out"
-    return (f"{begin}: {listed(pictures.items())} (densecl reads {' '.join(EXTENSIONS)})",)
+    more = "".join(f"; {extension}: {how}" for extension, how in EXTENSIONS_OF_EXTRAS.items() if extension in pictures)
+    return (f"{begin}: {listed(pictures.items())} (densecl reads {' '.join(EXTENSIONS)}{more})",)
 
 
 def _scan(root: Path) -> tuple[PathIndex, np.ndarray, Others]:

@@ -7,18 +7,20 @@ the loader has no state: a run that is resumed at step n asks for the batches fr
 from __future__ import annotations
 
 import csv
+import functools
 import io
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from densecl.allocator import return_freed_memory
 from densecl.errors import UserError
@@ -40,8 +42,14 @@ SMALL_BYTES = 65_536
 MAX_BAD_SHARE = 0.05
 
 
-#: Seconds between two looks of a worker whether the main process is still there.
+#: Seconds between two looks of a worker whether the main process is still there, and of that process at its workers.
 LOOK_AFTER = 2.0
+
+#: Seconds after which the reading of a single image counts as stuck.
+READ_TIMEOUT = 300.0
+
+#: Seconds that a killed worker is given to be gone.
+GRACE = 5.0
 
 
 class BadRecord(NamedTuple):
@@ -130,6 +138,8 @@ class CropPairDataset(Dataset[Sample]):
         self.draw_photometrics = draw_photometrics
         self.seed = seed
         self.local_crops = local_crops
+        #: Is told which image is read next, and None once one was.
+        self.on_read: Callable[[int | None], None] = _ignore
 
     def __len__(self) -> int:
         return len(self.source)
@@ -141,11 +151,14 @@ class CropPairDataset(Dataset[Sample]):
         for attempt in range(ATTEMPTS + 1):
             if attempt > 0:
                 used = int(_generator(self.seed, epoch, index, attempt).integers(len(self.source)))
+            self.on_read(used)
             try:
                 image = self.source.read(used)
             except BadImage as error:
                 bad.append(BadRecord(self.source.name(used), str(error), attempt))
                 continue
+            finally:
+                self.on_read(None)
             rng = _generator(self.seed, epoch, index)
             large = self.image_size, self.crop_scale, self.draw_photometrics
             first, second = (self._view(image, rng, *large) for _ in range(2))
@@ -168,6 +181,10 @@ class CropPairDataset(Dataset[Sample]):
         flipped = bool(rng.random() < self.flip_probability)
         pixels = take_crop(image, box, flipped, size)
         return Crop(pixels, box, torch.tensor(flipped), draw_photometrics(rng))
+
+
+def _ignore(index: int | None) -> None:
+    pass
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:
@@ -243,23 +260,115 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             step += 1
 
 
+class BatchLoader(DataLoader[Any]):
+    """A loader of `Batch`es that ends with a message when its workers are stuck.
+
+    A worker that is stopped, or reads from a share that no longer answers, would be waited for without end. So each
+    marks what it does. It counts as stuck when for `read_timeout` seconds of waiting for a batch no worker has begun or
+    ended an image; seconds in which this process was stopped itself do not count.
+
+    Args:
+        dataset: the samples.
+        sampler: the batches of places.
+        workers: processes that read; 0: this one, in which nothing can be watched.
+        pin_memory: put batches where a GPU can fetch them.
+        read_timeout: seconds.
+    """
+
+    def __init__(
+        self, dataset: CropPairDataset, sampler: StepSampler, *, workers: int, pin_memory: bool, read_timeout: float
+    ) -> None:
+        #: Of each worker: its process, how often it began or ended an image, and the image in hand + 1 (0: none).
+        self.marks = multiprocessing.RawArray("q", 3 * max(1, workers))
+        self.read_timeout = read_timeout
+        super().__init__(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            timeout=min(LOOK_AFTER, read_timeout) if workers else 0,
+            worker_init_fn=functools.partial(_start_worker, marks=self.marks),
+            generator=torch.Generator(),  # or it would draw from the global stream
+        )
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        return self._watched(batches) if self.num_workers else batches
+
+    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """
+        Raises:
+            UserError: no image was read for too long.
+        """
+        waited, before = 0.0, list(self.marks)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                now = list(self.marks)
+                waited = waited + self.timeout if now == before else 0.0
+                before = now
+                if waited >= self.read_timeout:
+                    raise self._stuck() from None
+                continue  # and wait on
+            waited = 0.0
+            yield batch
+
+    def _stuck(self) -> UserError:
+        """Ends the workers, which this process could otherwise not leave behind, and says what they were at."""
+        marks = [self.marks[place : place + 3] for place in range(0, len(self.marks), 3)]
+        source = self.dataset.source  # pyright: ignore[reportAttributeAccessIssue]
+        at = [f"process {process} at {source.name(image - 1)}" for process, _, image in marks if image]
+        _kill({process for process, _, _ in marks})
+        what = f"{at[0]} does not go on" if at else "the processes that read do not answer"
+        return UserError(
+            f"No image was read for {self.read_timeout:g} s: {what}. Is the process stopped, or the disk or network"
+            " share gone? Go on with --resume; --read-timeout waits longer."
+        )
+
+
+def _kill(processes: set[int]) -> None:
+    """Ends children of this process at once; torch, which takes that for a crash of theirs, does not hear of it."""
+    children = [child for child in multiprocessing.active_children() if child.pid in processes]
+    hears = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if hears else None
+    for child in children:
+        child.kill()
+    for child in children:
+        child.join(GRACE)
+    if hears:
+        signal.signal(signal.SIGCHLD, handler)
+
+
 def make_loader(
-    dataset: CropPairDataset, sampler: StepSampler, *, workers: int, pin_memory: bool = False
-) -> DataLoader[Any]:
+    dataset: CropPairDataset,
+    sampler: StepSampler,
+    *,
+    workers: int,
+    pin_memory: bool = False,
+    read_timeout: float = READ_TIMEOUT,
+) -> BatchLoader:
     """A loader of `Batch`es, read by this many processes (0: by this one)."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # or it would draw from the global stream
-    )
+    return BatchLoader(dataset, sampler, workers=workers, pin_memory=pin_memory, read_timeout=read_timeout)
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(worker: int, marks: MutableSequence[int]) -> None:
     return_freed_memory()  # a worker that has met a large image would keep as much for ever
+    mine = 3 * worker
+    marks[mine] = os.getpid()
+
+    def mark(image: int | None) -> None:
+        marks[mine + 1] += 1
+        marks[mine + 2] = 0 if image is None else image + 1
+
+    info = get_worker_info()
+    assert info is not None
+    info.dataset.on_read = mark  # pyright: ignore[reportAttributeAccessIssue]
     # Ctrl-C and the end of a cluster job reach every process of the group. The main process decides what
     # they mean, and needs its workers until its last step; they leave when it tells them to or is gone.
     for number in set(STOPPING) - {signal.SIGTERM}:

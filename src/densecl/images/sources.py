@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError
-from densecl.images.decode import BadImage, Region, decode, measure
+from densecl.images.decode import MAX_PIXELS, BadImage, Region, decode, measure
 from densecl.images.find import find
 from densecl.images.items import check_data_set, check_items, image_of
 from densecl.images.paths import Found
@@ -30,6 +30,8 @@ from densecl.names import shown
 
 class ImageSource(ABC):
     """A numbered collection of images."""
+
+    channels: int  # of every image that is read
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -75,6 +77,7 @@ def open_source(
     channels: int = 3,
     tile: int | None = None,
     least_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageSource:
     """The images of `data`.
 
@@ -89,6 +92,7 @@ def open_source(
             the last of a row or column is moved inwards so that all have full size, and an image that is
             smaller along an axis has one tile there, as long as the image. Listing then reads every header.
         least_side: a large JPEG may be read smaller, as long as its shorter side keeps this many pixels (`decode`).
+        max_pixels: files of larger images are refused (`decode`).
 
     Raises:
         UserError: there is nothing there, or nothing that could be an image.
@@ -97,7 +101,7 @@ def open_source(
         if tile is not None:
             raise UserError("--tile needs image files; it cannot be used with a data set in Python")
         return DatasetSource(data, channels)
-    files = FileSource(find(data), channels, least_side)
+    files = FileSource(find(data), channels, least_side, max_pixels)
     return files if tile is None else TileSource(files, tile)
 
 
@@ -107,17 +111,20 @@ def open_source(
 class FileSource(ImageSource):
     """A file, an image."""
 
-    def __init__(self, found: Found, channels: int, least_side: int | None = None) -> None:
+    def __init__(
+        self, found: Found, channels: int, least_side: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.paths = found.paths
         self._notes = found.notes
         self.channels = channels
         self.least_side = least_side
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
-        return decode(self.paths[index], self.channels, least_side=self.least_side)
+        return decode(self.paths[index], self.channels, self.max_pixels, least_side=self.least_side)
 
     def name(self, index: int) -> str:
         return self.paths[index]
@@ -145,6 +152,7 @@ class TileSource(ImageSource):
         if tile < 1:
             raise UserError(f"--tile {tile}: a tile has at least one pixel")
         self.files = files
+        self.channels = files.channels
         self.tile = tile
         with warnings.catch_warnings(), ThreadPoolExecutor(16) as pool:  # threads: a network file system is slow
             warnings.simplefilter("ignore")
@@ -176,7 +184,7 @@ class TileSource(ImageSource):
 
     def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
         file, region = self._locate(index)
-        return decode(self.files.paths[file], self.files.channels, region=region)
+        return decode(self.files.paths[file], self.channels, self.files.max_pixels, region=region)
 
     def name(self, index: int) -> str:
         file, region = self._locate(index)

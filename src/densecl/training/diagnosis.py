@@ -192,10 +192,19 @@ class FixedPairs:
         pairs: of the run.
         normalisation: of the run.
         quarantine: for the images among them that cannot be used.
+        shift_brightness: of the run (`augment`).
     """
 
-    def __init__(self, pairs: CropPairDataset, normalisation: Normalisation, quarantine: Quarantine) -> None:
+    def __init__(
+        self,
+        pairs: CropPairDataset,
+        normalisation: Normalisation,
+        quarantine: Quarantine,
+        *,
+        shift_brightness: bool = False,
+    ) -> None:
         self.pairs = pairs
+        self.shift_brightness = shift_brightness
         self.normalisation = normalisation
         self.quarantine = quarantine
         count = min(FIXED_PAIRS, len(pairs))
@@ -210,7 +219,9 @@ class FixedPairs:
                 batch = collate([self.pairs[place] for place in self.places[start : start + FIXED_PAIRS_AT_ONCE]])
                 self.quarantine.record(batch.bad)
                 crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
-                first, second = (augment(crop, *self.normalisation) for crop in crops)
+                first, second = (
+                    augment(crop, *self.normalisation, shift_brightness=self.shift_brightness) for crop in crops
+                )
                 query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
                 found = correspondence(query_features, key_features, first, second)
                 guessed = found.right.float().mean(dim=2)  # how likely a random match of each cell is right

@@ -36,6 +36,7 @@ class DenseCLModule(pl.LightningModule):
         optimizer_state: of the optimiser after those steps; may have the parameters in other groups.
         channels_last: keep images and weights in that memory format.
         seed: with the step and the process, fixes dropout and drop path.
+        shift_brightness: see `augment`.
 
     Attributes:
         step: number of the step in progress or next to come, counted over the whole run.
@@ -60,6 +61,7 @@ class DenseCLModule(pl.LightningModule):
         optimizer_state: dict[str, Any] | None = None,
         channels_last: bool = False,
         seed: int = 0,
+        shift_brightness: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -73,6 +75,7 @@ class DenseCLModule(pl.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.seed = seed
+        self.shift_brightness = shift_brightness
         self.last: tuple[Output, Views, Views] | None = None
         self.register_buffer("first_bad_step", torch.tensor(torch.iinfo(torch.int64).max), persistent=False)
         # DDP sends the buffers of the first process to all others before each step. Batch-norm statistics need
@@ -128,7 +131,7 @@ class DenseCLModule(pl.LightningModule):
         torch.manual_seed(step_seed(self.seed, self.step * parts + batch_idx % parts, self.global_rank))
         with torch.autocast(self.device.type, enabled=False):
             crops = (batch.pairs.first, batch.pairs.second, *batch.pairs.small)
-            views = [augment(crop, *self.normalisation) for crop in crops]
+            views = [augment(crop, *self.normalisation, shift_brightness=self.shift_brightness) for crop in crops]
         first, second, *small = (view._replace(pixels=self._laid_out(view.pixels)) for view in views)
         output: Output = self.model(first, second, small)
         # Remembered on the device: asking for the value each step would stall a GPU.

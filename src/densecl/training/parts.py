@@ -17,7 +17,7 @@ from densecl.errors import UserError
 from densecl.images.cache import CachedSource
 from densecl.images.crops import least_side
 from densecl.images.sources import ImageSource, open_source
-from densecl.images.statistics import measure_mean_std
+from densecl.images.statistics import measure_mean_std, measure_offset
 from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
 from densecl.model.methods import Method, find_method
 from densecl.model.weights import Start, initialise_from
@@ -99,6 +99,7 @@ def build(
         channels=recipe.channels,
         tile=recipe.tile,
         least_side=_least_side(recipe, backbone.stride),
+        max_pixels=recipe.max_image_pixels,
     )
     source.check()
     reasons = list(source.notes())
@@ -108,7 +109,7 @@ def build(
             " nothing is dropped at random. If that is not meant, call its train() first."
         )
     if recipe.cache is not None:
-        source = CachedSource(source, recipe.cache)
+        source = CachedSource(source, recipe.cache, recipe.max_image_pixels)
         reasons.append(source.forecast())
     images = len(source)
     if recipe.batch_size == "auto":
@@ -312,11 +313,25 @@ def _resolve(
         "local_crop_size": _local_crop_size(recipe, backbone.stride),
     }
     chosen |= {name: value for name, value in own.items() if getattr(recipe, name) == "auto"}
+    brightness = recipe.brightness
+    if brightness == "auto":
+        chosen["brightness"] = brightness = "scale"
+        offset, deep = measure_offset(source)
+        if offset > automatic.NARROW_BAND and deep:
+            chosen["brightness"] = brightness = "shift"
+            reasons.append(
+                f"--brightness shift (the values of an image lie {offset:.3g} of their standard deviations from 0)"
+            )
+        elif offset > automatic.NARROW_BAND:
+            reasons.append(
+                f"warning: the values of an image lie {offset:.3g} of their standard deviations from 0, so that the"
+                " jitter of brightness outweighs the picture; --brightness shift goes by its own contrast"
+            )
     if recipe.mean is None:
-        if start is not None and start.normalisation is not None:
+        if start is not None and start.normalisation is not None and brightness == "scale":
             mean, std = start.normalisation
             reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} ({start.whose})")
-        elif recipe.channels == 3:
+        elif recipe.channels == 3 and brightness == "scale":
             mean, std = IMAGENET
         else:
             mean, std = measure_mean_std(source, recipe.seed)

@@ -59,6 +59,8 @@ FREE = frozenset(
         "nodes",
         "distributed_timeout",
         "workers",
+        "read_timeout",
+        "max_image_pixels",
         "compile",
         "checkpoint_activations",
         "cache",
@@ -407,6 +409,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         optimizer_state=parts.optimizer_state,
         channels_last=recipe.channels_last,
         seed=recipe.seed,
+        shift_brightness=recipe.brightness == "shift",
     )
     if recipe.compile:
         parts.model.compile_encoders()
@@ -424,7 +427,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         checkpoint_minutes=recipe.checkpoint_minutes,
         interrupts=interrupts,
         quarantine=quarantine,
-        fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine),
+        fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine, shift_brightness=recipe.brightness == "shift"),
         console=console,
         peers=peers,
     )
@@ -450,7 +453,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         enable_model_summary=False,
         default_root_dir=out,
     )
-    loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu)
+    loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu, read_timeout=recipe.read_timeout)
     interrupts.listen()
     try:
         trainer.fit(module, loader)

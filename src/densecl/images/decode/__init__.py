@@ -1,0 +1,252 @@
+"""From the bytes of one image file to a tensor of its pixels, or to the reason why not. A file a format.
+
+The content decides the format, never the file's name; metadata never decide about the picture. What a header promises
+is checked before anything of that size is allocated. Eight bits stay uint8, sixteen stay uint16.
+
+What a file holds becomes what the run asks for:
+
+==========================  ======================================================================
+grayscale, 3 wanted         repeated
+RGB, 1 wanted               luma (ITU-R 601)
+palette, CMYK, YCbCr        RGB
+transparency                shown over white, unless exactly that many channels are wanted (RGBA as 4)
+EXIF or TIFF orientation    turned upright
+several pages               the picture, not its small copies and masks; the first of several pictures;
+                            or, if there are as many gray pages as channels, one channel each
+animation                   the first picture
+.npy, TIFF floats           must lie in 0 to 1, become uint16
+anything else               `BadImage`
+==========================  ======================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from jaxtyping import Shaped
+from PIL import Image
+from torch import Tensor
+
+from densecl.images.crops import resize
+from densecl.images.decode import bmp, heif, jpeg, npy, png, pnm, tiff, webp
+from densecl.images.decode.canvas import ORIENTATIONS, Region, Wanted
+from densecl.images.decode.limits import BYTES_PER_PIXEL, MAX_PIXELS, BadImage, check_cost
+from densecl.images.decode.pillow import from_pillow
+from densecl.images.decode.pixels import from_array, to_channels
+
+__all__ = [
+    "EXTENSIONS",
+    "EXTENSIONS_OF_EXTRAS",
+    "MAX_PIXELS",
+    "BadImage",
+    "Region",
+    "decode",
+    "from_array",
+    "from_pillow",
+    "measure",
+    "to_channels",
+]
+
+# Both libraries complain about odd files through logging, which without a handler prints to stderr.
+for library in ("PIL", "tifffile"):
+    logging.getLogger(library).addHandler(logging.NullHandler())
+
+
+class Format(NamedTuple):
+    """A kind of files that is read."""
+
+    name: str
+    marks: tuple[bytes, ...]  # one of these stands ...
+    place: int  # ... at this byte
+    extensions: tuple[str, ...]
+    read: Callable[[BinaryIO, Wanted], Tensor]
+    measure: Callable[[BinaryIO, int], tuple[int, int, int]]  # height, width and orientation, for so many channels
+
+
+FORMATS = (
+    Format(
+        "JPEG",
+        (b"\xff\xd8\xff",),
+        0,
+        (".jpg", ".jpeg", ".jpe", ".jfif"),
+        jpeg.read,
+        lambda file, _: jpeg.measure(file),
+    ),
+    Format("PNG", (png.SIGNATURE,), 0, (".png",), png.read, lambda file, _: png.measure(file)),
+    Format("WebP", (b"WEBP",), 8, (".webp",), webp.read, lambda file, _: webp.measure(file)),
+    Format("BMP", (b"BM",), 0, (".bmp",), bmp.read, lambda file, _: bmp.measure(file)),
+    Format("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), 0, (".tif", ".tiff"), tiff.read, tiff.measure),
+    Format(
+        "PPM",
+        tuple(b"P%d%c" % (kind, gap) for kind in range(1, 7) for gap in b" \t\r\n#"),
+        0,
+        (".ppm", ".pgm", ".pbm", ".pnm"),
+        pnm.read,
+        lambda file, _: pnm.measure(file),
+    ),
+    Format(
+        "AVIF, HEIC",
+        (b"ftyp",),
+        4,
+        (*((".avif",) if heif.AVIF else ()), *((".heic", ".heif", ".hif") if heif.HEIC else ())),
+        heif.read,
+        lambda file, _: heif.measure(file),
+    ),
+    Format(".npy", (b"\x93NUMPY",), 0, (".npy",), npy.read, npy.measure),
+)
+
+#: What files of images are called, in small letters: all that this installation reads.
+EXTENSIONS = tuple(extension for format in FORMATS for extension in format.extensions)
+
+#: What others are called that would be read, and what it takes.
+EXTENSIONS_OF_EXTRAS = {
+    **({} if heif.AVIF else {".avif": "Pillow 11.3 or newer"}),
+    **({} if heif.HEIC else dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'densecl[heic]'")),
+}
+
+#: What else is met under an image's name: where its mark stands, and the mark in lower case.
+OTHER_KINDS = {
+    "a GIF": (0, b"gif8"),
+    "a JPEG 2000 image": (4, b"jp  \r\n"),
+    "a JPEG XL image": (4, b"jxl \r\n"),
+    "a PDF": (0, b"%pdf"),
+    "a ZIP archive": (0, b"pk\x03\x04"),
+    "a web page (a failed download?)": (0, b"<!doctype"),
+    "an HTML file (a failed download?)": (0, b"<html"),
+    "an XML or SVG file": (0, b"<?xml"),
+    "an SVG file": (0, b"<svg"),
+    "a Git LFS pointer (git lfs pull brings the image)": (0, b"version http"),
+}
+
+
+def decode(
+    path: Path | str,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    region: Region | None = None,
+    least_side: int | None = None,
+) -> Shaped[Tensor, "channels height width"]:
+    """The pixels of an image file, upright, uint8 or uint16.
+
+    With a `region` only that part is returned, and of TIFF and of .npy only that part is read, so that `max_pixels`
+    then limits the part. The tensor's memory may be laid out channels last.
+
+    With `least_side` a whole image comes a whole number of times smaller, as long as its shorter side keeps that many
+    pixels. A JPEG comes at a half, a quarter or an eighth, for which libjpeg does not compute the fine frequencies.
+
+    Decoding takes at most eight bytes of memory for each pixel of `max_pixels`, and 64 MiB, whatever the file. A limit
+    beyond the default also raises Pillow's own, for the whole process.
+
+    Raises:
+        BadImage: the file cannot be read, is not an image, is damaged, is larger than `max_pixels`, or
+            its channels cannot be made `channels`.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    with _complaints_as_bad_image(), _open(path) as (file, size):
+        format = _format(file)
+        if format.name not in ("TIFF", ".npy") and size > BYTES_PER_PIXEL * max_pixels:
+            raise BadImage("the file is larger than any image that would be accepted")
+        pixels = format.read(file, Wanted(channels, max_pixels, region, least_side))
+        return pixels if region is not None or least_side is None else _shrink(pixels, least_side, max_pixels)
+
+
+def measure(path: Path | str, channels: int) -> tuple[int, int]:
+    """Height and width of the upright image in a file, from its header alone.
+
+    Raises:
+        BadImage: the header cannot be read.
+    """
+    with _complaints_as_bad_image(), _open(path) as (file, _):
+        height, width, orientation = _format(file).measure(file, channels)
+    swapped, _ = ORIENTATIONS.get(orientation, ORIENTATIONS[1])
+    return (width, height) if swapped else (height, width)
+
+
+@contextmanager
+def _complaints_as_bad_image() -> Iterator[None]:
+    """Turn whatever a decoder raises on a hostile file into `BadImage`, and keep its warnings off the terminal."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError as error:  # its own message holds an address, different in every run
+        raise BadImage("its header is damaged") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"more than {MAX_PIXELS} pixels: a decompression bomb?") from error
+    except MemoryError as error:
+        raise BadImage("needs more memory than there is") from error
+    except OSError as error:
+        raise BadImage(_one_line(error.strerror or error)) from error
+    except Exception as error:  # decoders raise nearly everything: SyntaxError, struct.error, IndexError, ...
+        raise BadImage(_one_line(f"{type(error).__name__}: {error}")) from error
+
+
+def _one_line(message: object) -> str:
+    text = " ".join(str(message).split())
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+@contextmanager
+def _open(path: Path | str) -> Iterator[tuple[BinaryIO, int]]:
+    """The file and its size."""
+    _check_kind(os.stat(path))  # to open a device may already do something
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        _check_kind(status)
+        if status.st_size == 0:
+            raise BadImage("empty file")
+        yield file, status.st_size
+
+
+def _check_kind(status: os.stat_result) -> None:
+    """
+    Raises:
+        BadImage: it is no file that holds anything.
+    """
+    if stat.S_ISDIR(status.st_mode):
+        raise BadImage("a folder, whatever its name says")
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImage("not a regular file but a pipe, a socket or a device")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A named pipe, opened the ordinary way, would wait for its writer for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _format(file: BinaryIO) -> Format:
+    """
+    Raises:
+        BadImage: none fits.
+    """
+    magic = file.read(16)
+    file.seek(0)
+    for format in FORMATS:
+        if any(magic[format.place :].startswith(mark) for mark in format.marks):
+            return format
+    for kind, (place, mark) in OTHER_KINDS.items():
+        if magic[place : place + len(mark)].lower() == mark:
+            raise BadImage(f"{kind}, whatever its name says")
+    *names, last = (format.name for format in FORMATS)
+    raise BadImage(f"not a {', '.join(names)} or {last} image, or its header is damaged")
+
+
+def _shrink(pixels: Shaped[Tensor, "channels _ _"], least_side: int, max_pixels: int) -> Shaped[Tensor, "channels _ _"]:
+    height, width = pixels.shape[1:]
+    factor = min(height, width) // least_side
+    if factor < 2:
+        return pixels
+    # Deep ones are resized as floats, a channel at a time.
+    floats = 4 if pixels.element_size() == 2 else 0
+    check_cost(height, width, max_pixels, per_pixel=len(pixels) * pixels.element_size() + floats)
+    return resize(pixels, height // factor, width // factor)

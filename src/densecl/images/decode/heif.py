@@ -1,0 +1,76 @@
+"""AVIF, which Pillow reads, and HEIC, which it reads with the package pi-heif (``pip install 'densecl[heic]'``)."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from typing import BinaryIO
+
+from jaxtyping import Shaped
+from PIL import Image, features
+from torch import Tensor
+
+from densecl.images.decode.canvas import Canvas, Wanted
+from densecl.images.decode.limits import BadImage, check_cost
+from densecl.images.decode.pillow import orientation, paint
+
+AVIF = bool(features.check("avif"))
+HEIC = importlib.util.find_spec("pi_heif") is not None
+
+#: Bytes that decoding takes for a pixel: the decoder's planes and colours, what it hands over, and Pillow's picture.
+IN_DECODING = 20
+
+#: Brands of pictures that are coded as AVIF, and as HEIC.
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
+
+
+def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
+    """The picture, in eight bits a value.
+
+    Raises:
+        BadImage, or what Pillow raises: it is damaged, too large, or what it takes is not installed.
+    """
+    kind = _kind(file)
+    with Image.open(file, formats=(kind,)) as image:
+        per_pixel = IN_DECODING + wanted.channels
+        check_cost(image.height, image.width, wanted.max_pixels, per_pixel=per_pixel)
+        return paint(image, Canvas(image.height, image.width, wanted, orientation(image.info.get("exif"))))
+
+
+def measure(file: BinaryIO) -> tuple[int, int, int]:
+    """Height, width and orientation.
+
+    Raises:
+        BadImage: what it takes is not installed.
+    """
+    with Image.open(file, formats=(_kind(file),)) as image:
+        return image.height, image.width, orientation(image.info.get("exif"))
+
+
+def _kind(file: BinaryIO) -> str:
+    """The name of Pillow's reader.
+
+    Raises:
+        BadImage: it is a film or the like, or what it takes is not installed.
+    """
+    head = file.read(64)
+    file.seek(0)
+    end = min(len(head), max(16, int.from_bytes(head[:4], "big")))
+    brands = {head[8:12], *(head[place : place + 4] for place in range(16, end, 4))}
+    if brands & AVIF_BRANDS:
+        if not AVIF:
+            raise BadImage("an AVIF image, for which Pillow 11.3 or newer is needed")
+        return "AVIF"
+    if brands & HEIC_BRANDS or head[8:12] in (b"mif1", b"msf1"):
+        if not HEIC:
+            raise BadImage("a HEIC image: pip install 'densecl[heic]', or convert it to JPEG")
+        _register_heif()
+        return "HEIF"
+    raise BadImage("a film (MP4 or the like), whatever its name says")
+
+
+@functools.cache
+def _register_heif() -> None:
+    importlib.import_module("pi_heif").register_heif_opener()

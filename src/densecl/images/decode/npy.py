@@ -1,0 +1,66 @@
+"""Arrays as numpy saves them: with or without an axis of channels, which stands first or last."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Shaped
+from torch import Tensor
+
+from densecl.images.decode.canvas import Canvas, Wanted
+from densecl.images.decode.limits import BadImage, check_cost
+from densecl.images.decode.pixels import layout
+
+#: The orientation that swaps rows and columns, as an array in Fortran's order is stored.
+SWAPPED = 5
+
+
+def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
+    """The array, or the region of it, of which only the rows are read.
+
+    Raises:
+        BadImage: it is no image, or too large; Python objects are never loaded.
+    """
+    shape, fortran, dtype = _read_header(file)
+    place = file.tell()
+    height, width, axis = layout(shape, wanted.channels)
+    # In Fortran's order the axes stand the other way round, and so do rows and columns.
+    stored, turned = (shape[::-1], SWAPPED) if fortran else (shape, 1)
+    if fortran:
+        height, width = width, height
+        axis = None if axis is None else 2 - axis
+    canvas = Canvas(height, width, wanted, turned)
+    top, left, bottom, right = canvas.part
+    result = wanted.channels * (1 if dtype.itemsize == 1 else 2)
+    check_cost(bottom - top, right - left, wanted.max_pixels, per_pixel=result)
+    if place + math.prod(shape) * dtype.itemsize > os.fstat(file.fileno()).st_size:
+        raise BadImage("truncated")
+    for upper, lower in canvas.bands(per_pixel=1 if axis is None else stored[axis]):
+        # Mapped anew for each band: what was read of the file then no longer counts as memory of the process.
+        array = np.memmap(file, dtype, "r", place, stored)
+        bands = array[None] if axis is None else np.moveaxis(array, axis, 0)
+        canvas.put(bands[:, upper:lower, left:right])
+    return canvas.tensor()
+
+
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
+    """Height, width and orientation, from the header.
+
+    Raises:
+        BadImage: it is no image.
+    """
+    height, width, _ = layout(_read_header(file)[0], channels)
+    return height, width, 1
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type; the file then stands at the first value."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise BadImage("a .npy of Python objects, which are never loaded")
+    return shape, fortran, dtype

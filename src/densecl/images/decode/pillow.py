@@ -1,0 +1,101 @@
+"""What Pillow reads, and how its images become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Shaped
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from densecl.images.decode.canvas import Canvas, Wanted
+from densecl.images.decode.limits import BadImage, check_cost
+
+#: Bytes in which Pillow holds a pixel of each mode; of all others 4.
+IN_PILLOW = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
+
+
+def from_pillow(image: Image.Image, channels: int) -> Shaped[Tensor, "channels height width"]:
+    """An image from Pillow's; its EXIF orientation is undone.
+
+    Raises:
+        BadImage: its data are damaged or its channels cannot be made `channels`.
+    """
+    # Of a TIFF Pillow undoes it itself, and of a PNG it would decode all to look for metadata behind the pixels.
+    behind = image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}
+    orientation = 1
+    if image.format != "TIFF" and not behind:
+        with contextlib.suppress(Exception):  # broken metadata do not make a broken image
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    image.load()
+    return paint(image, Canvas(image.height, image.width, Wanted(channels), orientation))
+
+
+def paint(image: Image.Image, canvas: Canvas) -> Shaped[Tensor, "channels height width"]:
+    """The pixels of Pillow's image on a canvas of its size.
+
+    Raises:
+        BadImage: its data are damaged or its channels cannot be made those of the canvas.
+    """
+    image.load()
+    _, left, _, right = canvas.part
+    for upper, lower in canvas.bands(per_pixel=4):
+        whole = (left, upper, right, lower) == (0, 0, *image.size)
+        band = _plain(image if whole else image.crop((left, upper, right, lower)))
+        values = np.asarray(band)
+        canvas.put(values[None] if values.ndim == 2 else values.transpose(2, 0, 1), alpha=band.mode in ("LA", "RGBA"))
+    return canvas.tensor()
+
+
+def read_with_pillow(file: BinaryIO, wanted: Wanted, format: str) -> Shaped[Tensor, "channels height width"]:
+    """A file of one of Pillow's formats that needs nothing of its own.
+
+    Raises:
+        BadImage, or what Pillow raises: it is damaged, or too large.
+    """
+    with Image.open(file, formats=(format,)) as image:
+        check_cost(image.height, image.width, wanted.max_pixels, per_pixel=per_pixel(image, wanted.channels))
+        image.load()  # Pillow then turns a TIFF
+        return paint(image, Canvas(image.height, image.width, wanted))
+
+
+def per_pixel(image: Image.Image, channels: int) -> int:
+    """Bytes that an image takes for each pixel: Pillow's own, and the result."""
+    return IN_PILLOW.get(image.mode, 4) + channels * (2 if image.mode.startswith(("I", "F")) else 1)
+
+
+def orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
+    """EXIF's orientation, 1 where there is none or nobody can tell."""
+    found = 1
+    with contextlib.suppress(Exception):  # broken metadata do not make a broken image
+        if exif:
+            metadata = Image.Exif()
+            metadata.load(exif)
+            if ExifTags.Base.Orientation in metadata:
+                return metadata[ExifTags.Base.Orientation]
+        if xmp and (match := re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)):
+            found = int(match[1])
+    return found
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """In one of the modes whose values are those of the picture: gray, colours, either with opacity, or deep gray."""
+    if image.mode == "P":
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode in ("PA", "La", "RGBa"):
+        return image.convert("RGBA" if image.mode != "La" else "LA")
+    if image.mode in ("L", "RGB") and "transparency" in image.info:
+        return image.convert(image.mode + "A")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadImage("32-bit integer pixels: store them as uint8 or uint16")
+        return image.convert("I;16")
+    if image.mode in ("L", "LA", "RGB", "RGBA", "F") or image.mode.startswith("I;16"):
+        return image
+    return image.convert("RGB")

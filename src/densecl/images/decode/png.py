@@ -1,0 +1,201 @@
+"""PNG, from the chunks that make the picture. The others cannot make it unreadable.
+
+Pillow gets header, palette, transparency and pixels. Texts, colour profiles, the further frames of an animation and
+whatever follows the end are left out. Of the metadata only the orientation is read, where it stands before the pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped, UInt16
+from PIL import Image
+from torch import Tensor
+
+from densecl.images.decode.canvas import Canvas, Region, Wanted
+from densecl.images.decode.limits import BadImage, check_cost
+from densecl.images.decode.pillow import orientation, paint
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+END = b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+#: More chunks than any writer makes of the largest picture that is read.
+MAX_CHUNKS = 1_000_000
+
+#: Bytes of metadata that are looked at.
+MAX_METADATA = 2**20
+
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6  # colour types
+
+
+class Header(NamedTuple):
+    """What stands before the pixels."""
+
+    height: int
+    width: int
+    bits: int
+    colour_type: int
+    key: tuple[int, ...]  # the gray or the colour that is transparent, where there is one
+    orientation: int
+
+    @property
+    def deep(self) -> bool:
+        """Whether Pillow would cut the values to eight bits."""
+        return self.bits == 16 and self.colour_type in (RGB, GRAY_ALPHA, RGBA)
+
+    @property
+    def in_pillow(self) -> int:
+        """Bytes in which Pillow holds a pixel. (Of deep colours it makes two pictures, see `_deep_bands`.)"""
+        if self.deep:
+            return 4 if self.colour_type == GRAY_ALPHA else 8
+        if self.colour_type in (GRAY, PALETTE):
+            return 2 if self.bits == 16 else 1
+        return 4
+
+
+def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
+    """The picture; of an animation the one that viewers show which cannot play it.
+
+    Raises:
+        BadImage, or what Pillow raises: it is damaged, or too large.
+    """
+    picture = io.BytesIO()
+    header = _read_header(file, picture)
+    pixels = file.tell()
+    check_cost(
+        header.height,
+        header.width,
+        wanted.max_pixels,
+        per_pixel=header.in_pillow + wanted.channels * (2 if header.bits == 16 else 1),
+        beside=file.seek(0, io.SEEK_END),
+    )
+    file.seek(pixels)
+    _copy_pixels(file, picture)
+    picture.seek(0)
+    canvas = Canvas(header.height, header.width, wanted, header.orientation)
+    if header.bits == 16 and (header.deep or header.key):
+        for band in _deep_bands(picture, header, canvas):
+            canvas.put(band, alpha=bool(header.key) or header.colour_type in (GRAY_ALPHA, RGBA))
+        return canvas.tensor()
+    with Image.open(picture, formats=("PNG",)) as image:
+        if header.key and header.bits < 8:  # Pillow gives the grays of few bits as eight, but not this one
+            image.load()
+            image = image.convert("L")
+            image.info["transparency"] = header.key[0] * 255 // (2**header.bits - 1)
+        return paint(image, canvas)
+
+
+def measure(file: BinaryIO) -> tuple[int, int, int]:
+    """Height, width and orientation, from what stands before the pixels.
+
+    Raises:
+        BadImage: the header is damaged.
+    """
+    header = _read_header(file, io.BytesIO())
+    return header.height, header.width, header.orientation
+
+
+def _read_header(file: BinaryIO, picture: io.BytesIO) -> Header:
+    """Reads up to the first pixels, and copies what belongs to the picture."""
+    picture.write(file.read(len(SIGNATURE)))
+    size, turned, key = b"", 1, b""
+    for length, name in _chunks(file):
+        if name == b"IDAT":
+            file.seek(-8, io.SEEK_CUR)
+            break
+        if name in (b"IHDR", b"PLTE", b"tRNS"):
+            if length > 65536:
+                raise BadImage("the header of the PNG is damaged")
+            content = file.read(length + 4)
+            if name == b"IHDR":
+                size = content
+            elif name == b"tRNS":
+                key = content[:-4]
+            picture.write(length.to_bytes(4, "big") + name + content)
+        elif name in (b"eXIf", b"tEXt", b"zTXt") and length <= MAX_METADATA:
+            content = file.read(length + 4)
+            if zlib.crc32(name + content[:-4]) == int.from_bytes(content[-4:], "big"):
+                turned = orientation(_exif(name, content[:-4])) if turned == 1 else turned
+        else:
+            file.seek(length + 4, io.SEEK_CUR)
+    if len(size) < 13:
+        raise BadImage("the header of the PNG is damaged")
+    width, height = int.from_bytes(size[:4], "big"), int.from_bytes(size[4:8], "big")
+    bits, colour_type = size[8], size[9]
+    values = np.frombuffer(key[: len(key) // 2 * 2], ">u2").tolist() if colour_type in (GRAY, RGB) else []
+    fits = len(values) == (1 if colour_type == GRAY else 3)
+    return Header(height, width, bits, colour_type, tuple(values) if fits else (), turned)
+
+
+def _copy_pixels(file: BinaryIO, picture: io.BytesIO) -> None:
+    """Pillow itself says so when some are missing."""
+    for length, name in _chunks(file):
+        if name == b"IDAT":
+            picture.write(length.to_bytes(4, "big") + name)
+            picture.write(file.read(length + 4))
+        elif name == b"IEND":
+            break
+        else:
+            file.seek(length + 4, io.SEEK_CUR)
+    picture.write(END)
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Length and name of each; the file then stands at its content, and has to stand behind it for the next."""
+    for _ in range(MAX_CHUNKS):
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        yield int.from_bytes(head[:4], "big"), head[4:]
+    raise BadImage(f"a PNG of more than {MAX_CHUNKS} chunks")
+
+
+def _exif(name: bytes, content: bytes) -> bytes | None:
+    """EXIF from a chunk of its own, or from a text as ImageMagick writes it: in hexadecimal, after three lines."""
+    if name == b"eXIf":
+        return content
+    keyword, _, text = content.partition(b"\0")
+    if keyword != b"Raw profile type exif":
+        return None
+    try:
+        if name == b"zTXt":
+            text = zlib.decompressobj().decompress(text[1:], MAX_METADATA)
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+    except (zlib.error, ValueError):
+        return None
+
+
+def _deep_bands(
+    picture: io.BytesIO, header: Header, canvas: Canvas
+) -> Iterator[UInt16[np.ndarray, "bands rows width"]]:
+    """Values of sixteen bits, of which Pillow would keep the first byte, and their opacity.
+
+    So it is made to keep every byte. (torchvision's decoder also does, but a damaged file can crash the process.)
+    """
+    modes = {GRAY: ("I;16B",), GRAY_ALPHA: ("RGBA",), RGB: ("RGB;16B", "RGB;16L"), RGBA: ("RGBA;16B", "RGBA;16L")}
+    images = [_unpacked(picture, mode) for mode in modes[header.colour_type]]
+    for top, bottom in canvas.bands(per_pixel=4):
+        part = Region(top, canvas.part.left, bottom, canvas.part.right)
+        first, *second = (np.asarray(image.crop((part.left, top, part.right, bottom))) for image in images)
+        if header.colour_type == GRAY:
+            values = first[..., None]
+        elif header.colour_type == GRAY_ALPHA:  # two values, the four bytes of which pass for RGBA
+            values = first.view(">u2")
+        else:
+            values = first * np.uint16(256) + second[0]
+        if header.key:
+            opaque = (values != np.array(header.key)).any(axis=2, keepdims=True)
+            values = np.concatenate([values, opaque * np.uint16(65535)], axis=2)
+        yield values.transpose(2, 0, 1)
+
+
+def _unpacked(picture: io.BytesIO, rawmode: str) -> Image.Image:
+    picture.seek(0)
+    image = Image.open(picture, formats=("PNG",))
+    image.tile = [image.tile[0]._replace(args=rawmode)]
+    image.load()
+    return image
