@@ -113,7 +113,7 @@ def present(rows: list[dict[str, str]], console: Console) -> None:
     ground = {(row["domain"], row["judge"]): row for row in rows if row["arm"] == AS_IT_IS}
     for group, found in sorted(groups.items()):
         scores = [mean_and_deviation([float(row[name]) for row in found]) for name in MEASURES]
-        below = ground.get(group[:2])
+        below = ground.get((group[0], group[1]))
         gain = ""
         if below is not None:
             gains = ([float(row[name]) - float(below[name]) for row in found] for name in MEASURES)

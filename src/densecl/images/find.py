@@ -20,7 +20,8 @@ from urllib.request import url2pathname
 import numpy as np
 
 from densecl.errors import UserError, nearest
-from densecl.images.formats import EXTENSIONS, head_of, kind_of
+from densecl.images.decode import EXTENSIONS
+from densecl.images.formats import head_of, kind_of
 from densecl.images.listing import Others, left_out, list_folder
 from densecl.images.paths import Found, PathIndex, in_order
 from densecl.names import FORMS, on_disk, shown
