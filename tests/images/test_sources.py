@@ -17,6 +17,7 @@ from PIL import Image
 
 from densecl.errors import UserError
 from densecl.images import listing, paths, sources
+from densecl.images.cache import CachedSource
 from densecl.images.decode import BadImage
 from densecl.images.items import check_data_set
 from densecl.images.paths import Strings, in_order
@@ -163,6 +164,14 @@ def test_pictures_that_are_not_read_are_counted_and_told(root):
         note.partition(" (densecl reads .jpg ")[0].split(": ")[2].split(", ")
     )
     assert not any(word in note for word in (".txt", ".json", ".xml", ".db", ".py", ".csv", ".pth", "extension"))
+
+
+def test_what_is_told_comes_through_tiles_and_the_cache(root, tmp_path):
+    Image.fromarray(PIXELS).save(root / "a.png")
+    touch(root, "b.heic")
+    notes = open_source(root).notes()
+    assert open_source(root, tile=5).notes() == notes != ()
+    assert CachedSource(open_source(root), tmp_path / "decoded").notes() == notes
 
 
 def test_few_pictures_left_out_are_no_warning_and_none_no_word(root):

@@ -83,15 +83,21 @@ class Others:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._samples: dict[str, list[bytes]] = {}
+        self._known: dict[bytes, str] = {}  # there may be as many labels as images
 
     def add(self, path: bytes) -> None:
         """Count a file."""
-        extension = extension_of(path[path.rfind(b"/") + 1 :])
-        if extension not in self.counts and len(self.counts) >= KINDS:
-            extension = ""  # "scan.0001", "scan.0002"
+        ending = path[path.rfind(b".") :]
+        extension = self._known.get(ending)
+        if extension is None:
+            extension = extension_of(path[path.rfind(b"/") + 1 :])
+            if extension not in self.counts and len(self.counts) >= KINDS:
+                extension = ""  # "scan.0001", "scan.0002"
+            elif extension.encode() == ending:  # not ".nii.gz"
+                self._known[ending] = extension
         self.counts[extension] += 1
-        if len(samples := self._samples.setdefault(extension, [])) < SAMPLES:
-            samples.append(path)
+        if self.counts[extension] <= SAMPLES:
+            self._samples.setdefault(extension, []).append(path)
 
     def pictures(self) -> dict[str, int]:
         """How many hold pictures, by extension: those whose extension says so, and those whose content does."""
@@ -106,14 +112,14 @@ def _is_picture(path: bytes) -> bool:
     return "image" in (kind_of(head_of(path)) or "")
 
 
-def listed(counts: Iterable[tuple[str, int]]) -> str:
+def _listed(counts: Iterable[tuple[str, int]]) -> str:
     counts = list(counts)
     some = ", ".join(f"{count} {extension or 'of no known extension'}" for extension, count in counts[:SHOWN])
     return f"{some}, ..." if len(counts) > SHOWN else some
 
 
 def _nothing(root: Path, others: Others) -> str:
-    holds = f"It holds {listed(others.counts.most_common())}" if others.counts else "It holds no files"
+    holds = f"It holds {_listed(others.counts.most_common())}" if others.counts else "It holds no files"
     return f"no images in {shown(root)} and the folders below. {holds}; densecl reads {' '.join(EXTENSIONS)}."
 
 
@@ -124,7 +130,7 @@ def left_out(others: Others, images: int) -> tuple[str, ...]:
         return ()
     begin = "warning: left out" if sum(pictures.values()) > MANY * images else "left out"
     more = "".join(f"; {extension}: {how}" for extension, how in EXTENSIONS_OF_EXTRAS.items() if extension in pictures)
-    return (f"{begin}: {listed(pictures.items())} (densecl reads {' '.join(EXTENSIONS)}{more})",)
+    return (f"{begin}: {_listed(pictures.items())} (densecl reads {' '.join(EXTENSIONS)}{more})",)
 
 
 def _scan(root: Path) -> tuple[PathIndex, np.ndarray, Others]:
