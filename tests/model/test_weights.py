@@ -165,7 +165,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ({"architecture": "local-dir:/tmp"}, "which timm does not know"),
         ({"architecture": "../x"}, "which timm does not know"),
         ({"architecture": ""}, "which timm does not know"),
-        ({"architecture": "\x1b[31mred\n"}, r"'\\x1b\[31mred\\n', which timm does not know"),
+        ({"architecture": "\x1b[31mred\n"}, r"of a \?\[31mred\?, which timm does not know"),
         ({"architecture": None}, "does not say what it holds"),
     ],
 )

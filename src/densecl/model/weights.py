@@ -171,7 +171,7 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
     name = metadata.architecture
     if module is None and not _known_to_timm(name):
         raise UserError(
-            f"{path} holds the weights of a {name[:80]!r}, which timm does not know. Give an instance as module=."
+            f"{path} holds the weights of a {_shown(name) or 'nameless model'}, which timm does not know. Give an instance as module=."
         )
     shapes = {"channels": metadata.in_channels, "output_stride": metadata.output_stride}
     if module is None:
