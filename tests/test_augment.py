@@ -516,3 +516,36 @@ def test_blur_scales_with_the_view() -> None:
 def test_settings_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=name):
         PhotometricSettings(**{name: value})
+
+
+def test_later_threads_of_the_process_keep_their_number_of_threads():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        rng = np.random.default_rng(0)
+        drawn = default_collate([draw_photometrics(rng, PhotometricSettings()) for _ in range(2)])
+        crop = Crop(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 4), torch.zeros(2).bool(), drawn)
+        augment(crop, (0.5,) * 3, (0.5,) * 3)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_brightness_of_a_narrow_band_goes_by_its_own_contrast():
+    """Over the whole range and in a narrow band far from 0, the same picture becomes the same views once normalised."""
+    rng = np.random.default_rng(0)
+    gray = torch.from_numpy(rng.integers(0, 256, (16, 1, 12, 12), dtype=np.int64))
+    settings = PhotometricSettings(jitter_probability=1, channels=1)
+    drawn = default_collate([draw_photometrics(rng, settings) for _ in range(16)])
+
+    def views(values, **options):
+        crop = Crop(values.to(torch.uint16), torch.zeros(16, 4), torch.zeros(16).bool(), drawn)
+        share = values / 65535
+        return augment(crop, (share.mean().item(),), (share.std().item(),), **options).pixels
+
+    middle = views(25600 + gray * 50, shift_brightness=True)  # wide, but nothing is cut off
+    narrow = views(7300 + gray * 2, shift_brightness=True)
+    assert torch.allclose(narrow, middle, atol=0.01)
+    assert views(7300 + gray * 2).mean(dim=(1, 2, 3)).std() > 10  # a factor moves them by many deviations
+    assert 0.1 < narrow.mean(dim=(1, 2, 3)).std() < 1

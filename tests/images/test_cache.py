@@ -236,3 +236,43 @@ def test_processes_share_a_folder(root, tmp_path):
     plain = open_source(root)
     assert found == [[int(plain.read(index).to(torch.int64).sum()) for index in range(len(plain))]] * 9
     assert len(files(tmp_path / "cache")) == len(plain)
+
+
+@pytest.mark.parametrize("damage", ["pipe", "folder", "channels", "no rows", "promises more", "no folder"])
+def test_what_should_not_be_there_is_replaced_at_once(tmp_path, damage):
+    values = np.random.default_rng(0).integers(1, 256, (61, 80, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    source = CachedSource(open_source(tmp_path / "a.png"), tmp_path / "cache")
+    expected = source.read(0)
+    (file,) = files(tmp_path / "cache")
+    whole = file.read_bytes()
+    file.unlink()
+    if damage == "pipe":
+        os.mkfifo(file)
+    elif damage == "folder":
+        (file / "x").mkdir(parents=True)
+    elif damage == "no folder":
+        file.parent.rmdir()
+        file.parent.touch()
+    else:
+        itemsize, channels, height, width = {
+            "channels": (1, 1, 61 * 3, 80),
+            "no rows": (1, 3, 0, 80),
+            "promises more": (1, 3, 2**40, 2**10),
+        }[damage]
+        header = np.array([itemsize, channels, height, width, cache_module._check(expected.numpy().reshape(-1))], "<u8")
+        with file.open("wb") as stream:
+            stream.write(header.tobytes() + (whole[40:] if damage == "channels" else b""))
+            if damage == "promises more":
+                stream.truncate(40 + 2**41)  # sparse: nothing is written
+    assert torch.equal(source.read(0), expected)
+    assert file.read_bytes() == whole
+
+
+def test_others_may_read_what_the_users_mask_lets_them(root, tmp_path):
+    before = os.umask(0o022)
+    try:
+        CachedSource(open_source(root), tmp_path / "cache").read(0)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in files(tmp_path / "cache")} == {0o644}

@@ -4,12 +4,14 @@ import csv
 import io
 import itertools
 import math
+import multiprocessing
 import os
 import signal
 import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -516,3 +518,40 @@ def test_small_tensors_travel_by_value():
         for one, two in zip((*crop[:3], *crop.photometrics), (*other[:3], *other.photometrics), strict=True):
             assert one.dtype == two.dtype and torch.equal(one, two)
     assert torch.equal(again.pairs.index, batch.pairs.index)
+
+
+# --- workers that are stuck -----------------------------------------------------------------------------------------
+
+
+class Stuck(Patches):
+    """The third image is on a share that no longer answers; or the process that reads it is stopped."""
+
+    def __init__(self, stopped):
+        super().__init__(8)
+        self.stopped = stopped
+
+    def read(self, index):
+        if index == 2 and self.stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif index == 2:
+            threading.Event().wait(60)
+        return super().read(index)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_worker_that_does_not_go_on_is_waited_for_only_so_long(stopped):
+    loader = make_loader(pairs_of(Stuck(stopped)), StepSampler(8, 4, seed=0), workers=2, read_timeout=0.3)
+    children = set(multiprocessing.active_children())
+    with pytest.raises(UserError, match=r"No image was read for 0.3 s: process \d+ at patch 2 does not go on"):
+        list(itertools.islice(loader, 3))
+    assert not set(multiprocessing.active_children()) - children
+
+
+def test_a_slow_worker_is_waited_for(monkeypatch):
+    """A batch takes longer than the limit, an image does not."""
+    source = Patches(8)
+    read = source.read
+    monkeypatch.setattr(source, "read", lambda index: threading.Event().wait(0.1) or read(index))
+    loader = make_loader(pairs_of(source), StepSampler(8, 8, seed=0, stop_step=1), workers=1, read_timeout=0.4)
+    (batch,) = loader
+    assert len(batch.pairs.index) == 8

@@ -7,13 +7,14 @@ the loader has no state: a run that is resumed at step n asks for the batches fr
 from __future__ import annotations
 
 import csv
+import ctypes
 import functools
 import io
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -357,7 +358,7 @@ def make_loader(
     return BatchLoader(dataset, sampler, workers=workers, pin_memory=pin_memory, read_timeout=read_timeout)
 
 
-def _start_worker(worker: int, marks: MutableSequence[int]) -> None:
+def _start_worker(worker: int, marks: ctypes.Array) -> None:
     return_freed_memory()  # a worker that has met a large image would keep as much for ever
     mine = 3 * worker
     marks[mine] = os.getpid()
