@@ -50,13 +50,13 @@ def find_world() -> World | None:
         rank, size, local_rank, local_size = map(_number, names)
         if rank is None or size is None:
             continue
+        if size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # it may start others itself
+            continue
         if launcher == "srun":
             if not _is_task_of_srun():
                 continue
             local_size = _tasks_a_node(size, local_size)
         elif names[0] == "PMI_RANK" and local_rank is None:  # srun numbers its tasks in this way, too
-            continue
-        if size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # whoever starts one process starts it by itself
             continue
         if local_rank is None or local_size is None:
             here = os.environ.get("MASTER_ADDR", "") in HERE

@@ -94,6 +94,7 @@ def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: M
             if name == "tensorboard":
                 str(out.absolute()).encode()  # or its thread fails, and whoever waits for it does so for ever
                 logger = loggers.TensorBoardLogger(out, name="tensorboard", version="", purge_step=last_step + 1)
+                _ = logger.experiment  # makes its folder; what fails later is told in other words
             elif name == "wandb":
                 logger = loggers.WandbLogger(name=title, save_dir=out, project="densecl")
             else:
