@@ -538,7 +538,7 @@ def test_brightness_of_a_narrow_band_goes_by_its_own_contrast():
     """Over the whole range and in a narrow band far from 0, the same picture becomes the same views once normalised."""
     rng = np.random.default_rng(0)
     gray = torch.from_numpy(rng.integers(0, 256, (16, 1, 12, 12), dtype=np.int64))
-    settings = PhotometricSettings(jitter_probability=1, channels=1)
+    settings = PhotometricSettings(jitter_probability=1.0, channels=1)
     drawn = default_collate([draw_photometrics(rng, settings) for _ in range(16)])
 
     def views(values, **options):

@@ -59,6 +59,6 @@ def test_how_far_from_zero_the_values_of_an_image_lie(tmp_path):
     np.save(tmp_path / "7.npy", np.full((40, 30), 9, np.uint16))  # of a single colour
     offset, deep = measure_offset(open_source(tmp_path, channels=1))
     assert deep and offset == pytest.approx(75, rel=0.05)
-    photographs = [torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8) for _ in range(3)]
-    offset, deep = measure_offset(open_source(photographs))  # pyright: ignore[reportArgumentType]
+    values = torch.from_numpy(rng.integers(0, 256, (3, 3, 20, 20), dtype=np.uint8))
+    offset, deep = measure_offset(open_source(torch.utils.data.TensorDataset(values)))
     assert not deep and offset == pytest.approx(1.7, rel=0.1)
