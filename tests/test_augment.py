@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
@@ -536,7 +538,7 @@ def test_brightness_of_a_narrow_band_goes_by_its_own_contrast():
     """Over the whole range and in a narrow band far from 0, the same picture becomes the same views once normalised."""
     rng = np.random.default_rng(0)
     gray = torch.from_numpy(rng.integers(0, 256, (16, 1, 12, 12), dtype=np.int64))
-    settings = PhotometricSettings(jitter_probability=1, channels=1)
+    settings = PhotometricSettings(jitter_probability=1.0, channels=1)
     drawn = default_collate([draw_photometrics(rng, settings) for _ in range(16)])
 
     def views(values, **options):

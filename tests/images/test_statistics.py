@@ -6,7 +6,7 @@ import torch
 
 from densecl.errors import UserError
 from densecl.images.sources import open_source
-from densecl.images.statistics import measure_mean_std
+from densecl.images.statistics import measure_mean_std, measure_offset
 
 
 def test_channels_are_measured_on_the_scale_of_their_type(tmp_path):
@@ -48,3 +48,17 @@ def test_nothing_to_measure(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"none of 1 images can be used[\s\S]*a.jpg: empty file"):
         measure_mean_std(open_source(tmp_path), seed=0)
+
+
+def test_how_far_from_zero_the_values_of_an_image_lie(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        picture = rng.normal(0, 1, (40, 30))
+        np.save(tmp_path / f"{number}.npy", (7500 + 100 * picture).astype(np.uint16))
+    (tmp_path / "6.npy").write_bytes(b"broken")
+    np.save(tmp_path / "7.npy", np.full((40, 30), 9, np.uint16))  # of a single colour
+    offset, deep = measure_offset(open_source(tmp_path, channels=1))
+    assert deep and offset == pytest.approx(75, rel=0.05)
+    values = torch.from_numpy(rng.integers(0, 256, (3, 3, 20, 20), dtype=np.uint8))
+    offset, deep = measure_offset(open_source(torch.utils.data.TensorDataset(values)))
+    assert not deep and offset == pytest.approx(1.7, rel=0.1)
