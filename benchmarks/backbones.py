@@ -31,7 +31,7 @@ TABLE, PAGE = DOCUMENTS / "benchmarks" / "backbones.csv", DOCUMENTS / "backbones
 TEXT = """# Backbones
 
 `--backbone` takes any of timm's models that gives a feature map, and `backbone=` in Python any module that returns one.
-Of each of the {families} families of timm {timm}, the smallest model was trained for a step on images of five sizes:
+Of {families} families of timm {timm}, the smallest model of each was trained for a step on images of five sizes:
 `python benchmarks/backbones.py`, on one CPU core. {every} families take all five, {some} some of them, {none} none.
 A cell is the feature map's rows and columns; "no" is a size that the model does not take: `densecl` then says so in one
 line, with a size that it takes. The reasons are in [benchmarks/backbones.csv](benchmarks/backbones.csv).
