@@ -12,7 +12,7 @@ import densecl
 import densecl.api
 from densecl import cli
 from densecl.cli import main
-from densecl.errors import UserError
+from densecl.errors import SharedError, UserError
 from densecl.recipe import field_names, make_recipe
 
 
@@ -151,6 +151,15 @@ def test_how_a_command_ends(
     assert output.out == ""
     assert output.err.startswith(told)
     assert output.err.count("\n") == 1
+
+
+def test_what_another_process_shows_is_shown_once(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SharedError("No such folder: x.")
+
+    monkeypatch.setattr(densecl.api, "pretrain", fail)
+    assert main(["pretrain", "--data", "x", "--out", "run"]) == 2
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,12 +264,13 @@ class Peers:
             self._wait_for_others()
 
     def _wait_for_others(self) -> None:
-        """Until all have read what stands in the table, where it goes with this process."""
+        """Until all have read what stands in the table, where it goes with this process; and until the first has gone
+        on to show what went wrong, because torchrun ends all as soon as one has ended."""
         assert self.world is not None
         if time.monotonic() - self._answered > GRACE:
             return
         self._store.set(f"left/{self.world.rank}", "")
-        if not self._keeps_table:
+        if not self._keeps_table and (self.world.rank == 0 or self._failure is None):
             return
         now = time.monotonic()
         living = [rank for rank, (_, at) in self._seen.items() if now - at < GRACE]
