@@ -77,7 +77,7 @@ EARLY = frozenset(
 )
 
 #: What a run of before there was the setting did. Its recipe.yaml says nothing of it.
-BEFORE_THE_SETTING = {"freeze_norm_statistics": False}
+BEFORE_THE_SETTING = {"freeze_norm_statistics": False, "brightness": "scale"}
 
 #: Seconds to wait for a run's folder: those that read images for a killed run take this long to notice and leave.
 LEAVING = 10.0
