@@ -45,7 +45,7 @@ line, with a size that it takes. The reasons are in [benchmarks/backbones.csv](b
   and `crossvit` makes every image the same size first.
 - **Output strides** are those that `--output-stride` can have beside 32. Where the last strides cannot be replaced by
   dilation, or timm does not know how, it is refused.
-- Families that are not here come with a newer timm: try them, `densecl` asks the model itself.
+- Families that are not here were not measured, or come with a newer timm. Try them: `densecl` asks the model itself.
 
 {table}
 """
