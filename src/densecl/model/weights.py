@@ -195,7 +195,7 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
                 raise UserError(f"{path}: its metadata does not fit together: {error}") from error
     else:
         backbone = Backbone(module, name=name, in_channels=metadata.in_channels, output_stride=metadata.output_stride)
-        _check_fits(stored, module, path, name)
+    _check_fits(stored, backbone.model, path, name)
     backbone.model.load_state_dict({name: one.read() for name, one in stored.items()})
     _check_finite(backbone.model.state_dict(), path)
     return backbone, metadata.normalisation
