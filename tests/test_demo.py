@@ -49,9 +49,10 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     assert re.search(r"It took \d+\.\d minutes\.", shown)
 
     # Again: nothing is trained anew, and the same comes out.
-    before = (out / "dense" / "backbone.safetensors").stat().st_mtime_ns
+    trained, result = out / "dense" / "checkpoints" / "last.ckpt", out / "dense" / "backbone.safetensors"
+    before = trained.stat().st_mtime_ns, result.read_bytes()
     assert demo(out, seed=3, **settings) == scores
     assert re.search(r"It took 0\.\d minutes from where it went on\.", capsys.readouterr().out)
-    assert (out / "dense" / "backbone.safetensors").stat().st_mtime_ns == before
+    assert (trained.stat().st_mtime_ns, result.read_bytes()) == before
     with pytest.raises(UserError, match="seed=3 -> 4.* For a new demo choose another out"):
         demo(out, seed=4, **settings)

@@ -115,12 +115,12 @@ settled: [base_learning_rate, learning_rate, weight_decay, key_momentum, queue_l
         ({}, set()),
         ({"seed": 3}, set()),
         ({"batch_size": 64, "data": "/images"}, set()),  # nothing new
-        ({"batch_size": 32}, {"learning_rate", "key_momentum", "queue_length"}),
+        ({"batch_size": 32}, {"learning_rate", "key_momentum", "queue_length", "key_norm"}),
         ({"base_learning_rate": 0.001}, {"learning_rate"}),
         ({"optimizer": "sgd"}, {"base_learning_rate", "learning_rate", "weight_decay"}),
         ({"epochs": 3}, {"key_momentum", "queue_length"}),
         ({"epochs": 3, "key_momentum": 0.9}, {"queue_length"}),
-        ({"devices": 2}, set()),  # this batch size was given
+        ({"devices": 2}, {"key_norm"}),  # this batch size was given
         ({"backbone": "vit_small_patch16_224"}, {"base_learning_rate", "learning_rate", "key_norm"}),
     ],
 )

@@ -7,7 +7,16 @@ import re
 from collections.abc import Iterable
 
 #: Flags that take no value, and are true where they are given.
-SWITCHES = ("resume", "fine-tune", "channels-last", "checkpoint-activations", "compile", "symmetric", "sync-batch-norm")
+SWITCHES = (
+    "resume",
+    "fine-tune",
+    "freeze-norm-statistics",
+    "channels-last",
+    "checkpoint-activations",
+    "compile",
+    "symmetric",
+    "sync-batch-norm",
+)
 
 #: A setting as it is typed, with its value if that can be no word of the sentence; or anything in quotes, which may be
 #: a command or what the user gave.

@@ -113,7 +113,7 @@ def test_checkpoints_of_any_training_are_judged(tmp_path: Path, run: Path) -> No
     unfinished = tmp_path / "run/checkpoints"
     unfinished.mkdir(parents=True)
     torch.save({"model": {f"query_encoder.{name}": tensor for name, tensor in state.items()}}, unfinished / "last.ckpt")
-    with pytest.raises(UserError, match="does not say which backbone.*--backbone"):
+    with pytest.raises(UserError, match="does not say which backbone.*Give backbone"):
         open_weights([tmp_path / "run"])
     (weights,) = open_weights([tmp_path / "run"], "resnet10t")
     assert same(weights.backbone(None).model, network.model)

@@ -76,7 +76,7 @@ def test_the_stride_of_modules_with_bare_borders_or_one_size():
 
 
 def test_an_output_stride_that_a_model_cannot_have_is_an_error():
-    with pytest.raises(UserError, match="output-stride 8.*vit_small_patch16_224"):
+    with pytest.raises(UserError, match="output_stride=8.*vit_small_patch16_224"):
         create_backbone("vit_small_patch16_224", output_stride=8)
 
 
@@ -188,14 +188,14 @@ def test_a_model_of_timm_that_gives_its_maps_without_norm_alone():
 
 
 def test_a_model_that_timm_cannot_make_is_an_error_of_one_line(monkeypatch):
-    with pytest.raises(UserError, match="^--backbone resnet18.nonsense: timm cannot make it: Invalid pretrained tag"):
+    with pytest.raises(UserError, match="^backbone resnet18.nonsense: timm cannot make it: Invalid pretrained tag"):
         create_backbone("resnet18.nonsense")
 
     def needs_more(*_, **__):
         raise ModuleNotFoundError("No module named\n'einops'")
 
     monkeypatch.setattr(timm, "create_model", needs_more)
-    with pytest.raises(UserError, match="^--backbone resnet18: timm cannot make it: No module named 'einops'.$"):
+    with pytest.raises(UserError, match="^backbone resnet18: timm cannot make it: No module named 'einops'.$"):
         create_backbone("resnet18")
 
 

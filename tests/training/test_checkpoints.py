@@ -64,7 +64,7 @@ def test_what_is_said_of_the_last_checkpoint_is_true(tmp_path: Path) -> None:
             raise refused
     save_checkpoint(checkpoint(4), tmp_path / "checkpoints" / "last.ckpt")
     for file in ("metrics.csv", "checkpoints/last.ckpt", "backbone.safetensors"):
-        with pytest.raises(UserError, match="go on with --resume; the last checkpoint is whole"):  # noqa: SIM117
+        with pytest.raises(UserError, match="go on with resume=True; the last checkpoint is whole"):  # noqa: SIM117
             with writing(tmp_path / file):
                 raise refused
 

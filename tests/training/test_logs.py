@@ -70,11 +70,11 @@ def test_a_logger_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: pyt
 
     for name, logger in (("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")):
         monkeypatch.setattr(f"lightning.pytorch.loggers.{logger}", Experiment)
-        with pytest.raises(UserError, match=rf"--loggers {name} cannot start: api_key not.* or leave it out") as error:
+        with pytest.raises(UserError, match=rf"loggers {name} cannot start: api_key not.* or leave it out") as error:
             start_loggers((name,), tmp_path, 0, {})
         assert "\n" not in error.value.args[0] and len(error.value.args[0]) < 400
     (tmp_path / "tensorboard").touch()  # where its folder should be
-    with pytest.raises(UserError, match="--loggers tensorboard cannot start: .*tensorboard"):
+    with pytest.raises(UserError, match="loggers tensorboard cannot start: .*tensorboard"):
         start_loggers(("tensorboard",), tmp_path, 0, {})
 
 
@@ -82,5 +82,5 @@ def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     (logger,) = start_loggers(("tensorboard",), tmp_path / "run[x]", 0, {"data": "images\udcff"})
     logger.log_metrics({"loss": 1.0}, step=1)
     logger.finalize("success")
-    with pytest.raises(UserError, match="--loggers tensorboard cannot start: .* or leave it out"):
+    with pytest.raises(UserError, match="loggers tensorboard cannot start: .* or leave it out"):
         start_loggers(("tensorboard",), tmp_path / "run\udcff", 0, {})

@@ -514,7 +514,7 @@ def test_without_the_result_there_is_still_a_checkpoint(tiny, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "save_backbone", refused)
         with pytest.raises(
-            UserError, match=r"Cannot write .*backbone.safetensors: Permission denied\. .*--resume; the"
+            UserError, match=r"Cannot write .*backbone.safetensors: Permission denied\. .*resume=True; the"
         ):
             pretrain(tiny(), tmp_path / "run")
     (tmp_path / "run" / "backbone.safetensors").write_bytes(b"of an earlier step")

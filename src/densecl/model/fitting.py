@@ -95,7 +95,7 @@ def _by_name(found: Mapping[str, Stored], own: Mapping[str, Stored]) -> Fit:
     scores = {place: (Fit(place, "", tensors).matched(own), len(tensors)) for place, tensors in matches.items()}
     best = max(matches, key=lambda place: (*scores[place], _favour(place)))
     rivals = tuple(place for place, score in scores.items() if score == scores[best] and place != best)
-    unused = tuple(rest for path in found if (rest := _relative(path, best)) is not None and rest not in bare)
+    unused = tuple(left for path in found if (left := _relative(path, best)) is not None and left not in bare)
     return Fit(best, "", matches[best], unused, rivals)
 
 

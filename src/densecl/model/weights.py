@@ -170,8 +170,9 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
         raise UserError(f"{path} does not say what it holds; a backbone.safetensors of a densecl run does.")
     name = metadata.architecture
     if module is None and not _known_to_timm(name):
+        shown = _shown(name) or "nameless model"
         raise UserError(
-            f"{path} holds the weights of a {_shown(name) or 'nameless model'}, which timm does not know. Give an instance as module=."
+            f"{path} holds the weights of a {shown}, which timm does not know. Give an instance as module=."
         )
     shapes = {"channels": metadata.in_channels, "output_stride": metadata.output_stride}
     if module is None:
@@ -185,7 +186,7 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
                 raise UserError(f"{path}: its metadata does not fit together: {error.args[0]}") from error
     else:
         backbone = Backbone(module, name=name, in_channels=metadata.in_channels, output_stride=metadata.output_stride)
-        _check_fits(stored, module, path, name)
+    _check_fits(stored, backbone.model, path, name)
     backbone.model.load_state_dict({name: one.read() for name, one in stored.items()})
     _check_finite(backbone.model.state_dict(), path)
     return backbone, metadata.normalisation
