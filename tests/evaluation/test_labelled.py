@@ -273,7 +273,7 @@ def test_hidden_files_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="It has test[.]"):
         open_labelled(tmp_path, "nowhere")
     # As for pre-training:
-    assert [name for name in map(os.path.basename, list_folder(tmp_path)) if name.startswith(".")] == []
+    assert [name for name in map(os.path.basename, list_folder(tmp_path).paths) if name.startswith(".")] == []
     assert sorted(path.name for path in visible(tmp_path, "**/*.png")) == ["one.png", "one.png"]
 
 

@@ -640,7 +640,7 @@ TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1)
         ({"image": {"bytes": b"", "path": None}}, r"under 'image' a dict with 'bytes', 'path'. An item"),
         (
             TENSOR / 128 - 1,
-            r"is a float32 tensor of 3x10x14 from -1 to 0.99\d*: floats outside 0 to 1.*scale all images.*\. Leave out the norm",
+            r"a float32 tensor of 3x10x14 from -1 to 0.99\d*: floats outside 0 to 1.*scale all images.*\. Leave out",
         ),
         (TENSOR.float(), r"from 0 to 255: floats outside 0 to 1"),
         (TENSOR.long(), r"is an int64 tensor of 3x10x14 from 0 to 255: int64 pixels .*scale all images alike"),

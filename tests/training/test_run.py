@@ -452,8 +452,8 @@ def test_a_process_that_reads_images_and_was_killed(tiny, tmp_path: Path) -> Non
         ("is killed by signal: Bus error. It is possible that dataloader's workers are", "want of shared memory.*shm"),
         ("is killed by signal: Killed. ", "want of memory"),
         ("is killed by signal: Segmentation fault. ", r"died of a signal \(Segmentation fault\)"),
-        ("exited unexpectedly with exit code 1. Details are lost", "ended before it could say why; .* --workers 0"),
-        ("exited unexpectedly", "ended before it could say why; .* --workers 0"),
+        ("exited unexpectedly with exit code 1. Details are lost", "ended before it could say why; .* workers=0"),
+        ("exited unexpectedly", "ended before it could say why; .* workers=0"),
     ],
 )
 def test_what_torch_says_of_a_dead_worker_is_put_in_words(tiny, said: str, told: str) -> None:

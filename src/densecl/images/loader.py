@@ -309,6 +309,8 @@ class BatchLoader(DataLoader[Any]):
             except StopIteration:
                 return
             except RuntimeError as error:
+                if "exited unexpectedly" in str(error):
+                    raise _told_how(error, batches) from error.__cause__
                 if "DataLoader timed out" not in str(error):
                     raise
                 now = list(self.marks)
@@ -331,6 +333,15 @@ class BatchLoader(DataLoader[Any]):
             f"No image was read for {self.read_timeout:g} s: {what}. Is the process stopped, or the disk or network"
             " share gone? Go on with --resume; --read-timeout waits longer."
         )
+
+
+def _told_how(error: RuntimeError, batches: Any) -> RuntimeError:
+    """torch's error for a worker that is gone, with the signal that ended it, which torch does not always notice."""
+    for worker in batches._workers:
+        if worker.exitcode is not None and worker.exitcode < 0:
+            ended = signal.strsignal(-worker.exitcode)
+            return RuntimeError(f"DataLoader worker (pid {worker.pid}) is killed by signal: {ended}. ")
+    return error
 
 
 def _kill(processes: set[int]) -> None:
