@@ -193,7 +193,9 @@ def _prepare(
         side = _square(settings, CLASSIFIED_SIZE)
         images = open_classified(data, settings.train_split, settings.test_split, channels=channels, size=side)
         images = images.take(_draw_some(len(images), settings.images or CLASSIFIED))
-        images.partition(settings.first_seed)  # refuses what cannot be split
+        unfindable = images.unfindable(range(settings.first_seed, settings.first_seed + settings.seeds))
+        if unfindable:
+            note(f"neighbours: no image that answers is of the class {_some_of(unfindable)}, so nothing can find it")
         if images.is_drawn_singly():
             note(
                 "neighbours: a fifth of the images, drawn at random, is asked, and the others answer. Where images show"
