@@ -490,7 +490,9 @@ def present(results: Sequence[Result], console: Console, fine_tuned: bool = Fals
         how = ", fine-tuned" if fine_tuned and task in FINE_TUNED else ""
         classes = sum(name.startswith(IOU) for name in next(iter(mine.values())))
         labels = f", labels 0 to {classes - 1}" if classes else ""
-        table = Table(title=f"{task}{how}{labels}, percent", title_justify="left")
+        # Not as the table's own title, which is broken at the table's width.
+        console.print(f"{task}{how}{labels}, percent", style="italic")
+        table = Table()
         table.add_column("weights", overflow="fold")
         for title in (*COLUMNS[task].values(), *(f"mIoU of\n{subset}" for subset in subsets)):
             table.add_column(title, justify="right")
