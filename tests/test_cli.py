@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,19 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     places = [text.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places)
     assert "paper: 0.3" in text
+
+
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "demo"])
+def test_help_fits_into_80_columns_and_breaks_no_flag(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.findall(r"--[a-z-]*-$", text, re.MULTILINE)
+    assert "None" not in text
 
 
 def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,9 +172,10 @@ def _add_pretrain(commands: Any) -> None:
     parser = commands.add_parser(
         "pretrain",
         help="turn a folder of unlabelled images into a backbone",
-        description="Turn unlabelled images into a backbone for dense tasks. The result is OUT/backbone.safetensors.",
+        description="Turn unlabelled images into a backbone for dense tasks. The result is RUN/backbone.safetensors.",
         epilog="Flags beat --config, which beats --recipe. 'none' unsets a value, as in --tile none.",
-        usage="densecl pretrain --data SOURCE --out RUN [--config FILE] [--resume] [any setting]",
+        usage="densecl pretrain --data SOURCE --out RUN [--config FILE] [--resume]\n"
+        "                        [any setting]",
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(run=_pretrain)
@@ -229,6 +230,8 @@ def _help(name: str, text: str) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if value is None:
+        return "none"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -238,7 +241,8 @@ def _add_evaluate(commands: Any) -> None:
         help="compare what weights can do",
         description="Judge several weights by the same protocol and show them side by side, in percent.",
         epilog="What each task does, and the layouts of the data: docs/evaluate.md.",
-        usage="densecl evaluate WEIGHTS [WEIGHTS ...] --task TASK [TASK ...] --data SOURCE [any setting]",
+        usage="densecl evaluate WEIGHTS [WEIGHTS ...] --task TASK [TASK ...]\n"
+        "                        --data SOURCE [any setting]",
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(run=_evaluate)
@@ -255,7 +259,13 @@ def _add_evaluate(commands: Any) -> None:
         nargs="+",
     )
     add(what, "--task", f"One or several of {', '.join(TASKS)}.", metavar="TASK", nargs="+", required=True)
-    add(what, "--data", "Folder of images, labelled unless for correspondence.", metavar="SOURCE", required=True)
+    add(
+        what,
+        "--data",
+        "Folder of images, labelled unless for correspondence; for neighbours a CSV, too.",
+        metavar="SOURCE",
+        required=True,
+    )
     add(
         what,
         "--backbone",

@@ -63,8 +63,8 @@ class Recipe:
     tile: int | None = None
     """Treat an image as a grid of square tiles of this many pixels (for drone frames and slides)."""
     max_image_pixels: int = 178_956_970
-    """Images of more pixels are refused, and those that would take more than 8 bytes of memory for each of so many.
-    For larger TIFF and .npy, --tile is the better way: it reads only the parts that are wanted."""
+    """Larger images are refused, and so are those that would need more bytes of memory than 8 times this number. For
+    larger TIFF and .npy, --tile is the better way: it reads only the parts that are wanted."""
     image_size: int = 224
     """Side of a view in pixels."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
@@ -131,7 +131,7 @@ class Recipe:
     key_momentum: float | Auto | None = "auto"
     """Share of its old weights the key encoder keeps each step [paper: 0.999]. auto: by the length of the run."""
     key_momentum_end: float | Auto | None = "auto"
-    """The key momentum follows a cosine from --key-momentum to this. auto: the method's, 1 for byol and dino."""
+    """Where a cosine takes --key-momentum by the end. auto: the method's, 1 for byol and dino."""
     key_norm: KeyNorm = "auto"
     """How the key encoder's batch norm is kept from leaking: shuffle (across devices), split, or ema. auto: shuffle;
     with --recipe paper on one device split."""

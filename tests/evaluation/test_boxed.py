@@ -137,11 +137,11 @@ BOX = {"id": 5, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}
         (None, "it holds null"),
         ({}, "COCO's form: there is no 'categories'"),
         ({"images": [], "categories": []}, "there is no 'annotations'. Is it a split without labels?"),
-        (([], [], []), "there is no object in the split val. Is it one without labels"),
+        (([], [], []), "there is no object in the split val. If it is one without labels, name another"),
         ((None, [], []), "'images' is null, not a list"),
         (([IMAGE], {}, [CATEGORY]), "'annotations' is a mapping, not a list"),
         (([IMAGE], [BOX, 3], [CATEGORY]), "annotation 2: it is 3, where a mapping"),
-        (([IMAGE, IMAGE], [BOX], [CATEGORY]), "image 2 .id 1.: two images have the same id"),
+        (([IMAGE, IMAGE], [BOX], [CATEGORY]), "image 2 .id 1.: an image before it has the same id"),
         (([{"id": 1}], [BOX], [CATEGORY]), "image 1 .id 1.: it has no file_name"),
         (([{"file_name": "0.png"}], [BOX], [CATEGORY]), "image 1: it has no id"),
         (([{**IMAGE, "width": -9, "height": 64}], [BOX], [CATEGORY]), "image 1 .id 1.: width and height .* -9 and 64"),
@@ -210,6 +210,7 @@ def test_ids_numbers_and_boxes_that_tools_write_otherwise(coco: Path) -> None:
         ("annotations/instances_{}.json", "{}/images"),
         ("annotations/instances_{}2017.json", "images/{}2017"),
         ("annotations/instances_{}.json", "images/{}2017"),
+        ("annotations/{}.json", "{}"),
         ("{}/_annotations.coco.json", "{}"),
     ],
 )
@@ -290,7 +291,7 @@ SIZE = "<size><width>{}</width><height>64</height></size>"
     [
         ("<annotation>", "train0.xml is not XML"),
         ('<?xml version="1.0" encoding="foo"?><a/>', "train0.xml is not XML: unknown encoding"),
-        ("<a><object><name>cat</name></object></a>", "train0.xml, object 1: its bndbox has the sides"),
+        ("<a><object><name>cat</name><bndbox/></object></a>", "train0.xml, object 1: its bndbox has the sides"),
         (f"<a><object>{WHERE.format(1)}</object></a>", "train0.xml, object 1: it has no name"),
         (f"<a>{OBJECT.format(1)}{OBJECT.format(7)}</a>", "object 2: .*'7', '1', '5', '5'.; xmax or ymax is less"),
         *(
@@ -304,7 +305,14 @@ SIZE = "<size><width>{}</width><height>64</height></size>"
             (f"<a>{SIZE.format(side)}{OBJECT.format(1)}</a>", "train0.xml: width and height of the image are '.*; give")
             for side in ("9" * 5000, "-64", "x", "nan", "64.5", "1e400", "\u0661")
         ),
-        (f"<a>{SIZE.format(9)}</a>", "train0.png: its boxes are of an image of 9x64, but upright it is 64x64"),
+        ("<html><body/></html>", "train0.xml is no annotation of VOC: it holds 'html'"),
+        (f'<annotation xmlns="x">{OBJECT.format(1)}</annotation>', "is no annotation of VOC"),
+        ("<a><object><name>cat</name><polygon/></object></a>", "object 1: it has no bndbox; add one"),
+        (f"<a>{SIZE.format(9)}<object/></a>", "object 1: it has no name"),
+        (
+            f"<annotation>{SIZE.format(9)}</annotation>",
+            "train0.png: its boxes are of an image of 9x64, but upright it is 64x64",
+        ),
     ],
 )
 def test_what_of_vocs_files_cannot_be_used_is_named(voc: Path, text: str, complaint: str) -> None:
@@ -451,6 +459,29 @@ def test_what_of_yolos_description_cannot_be_used_is_named(yolo: Path, text: str
     (yolo / "data.yaml").write_text(text)
     with pytest.raises(UserError, match=complaint):
         open_boxed(yolo, "train")
+
+
+def test_splits_of_a_description_that_are_elsewhere_or_were_never_made(yolo: Path) -> None:
+    (yolo / "data.yaml").write_text(
+        "path: /content/d\ntrain: /content/d/images/train\nval: D:\\d\\images\\val\ntest: ../test/images\n"
+        "names: [red]\n"
+    )
+    assert len(open_boxed(yolo, "train")) == len(open_boxed(yolo)) == 2
+    with pytest.raises(UserError, match=r"has no boxes of 'test'\. It has train, val"):
+        open_boxed(yolo, "test")
+    (yolo / "data.yaml").write_text("train: images/train\ntest: ../test/images\nnames: [red]\n")
+    (yolo / "images/val").rename(yolo / "images/other")
+    with pytest.raises(UserError, match="there is nothing at ../test/images in"):
+        open_boxed(yolo)
+
+
+def test_files_of_coco_that_are_called_otherwise(coco: Path) -> None:
+    with pytest.raises(UserError, match=f"Give the folder that it describes, such as {coco}\\."):
+        open_boxed(coco / "annotations/instances_val.json")
+    for split in ("train", "val"):
+        (coco / f"annotations/instances_{split}.json").rename(coco / f"{split}_coco.json")
+    with pytest.raises(UserError, match=r"looked for .* Is .*/train_coco.json one of COCO's\?"):
+        open_boxed(coco, "train")
 
 
 def test_a_description_that_unfolds_without_end(yolo: Path) -> None:

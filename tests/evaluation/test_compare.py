@@ -211,7 +211,7 @@ def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: 
         ("run --task segmentation --data data --also c*", "--also c*: no test image is called so"),
         ("run --task segmentation --data data --classes 2", "holds the label"),
         ("run --task retrieval --data data --fine-tune", "--fine-tune is for segmentation"),
-        ("run --task neighbours --data run", "0 classes"),
+        ("run --task neighbours --data run", "of no class"),
         ("run --task neighbours --data data", "has labels of pixels or boxes"),
         ("run --task detection --data data", "data has no boxes of 'train'"),
         ("run --task segmentation --data data --steps 5", "--steps is for detection and with --fine-tune"),

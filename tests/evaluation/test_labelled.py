@@ -15,7 +15,7 @@ from PIL import Image
 from densecl.errors import UserError
 from densecl.evaluation import labelled
 from densecl.evaluation.files import visible
-from densecl.evaluation.labelled import LabelledFiles, check_classes, open_labelled, resize
+from densecl.evaluation.labelled import LabelledFiles, check_classes, is_labelled, open_labelled, resize
 from densecl.images.listing import list_folder
 
 
@@ -128,6 +128,9 @@ def test_what_a_set_says_of_itself(folder: Path) -> None:
         ([1, 255], {}, r"hold only the label 1 beside 255.*point\(\[.range\(255\), 0\]\)"),
         ([0, 255], {"classes": 2}, "hold only the label 0 beside 255"),
         ([255], {}, "hold no label beside 255"),
+        ([0, 255], {"ignore": [0]}, r"hold no label beside those to ignore and 255.*point\(\[.range\(255\), 1\]\)"),
+        ([0, 127, 255], {}, "2 labels, up to 127, beside 255, which stands .* classes=128"),
+        ([0, 63, 127, 191, 255], {}, "4 labels, up to 191, beside 255, which"),
         ([7], {}, "hold only the label 7; a score needs two classes"),
         ([0, 7], {"ignore": [7]}, "hold only the label 0 beside those to ignore; a score needs two classes"),
         (
@@ -150,6 +153,25 @@ def test_labels_that_can_be_scored() -> None:
     check_classes(dict.fromkeys([*range(150), 254], Path()), "to score on", ignore=[254])
     check_classes(dict.fromkeys(range(255), Path()), "to score on", classes=255)
     check_classes(dict.fromkeys([0, 85, 170, 254], Path()), "to score on")
+    check_classes(dict.fromkeys([0, 85, 170, 255], Path()), "to score on", classes=171)
+    check_classes(dict.fromkeys([*range(90), 150, 255], Path()), "to score on")
+    check_classes(dict.fromkeys([7, 26, 33, 255], Path()), "to score on")
+
+
+def test_folders_below_a_split(folder: Path) -> None:
+    for kind, name in (("images", "a.png"), ("labels", "a_labels.png")):
+        (folder / kind / "val/city").mkdir(parents=True)
+        (folder / kind / "val/.hidden").mkdir()
+        (folder / name).rename(folder / kind / "val/city/a.png")
+    (folder / "images/val/.hidden/b.png").write_bytes(b"")
+    assert is_labelled(folder)
+    assert [image.name for image, _ in open_labelled(folder).pairs] == ["a.png"]
+    (folder / "labels/val/city/a.png").rename(folder / "labels/val/city/a.gif")
+    with pytest.raises(UserError, match=r"no image .*labels/val/city/a\..*a\.gif is there, which is of no format"):
+        open_labelled(folder)
+    (folder / "images/val/city/a.png").unlink()
+    with pytest.raises(UserError, match="the split val is empty"):
+        open_labelled(folder)
 
 
 def test_what_is_told_of_255_mends_it(tmp_path: Path) -> None:

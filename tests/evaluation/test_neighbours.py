@@ -82,7 +82,7 @@ def test_where_classes_come_from(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder or CSV"):
         open_classified(tmp_path / "nothing")
-    with pytest.raises(UserError, match="0 classes; expected index.csv"):
+    with pytest.raises(UserError, match="of no class; expected index.csv"):
         open_classified(tmp_path)
     (tmp_path / "index.csv").write_text("file,kind\ngone.png,sea\n")
     with pytest.raises(UserError, match="index.csv, line 2: there is no file .*gone.png"):
@@ -201,6 +201,10 @@ def test_tables_that_cannot_be_used(tmp_path: Path) -> None:
         ("file,class,split\ncat/0.png,cat,\n", "line 2: its split is empty"),
         ("x" * 200_000 + ",cat\n", "line 1 cannot be read as CSV: is a quote missing?"),
         ("\0", "index.csv is not a text file"),
+        ('"file,class\ncat/0.png,cat\n', "cannot be read as CSV: is a quote missing?"),
+        ("file;class\ncat/0.png;cat\n", "line 2: expected a file and a class, with a comma between them"),
+        ("file,split,class\ncat/0.png,train,cat\n", "the second column is split; the class belongs there"),
+        ("cat/0.png,cat\n\ncat/0.png,dog\n", "line 3: .*cat/0.png is listed again"),
     ):
         (tmp_path / "index.csv").write_text(text)
         with pytest.raises(UserError, match=complaint):
@@ -208,8 +212,12 @@ def test_tables_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("file,class,group\n" + "\n".join(f"{row},v" for row in rows))
     with pytest.raises(UserError, match="all are of one group"):
         open_classified(tmp_path).partition(0)
+    sides = "\n".join(f"{row},{'train' if number else 'test'},v" for number, row in enumerate(rows))
+    (tmp_path / "index.csv").write_text(f"file,class,split,group\n{sides}")
+    with pytest.raises(UserError, match="group 'v' has images in two splits, test and train"):
+        open_classified(tmp_path)
     (tmp_path / "index.csv").write_text("\n".join(rows))
-    with pytest.raises(UserError, match="has no splits, so that 'val' is none"):
+    with pytest.raises(UserError, match="has no splits, so there is no 'val'"):
         open_classified(tmp_path, test_split="val")
 
 
@@ -221,3 +229,14 @@ def test_images_that_cannot_be_used(tmp_path: Path) -> None:
         open_classified(tmp_path / "of")[0]
     with pytest.raises(UserError, match="not two images"):
         neighbours(Cells(), images(1), **STANDARD)
+
+
+def test_splits_that_are_called_otherwise_and_classes_that_nobody_can_find(tmp_path: Path) -> None:
+    for split, kinds in (("train", "ab"), ("exam", "bc")):
+        for kind in kinds:
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / split / kind / "0.png")
+    with pytest.raises(UserError, match="neither a test nor a val split to score on.* It has exam, train"):
+        open_classified(tmp_path)
+    assert open_classified(tmp_path, test_split="exam").unfindable((0, 1)) == {"c"}
+    assert open_classified(tmp_path / "train").unfindable(range(9)) == {"a", "b"}

@@ -113,19 +113,23 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
     """
     data = Path(data).expanduser()
     if not data.is_dir():
-        hint = f" Give the folder that it describes, such as {shown(data.parent)}." if data.is_file() else ""
+        folder = data.parent.parent if data.parent.name in ("annotations", "Annotations") else data.parent
+        hint = f" Give the folder that it describes, such as {shown(folder)}." if data.is_file() else ""
         raise UserError(f"{shown(data)}: no such folder of images with boxes.{hint}")
     found = _find(data)
     if split is None:
         split = scored_split(data, found)
-    if split not in found:
+    if found and split not in found:
+        raise UserError(f"{shown(data)} has no boxes of '{shown(split)}'.{what_there_is(found, split)}")
+    if not found:
         looked = ", ".join(f"{each.files.replace('SPLIT', shown(split))} ({each.title})" for each in LAYOUTS)
-        raise UserError(
-            f"{shown(data)} has no boxes of '{shown(split)}': looked for {looked}.{what_there_is(found, split)}"
-        )
+        raise UserError(f"{shown(data)} has no boxes of '{shown(split)}': looked for {looked}.{_other_json(data)}")
     items, names = found[split]()
     if not any(item.objects for item in items):
-        raise UserError(f"{shown(data)}: there is no object in the split {shown(split)}. Is it one without labels?")
+        raise UserError(
+            f"{shown(data)}: there is no object in the split {shown(split)}. If it is one without labels, name another"
+            " with --train-split or --test-split."
+        )
     if not any(max(each.box) > 1 or item.shares for item in items for each in item.objects):
         raise UserError(
             f"{shown(data)}: every box of the split {shown(split)} lies within the first pixel of its image. Are they"
@@ -141,6 +145,13 @@ def _find(data: Path) -> dict[str, Callable[[], Contents]]:
     for split in found:
         by_name.setdefault(split.rstrip("0123456789"), []).append(split)
     return found | {name: found[years[0]] for name, years in by_name.items() if name not in found and len(years) == 1}
+
+
+def _other_json(data: Path) -> str:
+    """The end of a message where nothing was found: a file that only needs another name, perhaps."""
+    places = ("*.json", "annotations/*.json", "*/*.json")
+    first = next((path for place in places for path in sorted(visible(data, place))), None)
+    return f" Is {shown(first)} one of COCO's? Give it the name that is looked for." if first else ""
 
 
 def is_boxed(data: Path) -> bool:

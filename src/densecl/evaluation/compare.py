@@ -193,7 +193,9 @@ def _prepare(
         side = _square(settings, CLASSIFIED_SIZE)
         images = open_classified(data, settings.train_split, settings.test_split, channels=channels, size=side)
         images = images.take(_draw_some(len(images), settings.images or CLASSIFIED))
-        images.partition(settings.first_seed)  # refuses what cannot be split
+        unfindable = images.unfindable(range(settings.first_seed, settings.first_seed + settings.seeds))
+        if unfindable:
+            note(f"neighbours: no image that answers is of the class {_some_of(unfindable)}, so nothing can find it")
         if images.is_drawn_singly():
             note(
                 "neighbours: a fifth of the images, drawn at random, is asked, and the others answer. Where images show"
@@ -488,7 +490,9 @@ def present(results: Sequence[Result], console: Console, fine_tuned: bool = Fals
         how = ", fine-tuned" if fine_tuned and task in FINE_TUNED else ""
         classes = sum(name.startswith(IOU) for name in next(iter(mine.values())))
         labels = f", labels 0 to {classes - 1}" if classes else ""
-        table = Table(title=f"{task}{how}{labels}, percent", title_justify="left")
+        # Not as the table's own title, which is broken at the table's width.
+        console.print(f"{task}{how}{labels}, percent", style="italic")
+        table = Table()
         table.add_column("weights", overflow="fold")
         for title in (*COLUMNS[task].values(), *(f"mIoU of\n{subset}" for subset in subsets)):
             table.add_column(title, justify="right")

@@ -102,7 +102,18 @@ def any_extension(root: Path, name: str, place: str, extensions: Sequence[str] =
         for each in (extension, extension.upper()):
             if found := located(root, f"{name}{each}"):
                 return found
-    raise UserError(f"{place}: there is no image {shown(root / name)}.*.")
+    other = _of_stem(root / name)
+    hint = f" {shown(other)} is there, which is of no format that is read." if other else ""
+    raise UserError(f"{place}: there is no image {shown(root / name)}.*.{hint}")
+
+
+def _of_stem(path: Path) -> str | None:
+    """The name of a file that is called so but for its extension."""
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return None
+    return min((name for name in names if not name.startswith(".") and Path(name).stem == path.name), default=None)
 
 
 def class_name(text: str) -> str:

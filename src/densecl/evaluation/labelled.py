@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import io
-import itertools
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -45,6 +44,9 @@ MAX_BYTES = 256 * 1024**2
 #: More labels than these, which reach so far, are the gray values of a blurred mask, unless somebody says otherwise.
 FEW = 32
 NEARLY_WHITE = 250
+
+#: So are labels that reach so far beside 255 and leave out every second number: 0, 127 and 255 are three classes.
+GRAY = 127
 
 #: What a label map's file may be called: no format that loses labels.
 LABEL_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")
@@ -179,24 +181,34 @@ def check_classes(
     counted = sorted(set(found) - {VOID, *ignore})
     if classes is not None and counted and counted[-1] >= classes:
         raise unknown_label(shown(found[counted[-1]]), counted[-1], classes)
-    if classes is None and len(counted) > FEW and counted[-1] >= NEARLY_WHITE:
+    if classes is None and _look_gray(counted, VOID in found):
+        beside = f", beside {VOID}, which stands for pixels that do not count" if VOID in found else ""
         raise UserError(
-            f"The label maps {purpose} hold {len(counted)} labels, up to {counted[-1]}. Are they masks of 0 and {VOID}"
-            " that were resized or stored as JPEG? Then make them 0 and 1, with Pillow for each file:"
-            f" Image.open(file).point([0] * 128 + [1] * 128).save(file). If they are classes: --classes {VOID}."
+            f"The label maps {purpose} hold {len(counted)} labels, up to {counted[-1]}{beside}. Are they gray values,"
+            " such as of masks that were resized or stored as JPEG? Then number the classes from 0 on; of masks of 0"
+            f" and {VOID}, with Pillow for each file: Image.open(file).point([0] * 128 + [1] * 128).save(file)."
+            f" If they are classes: --classes {counted[-1] + 1}."
         )
     if len(counted) >= 2:
         return
     message = f"The label maps {purpose} hold {f'only the label {counted[0]}' if counted else 'no label'}"
     if VOID in found:
+        free = next(label for label in range(VOID) if label not in found and label not in ignore)
         message += (
-            f" beside {VOID}, which stands for pixels that do not count. If {VOID} is a class, as in masks of 0 and"
-            f" {VOID}, give it a free number, with Pillow for each file:"
-            f" Image.open(file).point([*range({VOID}), {int(counted == [0])}]).save(file)"
+            f" beside {'those to ignore and ' if ignore else ''}{VOID}, which stands for pixels that do not count."
+            f" If {VOID} is a class, as in masks of 0 and {VOID}, give it a free number, with Pillow for each file:"
+            f" Image.open(file).point([*range({VOID}), {free}]).save(file)"
         )
     else:
         message += f"{' beside those to ignore' if ignore else ''}; a score needs two classes"
     raise UserError(message + ".")
+
+
+def _look_gray(counted: Sequence[int], void: bool) -> bool:
+    """Whether sorted labels are rather gray values than numbers of classes; `void`: 255 occurs beside them."""
+    if len(counted) > FEW and counted[-1] >= NEARLY_WHITE:
+        return True
+    return void and len(counted) >= 2 and counted[-1] >= GRAY and len(counted) <= (counted[-1] + 1) // 2
 
 
 def unknown_label(name: str, label: int, classes: int) -> UserError:
@@ -215,7 +227,8 @@ def open_labelled(data: Path | str, split: str | None = None, *, channels: int =
             ``SPLIT.txt`` with a line "image label" for each image, paths relative to the list's folder and without
             spaces, or a name without spaces for files ``images/name.*`` and ``labels/name.*``;
             PASCAL VOC (``ImageSets/Segmentation/SPLIT.txt``, ``JPEGImages``, ``SegmentationClass``);
-            ``images/SPLIT`` and ``labels/SPLIT`` with files of the same name but for the extension.
+            ``images/SPLIT`` and ``labels/SPLIT`` with files of the same name but for the extension, in the same
+            folders below these, if there are any.
         split: its name, or the path of a list file of the first kind. Not given: the one to score on, "test" or "val".
         channels: of every image that is read.
 
@@ -225,7 +238,8 @@ def open_labelled(data: Path | str, split: str | None = None, *, channels: int =
     data = Path(data).expanduser()
     if not data.is_dir():
         raise UserError(f"{shown(data)}: no such folder of labelled images.")
-    pairs = _find_pairs(data, scored_split(data, _splits(data)) if split is None else split)
+    split = scored_split(data, _splits(data)) if split is None else split
+    pairs = _find_pairs(data, split)
     if not pairs:
         raise UserError(f"{shown(data)}: the split {shown(split)} is empty.")
     return LabelledFiles(pairs, channels=channels)
@@ -235,8 +249,7 @@ def is_labelled(data: Path) -> bool:
     """Whether a folder has label maps in one of these layouts."""
     if (data / "SegmentationClass").is_dir():
         return True
-    maps = itertools.chain(visible(data, "labels/*"), visible(data, "labels/*/*"))
-    if (data / "images").is_dir() and any(map(is_image, maps)):
+    if (data / "images").is_dir() and any(map(is_image, visible(data, "labels/**/*"))):
         return True
     lists = [data / f"{split}.txt" for split in ("train", *TEST_SPLITS) if (data / f"{split}.txt").is_file()]
     return any(_is_pair(_words(line)) for path in lists for _, line in read_lines(path)[:1])
@@ -303,8 +316,13 @@ _LABELS_FIRST = tuple(dict.fromkeys((*LABEL_EXTENSIONS, *EXTENSIONS)))
 
 def _paired_by_name(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     return [
-        (path, any_extension(labels, path.stem, f"{shown(path)} has no label map", _LABELS_FIRST))
-        for path in sorted(filter(is_image, visible(images)))
+        (
+            path,
+            any_extension(
+                labels / path.relative_to(images).parent, path.stem, f"{shown(path)} has no label map", _LABELS_FIRST
+            ),
+        )
+        for path in sorted(filter(is_image, visible(images, "**/*")))
     ]
 
 
@@ -328,7 +346,7 @@ def _read_labels(path: Path) -> UInt8[Tensor, "height width"]:
             if file.mode not in ("L", "P", "1"):
                 raise UserError(
                     f"{name}: a label map is an eight-bit image of classes, not {file.mode}. Store the number of each"
-                    " pixel's class as a gray or palette PNG."
+                    " pixel's class as an eight-bit gray or palette PNG."
                 )
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError

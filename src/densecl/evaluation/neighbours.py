@@ -99,6 +99,13 @@ class ClassifiedFiles(Sequence, Dataset):
             raise UserError("No image is left to ask, or none to answer. Give more --images.")
         return Partition(asked, known)
 
+    def unfindable(self, seeds: Sequence[int]) -> set[str]:
+        """The classes that an image is asked for, for one of the seeds, and none that answers has."""
+        found = set()
+        for asked, known in map(self.partition, seeds):
+            found |= {self.files[index].name for index in asked} - {self.files[index].name for index in known}
+        return found
+
     def is_drawn_singly(self) -> bool:
         """Whether chance decides of each image on its own which side it stands on."""
         return self.test_split is None and all(file.group is None for file in self.files)
@@ -183,14 +190,27 @@ def open_classified(
             raise UserError(f"{shown(data)} has no split '{shown(missing[0])}'.{what_there_is(splits, missing[0])}")
         files = [file for file in files if file.split in (train_split, test_split)]
     elif test_split is not None:
-        raise UserError(f"{shown(data)} has no splits, so that '{shown(test_split)}' is none.")
+        raise UserError(f"{shown(data)} has no splits, so there is no '{shown(test_split)}'. Leave out --test-split.")
+    _check_groups(files)
     found = ClassifiedFiles(files, test_split, channels=channels, size=size)
     if len(found.names) < 2:
         raise UserError(
-            f"{shown(data)} has images of {len(found.names)} classes; expected index.csv (file, class) or a folder for"
-            " each class."
+            f"{shown(data)} has images of {f'one class, {shown(found.names[0])}' if found.names else 'no class'};"
+            " expected index.csv (file, class) or a folder for each class."
         )
     return found
+
+
+def _check_groups(files: Sequence[Classified]) -> None:
+    """
+    Raises:
+        UserError: a group stands on both sides.
+    """
+    sides: dict[str, str | None] = {}
+    for file in files:
+        if file.group is not None and sides.setdefault(file.group, file.split) != file.split:
+            splits = shown(f"{sides[file.group]} and {file.split}")
+            raise UserError(f"The group '{shown(file.group)}' has images in two splits, {splits}. Keep it in one.")
 
 
 def _by_folder(data: Path, train_split: str, test_split: str | None) -> list[Classified]:
@@ -203,21 +223,28 @@ def _by_folder(data: Path, train_split: str, test_split: str | None) -> list[Cla
     splits = {file.split for file in deep}
     if train_split in splits and (test_split is not None or splits & set(TEST_SPLITS)):
         return deep
-    return [Classified(path, class_name(path.parent.name)) for path in sorted(visible(data, "*/*")) if is_image(path)]
+    flat = [Classified(path, class_name(path.parent.name)) for path in sorted(visible(data, "*/*")) if is_image(path)]
+    return flat or deep
 
 
 def _listed(listing: Path) -> list[Classified]:
     files = []
-    columns: dict[str, int] = {}  # beyond the first two, by the titles that a header gives them
+    seen: set[Path] = set()
+    columns: dict[str, int] = {}  # by the titles that a header gives them
     for number, (place, row) in enumerate(_rows(listing)):
         path = located(listing.parent, row[0]) or located(listing.parent / "images", row[0])
         if number == 0 and path is None and not is_image(Path(row[0])):  # a header
-            columns = {title.strip().lower(): column for column, title in enumerate(row) if column >= 2}
+            columns = {title.strip().lower(): column for column, title in enumerate(row)}
+            if columns.get("split") == 1 or columns.get("group") == 1:
+                raise UserError(f"{place}: the second column is {shown(row[1])}; the class belongs there.")
             continue
         if len(row) < 2 or not row[1].strip():
-            raise UserError(f"{place}: expected a file and a class.")
+            raise UserError(f"{place}: expected a file and a class, with a comma between them.")
         if path is None:
             raise UserError(f"{place}: there is no file {shown(listing.parent / row[0])}.")
+        if path in seen:
+            raise UserError(f"{place}: {shown(path)} is listed again, and would be its own neighbour.")
+        seen.add(path)
         more = {title: row[column].strip() for title, column in columns.items() if column < len(row)}
         if "split" in columns and not more.get("split"):
             raise UserError(f"{place}: its split is empty.")
@@ -227,7 +254,7 @@ def _listed(listing: Path) -> list[Classified]:
 
 def _rows(listing: Path) -> Iterator[tuple[str, list[str]]]:
     """(where it stands, what it says) of each row of a CSV file that is not empty."""
-    rows = csv.reader(io.StringIO(read_text(listing), newline=""))
+    rows = csv.reader(io.StringIO(read_text(listing), newline=""), strict=True)
     while True:
         place = f"{shown(listing)}, line {rows.line_num + 1}"
         try:

@@ -23,7 +23,7 @@ from densecl.evaluation.boxes.annotated import (
     number,
     size,
 )
-from densecl.evaluation.files import class_name, inside, located, read_bytes, visible
+from densecl.evaluation.files import TEST_SPLITS, class_name, inside, located, read_bytes, visible
 from densecl.names import shown
 
 #: Larger annotation files are refused: COCO's own, of all images, has half a gigabyte.
@@ -32,17 +32,22 @@ MAX_JSON_BYTES = 2 * 1024**3
 #: File names that are tried to find out which folder they are relative to.
 TRIED = 20
 
+#: Splits whose file may be called so alone; what else lies beside it are captions, key points and the like.
+USUAL_SPLITS = ("train", *TEST_SPLITS)
+
 #: What an entry of each of a file's lists is called.
 SINGLE = {"annotations": "annotation", "images": "image", "categories": "category"}
 
 
 def _find(data: Path) -> Mapping[str, Callable[[], Contents]]:
+    usual = itertools.chain.from_iterable(visible(data, f"annotations/{split}.json") for split in USUAL_SPLITS)
+    plain = {path.stem: path for path in usual}
     own = {path.stem.removeprefix("instances_"): path for path in visible(data, "annotations/instances_?*.json")}
     exported = {path.parent.name: path for path in visible(data, "*/_annotations.coco.json")}
-    return {split: functools.partial(_read, data, split, path) for split, path in (exported | own).items()}
+    return {split: functools.partial(_read, data, split, path) for split, path in (exported | plain | own).items()}
 
 
-COCO = Layout("COCO", "annotations/instances_SPLIT.json or SPLIT/_annotations.coco.json", _find)
+COCO = Layout("COCO", "annotations/instances_SPLIT.json, annotations/SPLIT.json or SPLIT/_annotations.coco.json", _find)
 
 
 def _read(data: Path, split: str, source: Path) -> Contents:
@@ -55,7 +60,7 @@ def _read(data: Path, split: str, source: Path) -> Contents:
         image, category = (_key(annotation, what, fail) for what in ("image_id", "category_id"))
         for what, key, known in (("image", image, images), ("category", category, names)):
             if key not in known:
-                raise fail(f"it is of {what} {excerpt(key)}, which the file does not list")
+                raise fail(f"it is of {what} {excerpt(key)}, which the file does not list; correct or remove it")
         if _is_crowd(annotation, fail):
             continue
         x, y, width, height = _box(annotation, fail)
@@ -142,7 +147,7 @@ def _images(content: Mapping[str, Any], source: Path) -> Iterator[tuple[int | st
         fail = functools.partial(complaint, place)
         key = _key(image, "id", fail)
         if key in known:
-            raise fail("two images have the same id, so that nobody can tell whose the boxes are")
+            raise fail("an image before it has the same id; give each its own, and to the annotations whose they are")
         known.add(key)
         name = image.get("file_name")
         if not isinstance(name, str) or not name.strip():

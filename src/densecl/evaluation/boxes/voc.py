@@ -48,6 +48,8 @@ def _contents(items: list[Annotated]) -> Contents:
 def _read_xml(path: Path, image: Path) -> Annotated:
     """An image, and the objects in it that are not difficult."""
     root = _parse(path)
+    if root.tag != "annotation" and root.find("object") is None:
+        raise UserError(f"{shown(path)} is no annotation of VOC: it holds {excerpt(root.tag)}, not 'annotation'.")
     objects = []
     for place, element in enumerate(root.iterfind("object"), 1):
         if element.findtext("difficult", "0").strip() == "1":
@@ -57,6 +59,8 @@ def _read_xml(path: Path, image: Path) -> Annotated:
         name = class_name(element.findtext("name", ""))
         if not name:
             raise fail("it has no name")
+        if element.find("bndbox") is None:
+            raise fail("it has no bndbox; add one, of xmin, ymin, xmax and ymax, in pixels")
         given = [element.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
         x0, y0, x1, y1 = map(number, given)
         if x0 is None or y0 is None or x1 is None or y1 is None:

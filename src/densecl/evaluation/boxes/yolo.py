@@ -13,7 +13,7 @@ import yaml
 
 from densecl.errors import UserError
 from densecl.evaluation.boxes.annotated import Annotated, Contents, Layout, Object, complaint, excerpt, number, whole
-from densecl.evaluation.files import class_name, inside, is_image, located, read_bytes, read_lines, visible
+from densecl.evaluation.files import TEST_SPLITS, class_name, inside, is_image, located, read_bytes, read_lines, visible
 from densecl.names import shown
 
 #: What the description of a data set is called, the first that there is.
@@ -48,6 +48,10 @@ def _find(data: Path) -> Mapping[str, Callable[[], Contents]]:
     if described is not None:
         for split, entries in described.splits.items():
             found[split] = [_within(data, described.base, entry) or entry for entry in entries]
+    # Exports name a test split that was never made. There is nothing to score on, and another one is.
+    there = {split for split, places in found.items() if any(isinstance(place, Path) for place in places)}
+    if there & set(TEST_SPLITS):
+        found = {split: places for split, places in found.items() if split in there or split not in TEST_SPLITS}
     return {split: functools.partial(_read, data, places, described) for split, places in found.items()}
 
 
@@ -108,14 +112,22 @@ def _names(names: object, source: Path) -> dict[int, str] | None:
 def _within(data: Path, base: Path, entry: str) -> Path | None:
     """A file or folder that is named in a data set and lies in it, whatever way leads out and back.
 
-    Exports of Roboflow say ``../train/images`` and mean ``train/images``.
+    Exports of Roboflow say ``../train/images`` and mean ``train/images``; what was written for another machine, such
+    as ``/content/data/train/images``, has its last two or more parts here.
     """
+    entry = entry.replace("\\", "/")
+    parts = entry.split("/")
+    elsewhere = ["/".join(parts[first:]) for first in range(1, len(parts) - 1)] if _is_absolute(entry) else []
     for root in dict.fromkeys((base, data)):
-        for way in (entry, entry.removeprefix("../")):
-            path = inside(data, root / way.replace("\\", "/"))
+        for way in (entry, entry.removeprefix("../"), *elsewhere):
+            path = inside(data, root / way)
             if path is not None and os.path.exists(path):
                 return path
     return None
+
+
+def _is_absolute(entry: str) -> bool:
+    return entry.startswith("/") or entry[1:3] == ":/"
 
 
 # --- images and labels ----------------------------------------------------------------------------------------------
@@ -128,7 +140,9 @@ def _read(data: Path, places: Sequence[Path | str], described: _Described | None
     images: dict[Path, None] = {}
     for place in places:
         if isinstance(place, str):
-            raise UserError(f"{shown(source)}: there is nothing at {shown(place)} in {shown(data)}.")
+            raise UserError(
+                f"{shown(source)}: there is nothing at {shown(place)} in {shown(data)}. Give a folder of images in it."
+            )
         images |= dict.fromkeys(_listed(data, place) if place.is_file() else _images(place))
     if names is None:
         source, names = _read_names(data)
