@@ -37,7 +37,7 @@ from torch import Tensor
 from densecl.images.crops import resize
 from densecl.images.decode import bmp, heif, jpeg, npy, png, pnm, tiff, webp
 from densecl.images.decode.canvas import ORIENTATIONS, Region, Wanted
-from densecl.images.decode.limits import BYTES_PER_PIXEL, MAX_PIXELS, BadImage, check_cost
+from densecl.images.decode.limits import BYTES_PER_PIXEL, MAX_PIXELS, BadImage, NoBrightness, check_cost
 from densecl.images.decode.pillow import from_pillow
 from densecl.images.decode.pixels import from_array, to_channels
 
@@ -46,6 +46,7 @@ __all__ = [
     "EXTENSIONS_OF_EXTRAS",
     "MAX_PIXELS",
     "BadImage",
+    "NoBrightness",
     "Region",
     "decode",
     "from_array",

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from densecl.images.decode.canvas import Canvas, Wanted
-from densecl.images.decode.limits import BadImage, check_cost
+from densecl.images.decode.limits import NoBrightness, check_cost
 
 #: Bytes in which Pillow holds a pixel of each mode; of all others 4.
 IN_PILLOW = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
@@ -94,7 +94,7 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode == "I":
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise BadImage("32-bit integer pixels: store them as uint8 or uint16")
+            raise NoBrightness("32-bit integer pixels: store them as uint8 or uint16")
         return image.convert("I;16")
     if image.mode in ("L", "LA", "RGB", "RGBA", "F") or image.mode.startswith("I;16"):
         return image
