@@ -17,10 +17,8 @@ from typing import NoReturn
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
-import numpy as np
-
 from densecl.errors import UserError, nearest
-from densecl.images.decode import EXTENSIONS
+from densecl.images.decode import EXTENSIONS, BadImage, heif, npy
 from densecl.images.formats import head_of, kind_of
 from densecl.images.listing import Others, left_out, list_folder
 from densecl.images.paths import Found, PathIndex, in_order
@@ -54,6 +52,9 @@ ADVICE = {
     "archive": "Unpack it and give the folder.",
     "video": "Take frames out of it, for instance with ffmpeg, and give their folder.",
     "weights": "Weights go with --init; --data takes a folder of images.",
+    "XML": "Give the folder that the images are in.",
+    "web page": "Give the folder that the images are in.",
+    "LFS": "Run git lfs pull.",
     "image": "Convert it to a format that is: JPEG, PNG or TIFF.",
 }
 IN_PYTHON = "Open it in Python and give densecl.pretrain a data set of its images, or write them into a folder."
@@ -130,7 +131,11 @@ def _open_file(file: Path) -> Found:
     return _read_list(file, head)
 
 
-_READ = ("a JPEG image", "a PNG image", "a BMP image", "a TIFF image", "a WebP image")
+_READ = (
+    *("a JPEG image", "a PNG image", "a BMP image", "a TIFF image", "a WebP image", "a PPM, PGM or PBM image"),
+    *(("an AVIF image",) if heif.AVIF else ()),
+    *(("a HEIC image",) if heif.HEIC else ()),
+)
 
 
 def _check_array(file: Path) -> None:
@@ -139,8 +144,9 @@ def _check_array(file: Path) -> None:
         UserError: many images in one file.
     """
     try:
-        shape = np.load(file, mmap_mode="r", allow_pickle=False).shape
-    except (OSError, ValueError, EOFError):
+        with file.open("rb") as stream:
+            shape, *_ = npy.read_header(stream)
+    except (OSError, ValueError, EOFError, BadImage):
         return  # left to the decoder, which says what is wrong
     if len(shape) > 3:
         sides = "x".join(map(str, shape))
