@@ -1,5 +1,6 @@
 """Names shown, written into tables and found again."""
 
+import contextlib
 import os
 import unicodedata
 
@@ -73,6 +74,8 @@ def test_a_name_is_found_in_either_unicode_form(tmp_path, there, asked):
     assert os.path.samefile(found, path)
     mixed = f"{tmp_path}/{unicodedata.normalize(asked, 'Übung')}/{unicodedata.normalize('NFC', 'café.jpg')}"
     assert os.path.samefile(on_disk(mixed), path)
+    with contextlib.chdir(tmp_path):
+        assert os.path.samefile(on_disk(os.path.relpath(unicodedata.normalize(asked, path))), path)
     assert on_disk(f"{tmp_path}/Übung/cafe.jpg") == f"{tmp_path}/Übung/cafe.jpg"
     assert on_disk(f"{tmp_path}/Übung/thé.jpg") == f"{tmp_path}/Übung/thé.jpg"
 

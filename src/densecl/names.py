@@ -96,8 +96,9 @@ def on_disk(path: str) -> str:
 
 def _in_either_form(path: str) -> str:
     """The path with each of its names in the first form that is there, or as it is."""
-    found, *names = path.split(os.sep)
-    for name in names:
-        forms = [found + os.sep + each for each in (name, *(unicodedata.normalize(form, name) for form in FORMS))]
+    found = ""
+    for place, name in enumerate(path.split(os.sep)):
+        before = found + os.sep if place else ""
+        forms = [before + each for each in (name, *(unicodedata.normalize(form, name) for form in FORMS))]
         found = next(filter(os.path.lexists, forms), forms[0])
     return found

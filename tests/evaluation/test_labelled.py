@@ -211,6 +211,18 @@ def test_labels_of_few_bits_are_what_they_say(tmp_path: Path, depth: int, values
     assert _survey(tmp_path / "labels.png").keys() == set(values)
 
 
+def test_texts_and_profiles_do_not_decide_about_labels(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 1)).save(tmp_path / "image.bmp")
+    profile = zlib.compress(bytes(2**21))
+    for name, content, check in ((b"iCCP", b"k\0\0" + profile, None), (b"tEXt", b"a\0b", 1)):
+        whole = gray_png(4, [0, 3, 14, 15])
+        chunk = name + content
+        extra = struct.pack(">I", len(content)) + chunk + struct.pack(">I", check or zlib.crc32(chunk))
+        (tmp_path / "labels.png").write_bytes(whole[:33] + extra + whole[33:])
+        files = LabelledFiles([(tmp_path / "image.bmp", tmp_path / "labels.png")])
+        assert files.survey().keys() == {0, 3, 14, 15}
+
+
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".tif"])
 @pytest.mark.parametrize("mode", ["L", "P", "1"])
 def test_formats_of_label_maps(tmp_path: Path, extension: str, mode: str) -> None:

@@ -83,6 +83,18 @@ def small(number):
     return photo(number, SIDE // 2)
 
 
+def metres(number):
+    return 250 + 10 * gray(number).astype(np.float32) / 255
+
+
+def wide(number):
+    return np.concatenate([photo(number), photo(number + 50)], 1)
+
+
+def night(number):
+    return photo(number) // 32
+
+
 def write(root, layout, count=5):
     """`layout`: pattern of paths with {} for the number -> what to draw."""
     for pattern, draw in layout.items():
@@ -92,6 +104,8 @@ def write(root, layout, count=5):
             image = draw(number)
             if path.suffix == ".tif":
                 tifffile.imwrite(path, image)
+            elif path.suffix == ".npy":
+                np.save(path, image)
             else:
                 image = image if isinstance(image, Image.Image) else Image.fromarray(image)
                 image.save(path)
@@ -180,7 +194,14 @@ LEFT_OUT = {
     "depth beside": ({"{}.jpg": photo}, {"{}_depth.png": depth}),
     "thumbnails beside": ({"IMG_{}.jpg": photo}, {"IMG_{}_thumb.jpg": small}),
     "a folder of thumbnails": ({"2024/IMG_{}.jpg": photo}, {"2024/thumbnails/IMG_{}.jpg": small}),
-    "WordPress": ({"uploads/cat{}.jpg": photo}, {"uploads/cat{}-20x20.jpg": small}),
+    "WordPress": (
+        {"uploads/cat{}.jpg": photo},
+        {"uploads/cat{}-20x20.jpg": small, "uploads/cat{}-38x38.jpg": lambda number: photo(number, 38)},
+    ),
+    "SegNet's CamVid": ({"train/{}.png": photo}, {"trainannot/{}.png": coloured}),
+    "parts": ({"ADE_{}.jpg": photo}, {"ADE_{}_seg.png": coloured, "ADE_{}_parts_1.png": coloured}),
+    "metres": ({"{}.png": photo}, {"{}_depth.npy": metres}),
+    "metres in another folder": ({"top/area{}.tif": photo}, {"dsm/dsm_area{}.tif": metres}),
 }  # fmt: skip
 
 #: Photographs, whatever their names say.
@@ -205,6 +226,9 @@ KEPT = {
     "thumbnails alone": {"thumbnails/{}.jpg": photo},
     "thumbnails as large": {"thumbnails/{}.jpg": photo, "other/{}.jpg": photo},
     "thermal and colour": {"thermal/{}.png": gray, "rgb/{}.png": photo},
+    "tiles named by their place": {"scene{}.png": photo, "scene{}_0x40.png": small, "scene{}_20x20.png": photo},
+    "classes numbered alike": {"depth/{}.png": gray, "cats/{}.jpg": wide},
+    "night": {"labelled/{}.jpg": night, "unlabelled/{}.jpg": photo},
     "only empty frames beside": {"dark/{}.png": empty, "light/{}.png": photo},
 }  # fmt: skip
 
@@ -244,6 +268,10 @@ def test_what_is_only_likely_is_told_and_kept(tmp_path):
     names, notes = kept(tmp_path / "coloured")
     assert len(names) == 10
     assert "warning" in notes and "5 label maps (labels/)" in notes
+    write(tmp_path / "export", {"images/{}.jpg": photo, "export/task-{}-by-1.png": binary})
+    names, notes = kept(tmp_path / "export")
+    assert len(names) == 10
+    assert "warning" in notes and "5 label maps (export/)" in notes
     write(tmp_path / "alone", {"SegmentationClass/{}.png": label})
     names, notes = kept(tmp_path / "alone")
     assert len(names) == 5

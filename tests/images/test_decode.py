@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+import resource
 import socket
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -350,7 +352,7 @@ def test_bytes_after_the_end_are_nobodys_business(write):
         (b"not an image at all\n", "not a JPEG, PNG"),
         (b"\xff\xd8\xff", "."),
         (b"II*\0", "."),
-        (b"GIF89a", "a GIF, what"),
+        (b"GIF89a", "a GIF image, what"),
         (b"<!DOCTYPE html>", "failed download"),
     ],
 )
@@ -532,6 +534,7 @@ ODD_JPEGS = {
         for mark in (0xDB, 0xC0, 0xC4, 0xDA)
         for junk in (b"\0\0", b"\n" * 7, b"\xff" * 9, b"\xff\0", b"\x12\x34", b"\xff\x01")
     },
+    "junk at the very beginning": WHOLE["jpeg"][:2] + b"\0\0" + WHOLE["jpeg"][2:],
     "broken EXIF": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xE1, b"Exif\0\0MM\0*\xff\xff\xff\xff")),
     "broken list of pictures": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xE2, b"MPF\0II*\0\xff\xff\xff\xff")),
     "broken Photoshop data": before(WHOLE["jpeg"], b"\xff\xdb", segment(0xED, b"Photoshop 3.0\x008BIM\4\4\xff\xff")),
@@ -572,6 +575,8 @@ ODD_PNGS = {
     "broken EXIF": png_with(chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")),
     "something after it": WHOLE["png"] + b"\0" * 50,
     "no end": WHOLE["png"][:-12],
+    "transparency that does not fit": png_with(chunk(b"tRNS", b"\1")),
+    "wrong checksum of the transparency": png_with(chunk(b"tRNS", bytes(6), 1)),
 }
 
 
@@ -705,6 +710,41 @@ def test_scans_of_a_jpeg_are_limited(write):
     last = data[start : data.rindex(b"\xff\xd9")]
     with pytest.raises(BadImage, match="more than 100 scans"):
         decode(write(data[:start] + last * 2000 + b"\xff\xd9"), 3)
+
+
+@pytest.mark.parametrize("name", ["image.jpg", "image.png", "image.webp"])
+def test_entries_of_exif_that_each_name_all_of_it_cost_nothing(write, name):
+    """Pillow would copy 750 kB for each of 60,000 entries."""
+    entries = b"".join(struct.pack("<HHII", tag, 7, 750_000, 0) for tag in range(1000, 61_000))
+    turned = struct.pack("<HHII", 274, 3, 1, 6)
+    exif = b"II*\0" + struct.pack("<IH", 8, 60_001) + turned + entries
+    if name == "image.jpg":
+        parts = [exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
+        segments = [b"\xff\xe1" + struct.pack(">H", len(part) + 8) + b"Exif\0\0" + part for part in parts]
+        data = WHOLE["jpeg"][:2] + b"".join(segments) + WHOLE["jpeg"][2:]
+    elif name == "image.png":
+        data = png_with(chunk(b"eXIf", exif))
+    else:
+        data = encoded(PHOTO, "WEBP", exif=exif)
+    started = time.process_time()
+    assert decode(write(data), 3).shape == (3, PHOTO.width, PHOTO.height)
+    assert time.process_time() - started < 2
+
+
+def test_a_long_header_of_an_array_is_not_read(tmp_path):
+    """Two gigabytes of it, in a file that takes no room."""
+    path = tmp_path / "image.npy"
+    path.write_bytes(b"\x93NUMPY\2\0" + struct.pack("<I", 2**31))
+    os.truncate(path, 2**31 + 12)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadImage, match="header"):
+        decode(path, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+def test_a_palette_that_is_missing(write):
+    with pytest.raises(BadImage, match="without the palette"):
+        decode(write(png(GRAYS, 3)), 3)
 
 
 @pytest.mark.parametrize("kind", ["png 16", "webp", "deflate", "npy"])

@@ -32,6 +32,7 @@ from densecl.evaluation.files import (
     visible,
     what_there_is,
 )
+from densecl.images.decode import png
 from densecl.names import shown
 
 #: Label of pixels that never count, as in PASCAL VOC.
@@ -342,7 +343,10 @@ def _read_labels(path: Path) -> UInt8[Tensor, "height width"]:
         if content.startswith(mark):
             raise UserError(f"{name} is {kind}, whose compression changes labels. Store label maps as PNG.")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=LABEL_FORMATS) as file:
+        picture = io.BytesIO(content)
+        if content.startswith(png.SIGNATURE):  # a text or a profile must not decide about the labels
+            picture = png.without_metadata(picture)
+        with warnings.catch_warnings(action="ignore"), Image.open(picture, formats=LABEL_FORMATS) as file:
             if file.mode not in ("L", "P", "1"):
                 raise UserError(
                     f"{name}: a label map is an eight-bit image of classes, not {file.mode}. Store the number of each"

@@ -5,13 +5,15 @@ are label maps, their pixels say, and whether they have the names of other image
 no photograph is left out, what only seems so is named, and both are told.
 
 All of it follows from names and pixels, so it is the same on every machine and in a resumed run. Of each kind of name a
-few images are opened; where no name gives a hint and no two folders hold the same names, none is.
+few images are opened; where no name gives a hint, of each folder of PNG and the like only those that hold little.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import math
 import os
 import re
 from collections import defaultdict
@@ -21,7 +23,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from densecl.images.decode import BadImage, decode, measure
+from densecl.images.decode import BadImage, NoBrightness, decode, measure
 from densecl.images.paths import Found, PathIndex, absolute
 from densecl.names import shown
 
@@ -45,9 +47,18 @@ FEW, VERY_FEW = 64, 16
 #: The share of images with a partner that makes them pairs, and of flat images that makes a user wonder.
 PAIRED, MOSTLY = 0.9, 0.5
 
+#: How far two images of one scene, scaled, may differ in the relation of their sides.
+SAME_SHAPE = 0.02
+
+#: Bytes a pixel of a compressed photograph are more.
+PACKED = 0.25
+
+#: The range of values below which a JPEG, which rounds them, is dim and not flat.
+DIM = 32 / 255
+
 #: Folders among which equal names are looked for without a hint, and the formats in which labels survive.
 FOLDERS = 64
-LOSSLESS = (b".png", b".bmp", b".tif", b".tiff", b".npy", b".webp")
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".npy", ".webp")
 
 
 class Hint(NamedTuple):
@@ -73,7 +84,7 @@ class Look(NamedTuple):
     flat: bool  # that, or too few colours for a photograph
     empty: bool  # all pixels are equal
     gray: bool
-    deep: bool  # sixteen bits
+    deep: bool  # sixteen bits, or measured values
     colours: int
 
 
@@ -82,9 +93,9 @@ DEPTH = r"depths?|depth_?maps?|disparit(?:y|ies)|disps?|n?dsms?|dems?|dtms?"
 THUMBNAILS = r"thumbs?|thumbnails?|previews?"
 SURELY_LABELS = (
     r"annotations?|segmentations?|panoptic|ground_?truths?|gt_?fine|gt_?coarse|trimaps?|label_?maps?|seg_?maps?|parsing"
-    r"|segmentation_?(?:class|object)(?:_?(?:aug|raw))?|(?:label|instance)_?(?:train_?)?ids?"
+    r"|segmentation_?(?:class|object)(?:_?(?:aug|raw))?|(?:train|test|val|default)annot|stuffthingmaps?|(?:label|instance)_?(?:train_?)?ids?"
 )
-LABELS = r"labels?|labell?ed|masks?|annots?|annos?|anns?|gts?|segs?|segms?|semantics?|instances?|mattes?|alphas?"
+LABELS = r"labels?|labell?ed|masks?|annots?|annos?|anns?|gts?|segs?|segms?|semantics?|instances?|mattes?|alphas?|parts?"
 HINTS = (
     (DEPTH, Hint("depth maps")),
     (THUMBNAILS, Hint("thumbnails")),
@@ -96,6 +107,7 @@ HINTS = (
 _WORDS = "|".join(pattern for pattern, _ in HINTS)
 _AT_THE_END = re.compile(rf"(?i)[._ -]({_WORDS}|colou?r|L|\d+x\d+)(?:[._ -]?\d{{1,3}})?$".encode())
 _AT_THE_BEGINNING = re.compile(rf"(?i)({_WORDS})[._ -]".encode())
+_NAMED_SIZE = re.compile(rb"[._ -](\d{1,6})x(\d{1,6})$")
 #: For a first look at a million names: how such words begin, and where a name may hold one.
 _BEGINNINGS = frozenset(run[:2] for run in re.findall(r"[a-z]{2,}", _WORDS))
 _SOMEWHERE = re.compile(
@@ -111,7 +123,7 @@ def set_aside(paths: PathIndex, root: Path) -> Found:
         tree.suspected[kind.images] = True
     verdicts = [(kind, _verdict(tree, kind)) for kind in kinds]
     out = [kind for kind, verdict in verdicts if verdict == "out"]
-    doubtful = [kind for kind, verdict in verdicts if verdict == "doubtful"] + _twins(tree)
+    doubtful = [kind for kind, verdict in verdicts if verdict == "doubtful"] + _unnamed(tree)
     notes = []
     if out:
         chosen = np.ones(len(paths), bool)
@@ -166,12 +178,37 @@ class _Tree:
         """Of some images of a kind, those that can be read."""
         return [look for index in _some(kind.images, SAMPLES) if (look := self.look(index))]
 
-    def area(self, index: int) -> float:
-        """Of the image in pixels; not a number, and so neither smaller nor larger than any, if it cannot be read."""
+    @functools.cache  # noqa: B019 (as long as the tree)
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of the image; None if it cannot be read."""
         try:
-            return float(np.prod(measure(self.paths[index], 3)))
+            return measure(self.paths[index], 3)
         except BadImage:
-            return float("nan")
+            return None
+
+    def same_shape(self, one: int, other: int) -> bool:
+        """Whether two images may show the same, at any scale and turned or not. They may, too, if nobody can tell."""
+        sizes = self.size(one), self.size(other)
+        if None in sizes:
+            return True
+        first, second = (max(size) / max(1, min(size)) for size in sizes if size)
+        return abs(first / second - 1) <= SAME_SHAPE
+
+    def smaller(self, one: int, other: int) -> bool:
+        """Whether an image is a small copy of another: half of it, or of the size that its name says."""
+        size, whole = self.size(one), self.size(other)
+        if size is None or whole is None:
+            return False
+        share = math.prod(size) / math.prod(whole)
+        named = _NAMED_SIZE.search(os.path.splitext(self.paths.names.get(one))[0])
+        return share < 1 and size == (int(named[2]), int(named[1])) if named else share <= 0.5
+
+    def packed(self, index: int) -> bool:
+        """Whether the file is too small for a photograph that was stored without loss."""
+        size = self.size(index)
+        with contextlib.suppress(OSError):
+            return size is not None and os.stat(self.paths[index]).st_size < PACKED * math.prod(size)
+        return False
 
     def partners(self, index: int, level: int | None) -> Iterator[int]:
         """Images that have the same name, but for its hint, the likeliest first, one of a folder."""
@@ -287,11 +324,16 @@ def _may_be(tree: _Tree, kind: Kind) -> bool:
 def _verdict(tree: _Tree, kind: Kind) -> Literal["out", "doubtful"] | None:
     samples = _some(kind.images, SAMPLES)
     partners = [list(itertools.islice(tree.partners(index, kind.level), PHOTOGRAPHS)) for index in samples]
-    paired = [those for those in partners if those]
-    all_paired = len(paired) >= PAIRED * len(samples)
     if kind.hint.what == "thumbnails":
         pairs = [(one, those[0]) for one, those in zip(samples, partners, strict=True) if those]
-        return "out" if all_paired and all(tree.area(one) <= tree.area(other) / 2 for one, other in pairs) else None
+        all_paired = len(pairs) >= PAIRED * len(samples)
+        return "out" if all_paired and all(itertools.starmap(tree.smaller, pairs)) else None
+    # Numbers from 1 are names in every folder. What shows the same has the same shape, too.
+    partners = [
+        [other for other in those if tree.same_shape(one, other)] for one, those in zip(samples, partners, strict=True)
+    ]
+    paired = [those for those in partners if those]
+    all_paired = len(paired) >= PAIRED * len(samples)
     others = paired[:PHOTOGRAPHS] or [[index] for index in _some(np.flatnonzero(~tree.suspected), PHOTOGRAPHS)]
     looks, beside = tree.looks(kind), [[tree.look(index) for index in those] for those in others]
     # An image beside them that cannot be read here may have more channels: no label map, at any rate.
@@ -308,32 +350,35 @@ def _verdict(tree: _Tree, kind: Kind) -> Literal["out", "doubtful"] | None:
     return "out" if kind.hint.sure or all_paired or plain else "doubtful"
 
 
-def _twins(tree: _Tree) -> list[Kind]:
-    """Folders without a hint that hold flat images only, under the names of photographs in another folder."""
+def _unnamed(tree: _Tree) -> list[Kind]:
+    """Folders without a hint that hold flat images only, beside photographs: under the names of these, or all gray."""
     plain = [folder for folder in tree.parts if not tree.suspected[tree.paths.images_of(folder)[0]]]
     if len(plain) > FOLDERS:
         return []
-    twins = []
+    found = []
     for folder in plain:
         images = tree.paths.images_of(folder)
         samples = _some(images, PHOTOGRAPHS)
         names = [os.path.splitext(tree.paths.names.get(index)) for index in samples]
-        if not all(ending.lower() in LOSSLESS for _, ending in names):
+        if not all(os.fsdecode(ending).lower() in LOSSLESS for _, ending in names):
             continue
-        for other in plain:
-            pairs = [tree.find(other, stem) for stem, _ in names] if other != folder else []
-            if pairs and all(index is not None for index in pairs):
-                looks = [tree.look(index) for index in samples]
-                photographs = [tree.look(index) for index in pairs if index is not None]
-                if (
-                    all(look and look.flat and look.colours <= FEW for look in looks)
-                    and not all(look and look.empty for look in looks)
-                    and _most(look is None or not look.areas for look in photographs)
-                ):
-                    name = os.fsdecode(b"/".join(tree.parts[folder])) + "/"
-                    twins.append(Kind(name, Hint("label maps"), list(images), None))
-                    break
-    return twins
+        others = [other for other in plain if other != folder]
+        by_name = ([tree.find(other, stem) for stem, _ in names] for other in others)
+        beside = next((pairs for pairs in by_name if None not in pairs), None)
+        named = beside is not None
+        if beside is None:
+            if not others or not all(tree.packed(index) for index in samples):
+                continue
+            beside = [tree.paths.images_of(other)[0] for other in _some(others, PHOTOGRAPHS)]
+        looks = [tree.look(index) for index in samples]
+        if (
+            all(look and look.flat and look.colours <= FEW and (named or look.gray) for look in looks)
+            and not all(look and look.empty for look in looks)
+            and _most((look := tree.look(index)) is None or not look.flat for index in beside if index is not None)
+        ):
+            name = os.fsdecode(b"/".join(tree.parts[folder])) + "/"
+            found.append(Kind(name, Hint("label maps"), list(images), None))
+    return found
 
 
 def _some(images: Sequence[int] | np.ndarray, count: int) -> list[int]:
@@ -350,6 +395,8 @@ def _look(path: str) -> Look | None:
     """None: it cannot be read."""
     try:
         pixels = decode(path, 3, max_pixels=MAX_PIXELS)
+    except NoBrightness:
+        return Look(areas=False, flat=False, empty=False, gray=True, deep=True, colours=WINDOW**2)
     except BadImage:
         return None
     top, left = (max(0, (side - WINDOW) // 2) for side in pixels.shape[1:])
@@ -367,9 +414,10 @@ def _look(path: str) -> Look | None:
     white = 65535 if pixels.element_size() == 2 else 255
     bright, dark = (red > white * 15 / 16).mean(), (red < white / 16).mean()
     mask = gray and bright > 0 and dark > 0 and bright + dark > ALMOST_ALL and bright > FLAT * (1 - dark)
+    dim = not path.lower().endswith(LOSSLESS) and np.ptp(pixels.numpy()) < DIM * white and len(colours) > 1
     return Look(
-        areas=bool(inside >= FLAT),
-        flat=bool(inside >= FLAT or few or mask),
+        areas=bool(inside >= FLAT and not dim),
+        flat=bool((inside >= FLAT or few or mask) and not dim),
         empty=len(colours) == 1,
         gray=gray,
         deep=pixels.element_size() == 2,

@@ -17,10 +17,8 @@ from typing import NoReturn
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
-import numpy as np
-
 from densecl.errors import UserError, nearest
-from densecl.images.decode import EXTENSIONS
+from densecl.images.decode import EXTENSIONS, BadImage, heif, npy
 from densecl.images.formats import head_of, kind_of
 from densecl.images.listing import Others, left_out, list_folder
 from densecl.images.paths import Found, PathIndex, in_order
@@ -54,6 +52,9 @@ ADVICE = {
     "archive": "Unpack it and give the folder.",
     "video": "Take frames out of it, for instance with ffmpeg, and give their folder.",
     "weights": "Weights go with --init; --data takes a folder of images.",
+    "XML": "Give the folder that the images are in.",
+    "web page": "Give the folder that the images are in.",
+    "LFS": "Run git lfs pull.",
     "image": "Convert it to a format that is: JPEG, PNG or TIFF.",
 }
 IN_PYTHON = "Open it in Python and give densecl.pretrain a data set of its images, or write them into a folder."
@@ -119,8 +120,9 @@ def _open_file(file: Path) -> Found:
         return Found(PathIndex.of(file.parent, [os.fsencode(file.name)]))
     if not head:
         raise UserError(f"{name} is empty, or cannot be read. {NEEDED}.")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{name} is a text in UTF-16. Save it as UTF-8.")
+    unmarked = kind is None and head[1::2].count(0) > len(head) // 4 and 0 not in head[::2]
+    if unmarked or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{name} is a text in UTF-16 or UTF-32. Save it as UTF-8.")
     if kind is not None or b"\0" in head or extension in BY_EXTENSION:
         kind = BY_EXTENSION.get(extension) or kind or "a file of another kind"
         advice = next((text for word, text in ADVICE.items() if word in kind), IN_PYTHON)
@@ -130,7 +132,11 @@ def _open_file(file: Path) -> Found:
     return _read_list(file, head)
 
 
-_READ = ("a JPEG image", "a PNG image", "a BMP image", "a TIFF image", "a WebP image")
+_READ = (
+    *("a JPEG image", "a PNG image", "a BMP image", "a TIFF image", "a WebP image", "a PPM, PGM or PBM image"),
+    *(("an AVIF image",) if heif.AVIF else ()),
+    *(("a HEIC image",) if heif.HEIC else ()),
+)
 
 
 def _check_array(file: Path) -> None:
@@ -139,8 +145,9 @@ def _check_array(file: Path) -> None:
         UserError: many images in one file.
     """
     try:
-        shape = np.load(file, mmap_mode="r", allow_pickle=False).shape
-    except (OSError, ValueError, EOFError):
+        with file.open("rb") as stream:
+            shape, *_ = npy.read_header(stream)
+    except (OSError, ValueError, EOFError, BadImage):
         return  # left to the decoder, which says what is wrong
     if len(shape) > 3:
         sides = "x".join(map(str, shape))
@@ -159,6 +166,9 @@ def _read_list(file: Path, head: bytes) -> Found:
         unsure: list[bytes] = []  # held back until a line names a file
         with file.open("rb") as stream:
             for number, read in enumerate(iter(lambda: stream.readline(LONGEST + 1), b"")):
+                if len(read) > LONGEST and found:
+                    long = f"line {number + 1} has more than {LONGEST} bytes"
+                    raise UserError(f"{shown(file)} is not a list of images: {long}, which is no path.")
                 if len(read) > LONGEST or b"\0" in read:
                     raise UserError(_no_list(file, head))
                 line = read.removeprefix(b"\xef\xbb\xbf") if number == 0 else read
@@ -246,7 +256,9 @@ def _no_list(file: Path, head: bytes) -> str:
                 )
     if any(os.path.isdir(file.parent / line) for line in lines if "\0" not in line):
         return f"{name} lists folders. It needs the path of an image on each line; or give the folder above, or a glob."
-    if any(_is_file(Path(line)) for line in lines):
+    if b"\r" in head and b"\n" not in head:
+        return f"{name} has the line ends of old Macs. Save it with those of Linux or Windows."
+    if any(_is_file(Path(line)) and not _is_file(file.parent / line) for line in lines):
         return (
             f"{name} lists paths that are there from the current folder, but they are read from the list's own,"
             f" {shown(file.parent)}. Move the list, or write whole paths."

@@ -8,8 +8,8 @@ import stat
 
 #: Extensions of files that hold pictures but are not read: a user whose photographs these are must hear of it.
 PICTURES = {
-    "pictures": ".heic .heif .hif .gif .apng .jp2 .j2k .j2c .jpf .jpx .jxl .jxr .psd .psb .tga .dds .exr .hdr .pcx .xcf"
-    " .pbm .pnm",
+    "pictures": ".heic .heif .hif .gif .apng .jp2 .j2k .j2c .jpf .jpx .jxl .jxr .psd .psb .tga .dds .exr .hdr .pcx"
+    " .xcf",
     "undeveloped pictures of cameras": ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .3fr .iiq .x3f"
     " .srw .rwl .mrw .kdc .dcr .erf",
     "those of microscopes, scanners, satellites": ".dcm .dicom .nii .nii.gz .mha .mhd .nrrd .fits .fit .fts .czi .lif"
@@ -47,6 +47,10 @@ MARKS = {
     "an HDF5 file": rb"\x89HDF\r\n",
     "an SQLite data base": rb"SQLite format 3\0",
     "a pickle": rb"\x80[\2-\5].",
+    "a PPM, PGM or PBM image": rb"P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s",
+    "a web page (a failed download?)": rb"(?i:\s*<(?:!doctype )?html)",
+    "an XML or SVG file": rb"\s*<(?:\?xml|svg|!doctype svg)",
+    "a Git LFS pointer (git lfs pull brings the file)": rb"version https?://git-lfs",
 }
 
 #: Bytes that `kind_of` needs.

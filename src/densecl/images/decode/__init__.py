@@ -37,15 +37,17 @@ from torch import Tensor
 from densecl.images.crops import resize
 from densecl.images.decode import bmp, heif, jpeg, npy, png, pnm, tiff, webp
 from densecl.images.decode.canvas import ORIENTATIONS, Region, Wanted
-from densecl.images.decode.limits import BYTES_PER_PIXEL, MAX_PIXELS, BadImage, check_cost
+from densecl.images.decode.limits import BYTES_PER_PIXEL, MAX_PIXELS, BadImage, NoBrightness, check_cost
 from densecl.images.decode.pillow import from_pillow
 from densecl.images.decode.pixels import from_array, to_channels
+from densecl.images.formats import HEAD, kind_of
 
 __all__ = [
     "EXTENSIONS",
     "EXTENSIONS_OF_EXTRAS",
     "MAX_PIXELS",
     "BadImage",
+    "NoBrightness",
     "Region",
     "decode",
     "from_array",
@@ -73,7 +75,7 @@ class Format(NamedTuple):
 FORMATS = (
     Format(
         "JPEG",
-        (b"\xff\xd8\xff",),
+        (b"\xff\xd8",),
         0,
         (".jpg", ".jpeg", ".jpe", ".jfif"),
         jpeg.read,
@@ -109,20 +111,6 @@ EXTENSIONS = tuple(extension for format in FORMATS for extension in format.exten
 EXTENSIONS_OF_EXTRAS = {
     **({} if heif.AVIF else {".avif": "Pillow 11.3 or newer"}),
     **({} if heif.HEIC else dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'densecl[heic]'")),
-}
-
-#: What else is met under an image's name: where its mark stands, and the mark in lower case.
-OTHER_KINDS = {
-    "a GIF": (0, b"gif8"),
-    "a JPEG 2000 image": (4, b"jp  \r\n"),
-    "a JPEG XL image": (4, b"jxl \r\n"),
-    "a PDF": (0, b"%pdf"),
-    "a ZIP archive": (0, b"pk\x03\x04"),
-    "a web page (a failed download?)": (0, b"<!doctype"),
-    "an HTML file (a failed download?)": (0, b"<html"),
-    "an XML or SVG file": (0, b"<?xml"),
-    "an SVG file": (0, b"<svg"),
-    "a Git LFS pointer (git lfs pull brings the image)": (0, b"version http"),
 }
 
 
@@ -229,14 +217,13 @@ def _format(file: BinaryIO) -> Format:
     Raises:
         BadImage: none fits.
     """
-    magic = file.read(16)
+    head = file.read(HEAD)
     file.seek(0)
     for format in FORMATS:
-        if any(magic[format.place :].startswith(mark) for mark in format.marks):
+        if any(head.startswith(mark, format.place) for mark in format.marks):
             return format
-    for kind, (place, mark) in OTHER_KINDS.items():
-        if magic[place : place + len(mark)].lower() == mark:
-            raise BadImage(f"{kind}, whatever its name says")
+    if kind := kind_of(head):
+        raise BadImage(f"{kind}, whatever its name says")
     *names, last = (format.name for format in FORMATS)
     raise BadImage(f"not a {', '.join(names)} or {last} image, or its header is damaged")
 

@@ -28,6 +28,9 @@ MAX_SCANNED = 3_600_000_000
 #: Segments before the first scan: those of ordinary files are some dozens, with large metadata a few hundred.
 MAX_SEGMENTS = 10_000
 
+#: Bytes of EXIF metadata beyond which they are not read on; what is wanted stands at their beginning.
+MAX_EXIF = 2**20
+
 #: Bytes that the header of a file is read in, when only its size is wanted.
 HEADER = 2**18
 
@@ -144,7 +147,7 @@ def _read_header(data: bytes) -> Header:
             if content[0] != 8:
                 raise BadImage(f"a JPEG of {content[0]} bits a value, which is not read: store it as PNG")
             frame, progressive = content, marker in PROGRESSIVE
-        if marker == APP1 and content.startswith(b"Exif\0\0"):
+        if marker == APP1 and content.startswith(b"Exif\0\0") and len(exif) < MAX_EXIF:
             exif += content[6:] if exif else content  # long metadata are continued in further segments
         elif marker == APP1 and content.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             xmp = xmp or content

@@ -17,6 +17,10 @@ class BadImage(Exception):
     """An image that cannot be used; the message is the reason, in one short line."""
 
 
+class NoBrightness(BadImage):
+    """Its values are measured ones, such as metres: floats outside 0 to 1, or integers that are not uint8 or uint16."""
+
+
 def check_cost(height: int, width: int, max_pixels: int, *, per_pixel: int | float, beside: int = 0) -> None:
     """Refuse an image before anything of its size is allocated.
 

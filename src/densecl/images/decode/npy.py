@@ -14,6 +14,9 @@ from densecl.images.decode.canvas import Canvas, Wanted
 from densecl.images.decode.limits import BadImage, check_cost
 from densecl.images.decode.pixels import layout
 
+#: Bytes of a header. NumPy refuses longer ones too, but only once it has read them, 4 GB if a file says so.
+MAX_HEADER = 10_000
+
 #: The orientation that swaps rows and columns, as an array in Fortran's order is stored.
 SWAPPED = 5
 
@@ -24,7 +27,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     Raises:
         BadImage: it is no image, or too large; Python objects are never loaded.
     """
-    shape, fortran, dtype = _read_header(file)
+    shape, fortran, dtype = read_header(file)
     place = file.tell()
     height, width, axis = layout(shape, wanted.channels)
     # In Fortran's order the axes stand the other way round, and so do rows and columns.
@@ -52,13 +55,21 @@ def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     Raises:
         BadImage: it is no image.
     """
-    height, width, _ = layout(_read_header(file)[0], channels)
+    height, width, _ = layout(read_header(file)[0], channels)
     return height, width, 1
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and type; the file then stands at the first value."""
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type; the file then stands at the first value.
+
+    Raises:
+        BadImage, or what NumPy raises: it is damaged, or one of Python objects.
+    """
     version = np.lib.format.read_magic(file)
+    start = file.tell()
+    if int.from_bytes(file.read(2 if version == (1, 0) else 4), "little") > MAX_HEADER:
+        raise BadImage("the header of the .npy is damaged")
+    file.seek(start)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject:

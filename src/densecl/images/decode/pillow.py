@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import struct
 from typing import BinaryIO
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from densecl.images.decode.canvas import Canvas, Wanted
-from densecl.images.decode.limits import BadImage, check_cost
+from densecl.images.decode.limits import NoBrightness, check_cost
 
 #: Bytes in which Pillow holds a pixel of each mode; of all others 4.
 IN_PILLOW = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
@@ -69,16 +70,27 @@ def per_pixel(image: Image.Image, channels: int) -> int:
 
 def orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
     """EXIF's orientation, 1 where there is none or nobody can tell."""
-    found = 1
-    with contextlib.suppress(Exception):  # broken metadata do not make a broken image
-        if exif:
-            metadata = Image.Exif()
-            metadata.load(exif)
-            if ExifTags.Base.Orientation in metadata:
-                return metadata[ExifTags.Base.Orientation]
-        if xmp and (match := re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)):
-            found = int(match[1])
-    return found
+    if exif and (found := _in_exif(exif)) is not None:
+        return found
+    match = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp or b"")
+    return int(match[1]) if match else 1
+
+
+def _in_exif(exif: bytes) -> int | None:
+    """The orientation, read by hand: Pillow would read every entry, each of which may name all of the metadata."""
+    start = re.match(rb"(?:Exif\0\0)*(?=II|MM)", exif)
+    if start is None:
+        return None
+    data = exif[start.end() :]
+    order = "<" if data.startswith(b"II") else ">"
+    with contextlib.suppress(struct.error, KeyError):  # broken metadata do not make a broken image
+        (place,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, place)
+        for entry in range(place + 2, place + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", data, entry)
+            if tag == ExifTags.Base.Orientation:
+                return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], data, entry + 8)[0]
+    return None
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -94,7 +106,7 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode == "I":
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise BadImage("32-bit integer pixels: store them as uint8 or uint16")
+            raise NoBrightness("32-bit integer pixels: store them as uint8 or uint16")
         return image.convert("I;16")
     if image.mode in ("L", "LA", "RGB", "RGBA", "F") or image.mode.startswith("I;16"):
         return image

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from densecl.images.decode.limits import BadImage
+from densecl.images.decode.limits import BadImage, NoBrightness
 
 
 def to_channels(
@@ -72,16 +72,16 @@ def to_tensor(array: Shaped[np.ndarray, "bands height width"]) -> Shaped[Tensor,
     """A copy as uint8 or uint16, channels last in memory (the fast way for resizing). Floats 0 to 1 become uint16.
 
     Raises:
-        BadImage: the values are neither bool, uint8, uint16 nor floats in 0 to 1.
+        NoBrightness: the values are neither bool, uint8, uint16 nor floats in 0 to 1.
     """
     if array.dtype.kind == "f":
         if not (np.min(array, initial=0) >= 0 and np.max(array, initial=0) <= 1):  # false for NaN too
-            raise BadImage(f"floats outside 0 to 1{_range(array)}: {_SCALE}")
+            raise NoBrightness(f"floats outside 0 to 1{_range(array)}: {_SCALE}")
         array = np.rint(array.astype(np.float64) * 65535)
     elif array.dtype.kind == "b":
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
-        raise BadImage(f"{array.dtype.newbyteorder('=')} pixels{_range(array)}: {_SCALE}")
+        raise NoBrightness(f"{array.dtype.newbyteorder('=')} pixels{_range(array)}: {_SCALE}")
     dtype = np.uint8 if array.dtype == np.uint8 else np.uint16
     return torch.from_numpy(np.array(array.transpose(1, 2, 0), dtype, order="C")).permute(2, 0, 1)
 

@@ -7,6 +7,7 @@ whatever follows the end are left out. Of the metadata only the orientation is r
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -89,6 +90,19 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         return paint(image, canvas)
 
 
+def without_metadata(file: BinaryIO | io.BytesIO) -> io.BytesIO:
+    """The file with nothing in it but the picture.
+
+    Raises:
+        BadImage: its header is damaged.
+    """
+    picture = io.BytesIO()
+    _read_header(file, picture)
+    _copy_pixels(file, picture)
+    picture.seek(0)
+    return picture
+
+
 def measure(file: BinaryIO) -> tuple[int, int, int]:
     """Height, width and orientation, from what stands before the pixels.
 
@@ -99,10 +113,10 @@ def measure(file: BinaryIO) -> tuple[int, int, int]:
     return header.height, header.width, header.orientation
 
 
-def _read_header(file: BinaryIO, picture: io.BytesIO) -> Header:
+def _read_header(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> Header:
     """Reads up to the first pixels, and copies what belongs to the picture."""
     picture.write(file.read(len(SIGNATURE)))
-    size, turned, key = b"", 1, b""
+    size, turned, key, palette = b"", 1, b"", b""
     for length, name in _chunks(file):
         if name == b"IDAT":
             file.seek(-8, io.SEEK_CUR)
@@ -110,28 +124,33 @@ def _read_header(file: BinaryIO, picture: io.BytesIO) -> Header:
         if name in (b"IHDR", b"PLTE", b"tRNS"):
             if length > 65536:
                 raise BadImage("the header of the PNG is damaged")
-            content = file.read(length + 4)
+            chunk = length.to_bytes(4, "big") + name + file.read(length + 4)
             if name == b"IHDR":
-                size = content
-            elif name == b"tRNS":
-                key = content[:-4]
-            picture.write(length.to_bytes(4, "big") + name + content)
+                size = size or chunk
+            elif name == b"PLTE":
+                palette = palette or chunk
+            elif zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big"):
+                key = chunk
         elif name in (b"eXIf", b"tEXt", b"zTXt") and length <= MAX_METADATA:
             content = file.read(length + 4)
             if zlib.crc32(name + content[:-4]) == int.from_bytes(content[-4:], "big"):
                 turned = orientation(_exif(name, content[:-4])) if turned == 1 else turned
         else:
             file.seek(length + 4, io.SEEK_CUR)
-    if len(size) < 13:
+    if len(size) < 25:
         raise BadImage("the header of the PNG is damaged")
-    width, height = int.from_bytes(size[:4], "big"), int.from_bytes(size[4:8], "big")
-    bits, colour_type = size[8], size[9]
-    values = np.frombuffer(key[: len(key) // 2 * 2], ">u2").tolist() if colour_type in (GRAY, RGB) else []
-    fits = len(values) == (1 if colour_type == GRAY else 3)
-    return Header(height, width, bits, colour_type, tuple(values) if fits else (), turned)
+    width, height, bits, colour_type = struct.unpack_from(">IIBB", size, 8)
+    if colour_type == PALETTE and not palette:
+        raise BadImage("a PNG of palette colours without the palette")
+    content = key[8:-4]
+    # Transparency that does not fit the colours is passed over, as every viewer does.
+    fits = len(content) == {GRAY: 2, RGB: 6}.get(colour_type) or (colour_type == PALETTE and 0 < len(content) <= 256)
+    picture.write(size + (palette if colour_type == PALETTE else b"") + (key if fits else b""))
+    values = struct.unpack(f">{len(content) // 2}H", content) if fits and colour_type in (GRAY, RGB) else ()
+    return Header(height, width, bits, colour_type, values, turned)
 
 
-def _copy_pixels(file: BinaryIO, picture: io.BytesIO) -> None:
+def _copy_pixels(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> None:
     """Pillow itself says so when some are missing."""
     for length, name in _chunks(file):
         if name == b"IDAT":
@@ -144,7 +163,7 @@ def _copy_pixels(file: BinaryIO, picture: io.BytesIO) -> None:
     picture.write(END)
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _chunks(file: BinaryIO | io.BytesIO) -> Iterator[tuple[int, bytes]]:
     """Length and name of each; the file then stands at its content, and has to stand behind it for the next."""
     for _ in range(MAX_CHUNKS):
         head = file.read(8)
