@@ -256,7 +256,9 @@ def test_freezing_statistics_leaves_all_other_parts_in_their_mode():
         before = modes(backbone)
         backbone.freeze_norm_statistics()
         norms = [part for part in backbone.modules() if isinstance(part, nn.BatchNorm2d)]
-        assert modes(backbone) == [mode and part not in norms for part, mode in zip(backbone.modules(), before)]
+        assert modes(backbone) == [
+            mode and part not in norms for part, mode in zip(backbone.modules(), before, strict=True)
+        ]
 
 
 def test_what_uses_the_statistics_of_a_batch():

@@ -99,8 +99,8 @@ class Backbone(nn.Module):
     @property
     def has_norm_statistics(self) -> bool:
         """Whether batch norm has seen images: whether any of its means and variances are not those of the start."""
-        norms = [norm for norm in self._batch_norms() if norm.running_mean is not None]
-        return any(bool(norm.running_mean.any() or (norm.running_var != 1).any()) for norm in norms)
+        kept = [(norm.running_mean, norm.running_var) for norm in self._batch_norms()]
+        return any(bool(mean.any() or (var != 1).any()) for mean, var in kept if mean is not None and var is not None)
 
     def freeze_norm_statistics(self) -> None:
         """Batch norm uses the means and variances that it has from now on, in training too. Weights and biases train.

@@ -151,11 +151,11 @@ def build(
     reasons += warning
 
     resolved = _resolve(recipe, method, source, backbone, start, reasons)
-    reasons += _idle(resolved)
-    _check_local_crops(resolved, backbone)
     if resolved.key_norm == "auto" and _is_split(resolved, backbone):
         resolved = _settle(resolved, key_norm="split")
         reasons.append(f"--key-norm split (into {resolved.key_split} images, as on each of the paper's devices)")
+    reasons += _idle(resolved)
+    _check_local_crops(resolved, backbone)
     model = DenseCL(
         backbone,
         method=method,
