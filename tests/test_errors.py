@@ -64,7 +64,7 @@ def test_a_setting_is_named_as_it_is_given(written: str, in_python: str) -> None
         (lambda: densecl.create_backbone("resnet1"), "backbone resnet1: timm has no such model"),
         (
             lambda: DenseCL(create_backbone("test_resnet"), method="simclr", key_norm="split"),
-            "key_norm split: simclr has no key encoder. Take key_norm='auto'",
+            "key_norm split: simclr has no key encoder. Leave it out",
         ),
         (lambda: DenseCL(create_backbone("test_resnet"), method="byol", queue_length=8), "queue_length=8: byol has no"),
     ],

@@ -248,9 +248,32 @@ def test_frozen_statistics_stay_while_weights_and_biases_train():
     assert not backbone.uses_batch_statistics
 
 
+def test_freezing_statistics_leaves_all_other_parts_in_their_mode():
+    for module in (frozen_norm(), frozen_norm().eval()):
+        dropout = nn.Dropout2d()
+        backbone = Backbone(nn.Sequential(module, dropout).train(module.training))
+        dropout.eval()
+        before = modes(backbone)
+        backbone.freeze_norm_statistics()
+        norms = [part for part in backbone.modules() if isinstance(part, nn.BatchNorm2d)]
+        assert modes(backbone) == [
+            mode and part not in norms for part, mode in zip(backbone.modules(), before, strict=True)
+        ]
+
+
 def test_what_uses_the_statistics_of_a_batch():
     assert create_backbone("test_resnet").uses_batch_statistics
     assert not create_backbone("test_vit").uses_batch_statistics
+    without_own = Backbone(nn.Sequential(nn.Conv2d(3, 5, 4, stride=4), nn.BatchNorm2d(5, track_running_stats=False)))
+    without_own.freeze_norm_statistics()
+    assert without_own.uses_batch_statistics and not without_own.has_norm_statistics
+
+
+def test_whether_batch_norm_has_seen_images():
+    backbone = create_backbone("test_resnet").train()
+    assert not backbone.has_norm_statistics
+    backbone(torch.randn(2, 3, 32, 32))
+    assert backbone.has_norm_statistics
 
 
 def test_asking_a_module_leaves_every_part_in_its_mode():

@@ -106,6 +106,8 @@ LAYOUTS: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "timm's training": (lambda w: {"state_dict": other(w), "state_dict_ema": w, "metric": 3.0}, "state_dict_ema"),
     "a detector": (lambda w: {"model": under("backbone.body.", w)}, "model.backbone.body"),
+    "an average": (lambda w: {"model": other(w), "average_model": w}, "average_model"),
+    "an optimiser by name": (lambda w: {"opt": {"exp_avg": other(w), "exp_avg_sq": other(w)}, "net": w}, "net"),
     "deep inside": (lambda w: {"a": {"b": [{"weights": w}]}}, "a.b.0.weights"),
     "torch.compile": (lambda w: {"model": under("_orig_mod.", w)}, "model._orig_mod"),
     "wrappers within": (lambda w: {name.replace("layer1.", "layer1._orig_mod."): one for name, one in w.items()}, ""),
@@ -136,6 +138,8 @@ def test_the_same_tensors_under_other_names_are_taken_in_order(state: State, tmp
     found, weights = start({"optimizer": {"state": {}, "param_groups": []}, "net": renamed(state)}, tmp_path)
     assert taken(weights, state)
     assert "90 of 90" in found.report and "under 'net' (their names are others, their shapes agree" in found.report
+    slashes = {name.replace(".", "/"): one for name, one in renamed(state).items()}
+    assert taken(start(slashes, tmp_path)[1], state)
     without = {name: one for name, one in renamed(state).items() if not name.endswith("num_batches_tracked")}
     found, weights = start(without, tmp_path)
     assert found.report.startswith("75 of 75") and torch.equal(

@@ -52,6 +52,33 @@ def test_a_module_of_ones_own_is_loaded_into_an_instance(tmp_path):
         load_backbone(tmp_path, nn.Conv2d(3, 6, 4, stride=4))
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda one: torch.compile(nn.DataParallel(one))])
+def test_what_is_wrapped_around_a_module_is_not_in_the_file(tmp_path: Path, wrap) -> None:
+    module = nn.Conv2d(3, 5, 4, stride=4)
+    backbone = Backbone(nn.Identity())
+    backbone.model = wrap(module)  # without the compiler, which takes its time
+    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALISATION)
+    nn.Conv2d(3, 5, 4, stride=4).load_state_dict(safetensors.torch.load_file(tmp_path / "backbone.safetensors"))
+
+
+def test_a_file_is_loaded_into_a_wrapped_module(tmp_path: Path) -> None:
+    module = nn.Conv2d(3, 5, 4, stride=4)
+    backbone = Backbone(nn.DataParallel(module))
+    assert backbone.name == "Conv2d"
+    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALISATION)
+    loaded, _ = load_backbone(tmp_path, nn.DataParallel(nn.Conv2d(3, 5, 4, stride=4)))
+    assert torch.equal(loaded.model.get_parameter("module.weight"), module.weight)
+
+
+def test_what_is_not_there_is_said_with_what_to_take(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    with pytest.raises(UserError, match="has no backbone.safetensors yet. End it with resume=True, or start another"):
+        load_backbone(tmp_path)
+    with pytest.raises(UserError, match=r"imagnet: no such run or file of weights. Did you mean 'imagenet'\?"):
+        initialise_from(create_backbone("test_resnet"), tmp_path / "imagnet")
+
+
 def test_files_that_are_not_ours_are_told_apart(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_backbone(tmp_path)
@@ -196,6 +223,19 @@ def test_weights_with_nan_are_refused(bad: float, tmp_path: Path) -> None:
     for name in ("b.safetensors", "b.pth"):
         with pytest.raises(UserError, match=f"{name}: its tensor layer2.0.conv1.weight holds NaN or infinities"):
             initialise_from(create_backbone("test_resnet"), tmp_path / name)
+
+
+def test_what_is_infinite_in_float32_is_refused_and_eight_bits_are_read(tmp_path: Path) -> None:
+    state = create_backbone("test_resnet").model.state_dict()
+    huge = {**state, "layer2.0.conv1.weight": state["layer2.0.conv1.weight"].double().fill_(1e300)}
+    torch.save(huge, tmp_path / "b.pth")
+    with pytest.raises(UserError, match="layer2.0.conv1.weight holds NaN or infinities"):
+        initialise_from(create_backbone("test_resnet"), tmp_path / "b.pth")
+    small = {name: one.to(torch.float8_e5m2) if one.is_floating_point() else one for name, one in state.items()}
+    torch.save(small, tmp_path / "b.pth")
+    safetensors.torch.save_file(small, tmp_path / "b.safetensors")
+    for name in ("b.pth", "b.safetensors"):
+        assert initialise_from(create_backbone("test_resnet"), tmp_path / name).report.startswith("90 of 90")
 
 
 def test_nan_outside_the_backbone_does_not_matter(tmp_path: Path) -> None:

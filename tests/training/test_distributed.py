@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import multiprocessing
 import operator
 import os
 import re
@@ -153,3 +154,14 @@ def test_data_that_cannot_be_copied_to_processes(tiny, tmp_path: Path) -> None:
     images = Local(torch.zeros(24, 3, 40, 40, dtype=torch.uint8))  # its class has no place to be found at
     with pytest.raises(UserError, match="devices=2 gives every process a copy .* cannot be pickled"):
         pretrain(tiny(data="dataset:Local", devices=2), tmp_path / "run", dataset=images)
+
+
+def test_a_script_that_its_own_processes_import_does_not_train_in_them(
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(UserError, match="must therefore do so under if __name__ == '__main__'"):
+        pretrain(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

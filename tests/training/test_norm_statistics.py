@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from densecl.errors import UserError
-from densecl.model import Normalisation, create_backbone, save_backbone
+from densecl.model import Normalisation, create_backbone, load_backbone, save_backbone
 from densecl.model.backbone import Backbone
 from densecl.recipe import read_recipe
 from densecl.training import parts
@@ -97,6 +97,23 @@ def test_a_run_of_before_the_setting_goes_on_as_it_began(tiny, start: Path, tmp_
 def test_settings_of_statistics_that_are_frozen_are_refused(tiny, start: Path) -> None:
     with pytest.raises(UserError, match="key_norm ema: test_resnet has its statistics frozen"):
         parts.build(tiny(init=str(start), key_norm="ema"), None, None, None)
+
+
+def test_a_backbone_that_was_frozen_before_is_recorded_as_such(tiny, start: Path) -> None:
+    backbone = load_backbone(start)[0]
+    backbone.freeze_norm_statistics()
+    assert parts.build(tiny(), None, None, backbone)[0].recipe.freeze_norm_statistics is True
+    with pytest.raises(UserError, match="freeze_norm_statistics=False: those of this test_resnet are frozen"):
+        parts.build(tiny(freeze_norm_statistics=False), None, None, backbone)
+
+
+def test_it_is_said_where_there_are_no_statistics_to_keep(tiny, start: Path, tmp_path: Path) -> None:
+    unseen = "warning: the batch norm of test_resnet has seen no images"
+    assert any(unseen in line for line in parts.build(tiny(freeze_norm_statistics=True), None, None, None)[1])
+    state = {name: value for name, value in load_file(start).items() if "running" not in name}
+    save_file(state, tmp_path / "bare.safetensors")
+    for init, said in ((tmp_path / "bare.safetensors", True), (start, False)):
+        assert any(unseen in line for line in parts.build(tiny(init=str(init)), None, None, None)[1]) == said
 
 
 def test_it_is_said_where_there_is_nothing_to_freeze(tiny) -> None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from densecl.borrowed import evaluating
 from densecl.errors import UserError, nearest
@@ -47,7 +48,7 @@ class Backbone(nn.Module):
         output_stride: the stride that was asked of timm, if any.
 
     Attributes:
-        model: the module itself; its state dict is what a run exports.
+        model: the module itself; its state dict, without what was wrapped around it, is what a run exports.
         channels: channels of the feature map.
         stride: pixels of the image per cell of the feature map.
         norm_statistics_frozen: whether batch norm keeps its means and variances in training, too.
@@ -61,7 +62,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.name = name or type(model).__name__
+        self.name = name or type(unwrapped(model)).__name__
         self.in_channels = in_channels
         self.output_stride = output_stride
         self.norm_statistics_frozen = False
@@ -92,7 +93,14 @@ class Backbone(nn.Module):
     @property
     def uses_batch_statistics(self) -> bool:
         """Whether training normalises by the means and variances of a batch."""
-        return not self.norm_statistics_frozen and bool(self._batch_norms())
+        norms = self._batch_norms()
+        return any(norm.running_mean is None or not self.norm_statistics_frozen for norm in norms)
+
+    @property
+    def has_norm_statistics(self) -> bool:
+        """Whether batch norm has seen images: whether any of its means and variances are not those of the start."""
+        kept = [(norm.running_mean, norm.running_var) for norm in self._batch_norms()]
+        return any(bool(mean.any() or (var != 1).any()) for mean, var in kept if mean is not None and var is not None)
 
     def freeze_norm_statistics(self) -> None:
         """Batch norm uses the means and variances that it has from now on, in training too. Weights and biases train.
@@ -101,13 +109,13 @@ class Backbone(nn.Module):
         steps, and most of what the weights know would be lost with them.
         """
         self.norm_statistics_frozen = True
-        self.train(self.training)
+        for norm in self._batch_norms():
+            norm.eval()
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         if self.norm_statistics_frozen:
-            for norm in self._batch_norms():
-                norm.eval()
+            self.freeze_norm_statistics()
         return self
 
     def _batch_norms(self) -> list[_BatchNorm]:
@@ -227,6 +235,13 @@ class Backbone(nn.Module):
                 break
         strides = [_stride(more) or max(1, size // before) for more, before in zip(added, cells, strict=True)]
         return [MapKind(one.shape[1], stride) for one, stride in zip(maps, strides, strict=True)]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What `torch.compile`, DataParallel and DDP have wrapped, by whose names its weights load elsewhere."""
+    while isinstance(module, (nn.DataParallel, DistributedDataParallel)) or hasattr(module, "_orig_mod"):
+        module = getattr(module, "_orig_mod", None) or module.module  # pyright: ignore[reportAssignmentType]
+    return module
 
 
 def _stride(added: int) -> int | None:

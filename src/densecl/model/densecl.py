@@ -139,10 +139,12 @@ class DenseCL(nn.Module):
         if not isinstance(backbone, Backbone):
             backbone = Backbone(backbone)
         if key_norm is not None and not backbone.uses_batch_statistics:
-            lacks = "has its statistics frozen" if backbone.norm_statistics_frozen else "has no batch norm"
-            raise UserError(f"--key-norm {key_norm}: {backbone.name} {lacks}. Take --key-norm auto.")
+            lacks = "has no batch norm. Leave it out."
+            if backbone.norm_statistics_frozen:
+                lacks = "has its statistics frozen. Leave it out, or take --no-freeze-norm-statistics."
+            raise UserError(f"--key-norm {key_norm}: {backbone.name} {lacks}")
         if key_norm is not None and method.keys != "average":
-            raise UserError(f"--key-norm {key_norm}: {method.name} has no key encoder. Take --key-norm auto.")
+            raise UserError(f"--key-norm {key_norm}: {method.name} has no key encoder. Leave it out.")
         if dense_negatives is not None and dense_negatives not in (method.dense_negatives or (dense_negatives,)):
             known = " or ".join(method.dense_negatives)
             raise UserError(f"--dense-negatives {dense_negatives}: {method.name} has {known}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,10 +22,13 @@ WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 
 #: Where several networks of a file fit equally well, words that speak for one of them: a moving average of the
 #: weights is what is used of a method (DINO's teacher, timm's EMA) ...
-FAVOURED = frozenset(("ema", "teacher", "averaged", "shadow", "swa"))
+FAVOURED = frozenset(("ema", "teacher", "averaged", "average", "avg", "shadow", "swa", "polyak"))
 
 #: ... but for the network whose only part is to give targets (MoCo's keys, BYOL's target), and the student beside it.
 PASSED_OVER = frozenset(("k", "key", "momentum", "target", "student"))
+
+#: What an optimiser keeps for each weight under the weight's own name is never one of them.
+OF_AN_OPTIMISER = frozenset(("opt", "optim", "optimizer", "optimiser", "exp", "buffer", "grad", "grads", "gradients"))
 
 #: Tensors that may follow those of a backbone taken in order: those of a classifier.
 MOST_BEHIND = 4
@@ -121,6 +125,8 @@ def _relative(path: str, place: str) -> str | None:
 
 def _favour(place: str) -> int:
     words = set(re.split(r"[._]", place.lower()))
+    if words & OF_AN_OPTIMISER:
+        return -2
     if "target_encoder" in place or words & FAVOURED:  # the former: I-JEPA
         return 1
     return -1 if words & PASSED_OVER else 0
@@ -157,7 +163,7 @@ def _in_order(file: TensorFile, own: Mapping[str, Stored]) -> Iterator[Fit]:
 
 
 def _kind(name: str) -> str:
-    last = name.rpartition(".")[2]
+    last = re.split(r"[./]", name)[-1]  # the latter in .npz files
     return last if last in _KINDS else "other"
 
 
@@ -172,7 +178,8 @@ def _translated(file: TensorFile, named: Fit, backbone: Backbone, needed: Mappin
     for place in order[:MOST_TRANSLATED]:
         state = {_relative(path, place) or path: file.tensors[path].read() for path in places[place]}
         try:
-            state = translate(state, backbone.model)
+            with warnings.catch_warnings(action="ignore"):  # torch's, of how timm resamples
+                state = translate(state, backbone.model)
         except Exception:  # it meets a file that it was not written for, in any way
             continue
         tensors = {

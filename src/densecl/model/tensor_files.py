@@ -114,7 +114,7 @@ def _read_safetensors(path: Path) -> dict[str, Stored]:
     found = {}
     for name in list(file.keys()):  # it is no mapping
         part = file.get_slice(name)
-        dtype = torch.float32 if part.get_dtype() in ("F64", "F32", "F16", "BF16") else torch.int64
+        dtype = torch.float32 if part.get_dtype().startswith(("F", "BF")) else torch.int64
         found[name] = Stored(tuple(part.get_shape()), dtype, partial(file.get_tensor, name))
     return found
 

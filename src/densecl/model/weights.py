@@ -15,9 +15,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from densecl.errors import UserError
+from densecl.errors import UserError, nearest
 from densecl.files import replacing
-from densecl.model.backbone import Backbone, create_backbone, create_model, one_line
+from densecl.model.backbone import Backbone, create_backbone, create_model, one_line, unwrapped
 from densecl.model.fitting import Fit, adapted_to_channels, best_fit
 from densecl.model.pickles import Stored
 from densecl.model.tensor_files import TensorFile, is_counter, read_tensors
@@ -85,7 +85,7 @@ def save_backbone(backbone: Backbone, path: Path | str, normalisation: Normalisa
     # Clones, because safetensors refuses tensors that share their memory, as tied weights do.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in backbone.model.state_dict().items()
+        for name, tensor in unwrapped(backbone.model).state_dict().items()
     }
     header, values = _safetensors(tensors, metadata)
     with replacing(path) as file:
@@ -163,6 +163,11 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
     """
     path = Path(path)
     if path.is_dir():
+        if not (path / "backbone.safetensors").exists() and (path / "checkpoints" / "last.ckpt").is_file():
+            raise UserError(
+                f"{path} is a run that has no backbone.safetensors yet. End it with --resume, or start another from its"
+                f" checkpoint with --init {path}."
+            )
         path = path / "backbone.safetensors"
     stored = read_tensors(path).tensors
     metadata = read_metadata(path) if _is_safetensors(path) else None
@@ -186,9 +191,10 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
                 raise UserError(f"{path}: its metadata does not fit together: {error.args[0]}") from error
     else:
         backbone = Backbone(module, name=name, in_channels=metadata.in_channels, output_stride=metadata.output_stride)
-    _check_fits(stored, backbone.model, path, name)
-    backbone.model.load_state_dict({name: one.read() for name, one in stored.items()})
-    _check_finite(backbone.model.state_dict(), path)
+    model = unwrapped(backbone.model)
+    _check_fits(stored, model, path, name)
+    model.load_state_dict({name: one.read() for name, one in stored.items()})
+    _check_finite(model.state_dict(), path)
     return backbone, metadata.normalisation
 
 
@@ -237,9 +243,9 @@ def _known_to_timm(name: str) -> bool:
 
 
 def _check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Raises UserError for weights that hold NaN or infinities."""
+    """Raises UserError for weights that hold NaN or infinities, or do so once they are made float32."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             raise UserError(f"{source}: its tensor {name} holds NaN or infinities. The training that made it failed.")
 
 
@@ -257,6 +263,8 @@ def initialise_from(backbone: Backbone, source: Path | str) -> Start:
             adapted, or hold NaN.
     """
     path = None if source == "imagenet" else weights_file(Path(source))
+    if path is not None and not Path(source).exists():
+        raise UserError(f"{source}: no such run or file of weights.{nearest(Path(source).name, ('imagenet',))}")
     if path is None:
         pretrained = _download(backbone)
         file = TensorFile({name: Stored.of(one) for name, one in pretrained.state_dict().items()}, ordered=True)

@@ -94,6 +94,19 @@ def node_rank() -> int:
     return int(os.environ.get("NODE_RANK", "0"))
 
 
+def check_not_importing() -> None:
+    """
+    Raises:
+        UserError: in a new process that is still importing the script that started it. Its environment is already that
+            of one of several, so that the training would begin once more.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself asks
+        raise UserError(
+            "Each of several processes imports the script that calls pretrain, which must therefore do so under"
+            " if __name__ == '__main__':"
+        )
+
+
 def tell_parent(text: str) -> None:
     """Hands on the message for the user, in a process that has to be ended without returning from its function."""
     assert _to_parent is not None

@@ -135,6 +135,11 @@ def build(
         reasons += [f"start: {start.report}", *start.warnings]
     recipe, reason = _with_norm_statistics(recipe, backbone)
     reasons += reason
+    if checkpoint is None and backbone.norm_statistics_frozen and not backbone.has_norm_statistics:
+        reasons.append(
+            f"warning: the batch norm of {backbone.name} has seen no images, so that the statistics that"
+            " --freeze-norm-statistics keeps are those of none: means of 0, variances of 1"
+        )
     if recipe.checkpoint_activations:
         backbone.checkpoint_activations()
     name, reason = chosen_method(recipe)
@@ -146,11 +151,11 @@ def build(
     reasons += warning
 
     resolved = _resolve(recipe, method, source, backbone, start, reasons)
-    reasons += _idle(resolved)
-    _check_local_crops(resolved, backbone)
     if resolved.key_norm == "auto" and _is_split(resolved, backbone):
         resolved = _settle(resolved, key_norm="split")
         reasons.append(f"--key-norm split (into {resolved.key_split} images, as on each of the paper's devices)")
+    reasons += _idle(resolved)
+    _check_local_crops(resolved, backbone)
     model = DenseCL(
         backbone,
         method=method,
@@ -242,14 +247,20 @@ def _with_batch_size(recipe: Recipe, images: int) -> tuple[Recipe, str]:
 
 
 def _with_norm_statistics(recipe: Recipe, backbone: Backbone) -> tuple[Recipe, list[str]]:
-    """Freezes the statistics of the backbone's batch norm if they are to be, and says so."""
-    if not backbone.uses_batch_statistics:
-        useless = recipe.freeze_norm_statistics is True and not backbone.norm_statistics_frozen
-        warning = f"warning: --freeze-norm-statistics does nothing: {backbone.name} has no batch norm"
-        return _settle_open(recipe, freeze_norm_statistics=False), [warning] if useless else []
+    """Freezes the statistics of the backbone's batch norm if they are to be, and says so.
+
+    Raises:
+        UserError: if they are not to be, but are.
+    """
     asked = recipe.freeze_norm_statistics
-    recipe = _settle_open(recipe, freeze_norm_statistics=recipe.init is not None)
-    if not recipe.freeze_norm_statistics:
+    before = backbone.norm_statistics_frozen  # of a Backbone that was given
+    if asked is False and before:
+        raise UserError(f"--no-freeze-norm-statistics: those of this {backbone.name} are frozen. Give a new Backbone.")
+    if not before and not backbone.uses_batch_statistics:
+        warning = f"warning: --freeze-norm-statistics does nothing: {backbone.name} has no batch norm"
+        return _settle_open(recipe, freeze_norm_statistics=False), [warning] if asked is True else []
+    recipe = _settle_open(recipe, freeze_norm_statistics=before or recipe.init is not None)
+    if before or not recipe.freeze_norm_statistics:
         return recipe, []
     backbone.freeze_norm_statistics()
     why = "those of the starting weights are better than those of small crops"

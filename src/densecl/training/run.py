@@ -40,7 +40,7 @@ from densecl.training import automatic
 from densecl.training.checkpoints import try_saving, writing
 from densecl.training.diagnosis import FixedPairs
 from densecl.training.environment import Placed, find_world, settle_devices
-from densecl.training.launch import launch, node_rank, tell_parent
+from densecl.training.launch import check_not_importing, launch, node_rank, tell_parent
 from densecl.training.logs import start_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
@@ -120,6 +120,7 @@ def pretrain(
         SystemExit: on SIGTERM and other signals that ask to stop (`interrupts.STOPPING`), after a checkpoint was
             saved; the code is 128 plus the signal's number, as a shell reports it: 143 for SIGTERM.
     """
+    check_not_importing()
     out = Path(out)
     _keep_memory()
     world = find_world()
