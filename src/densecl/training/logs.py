@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densecl.errors import UserError
-from densecl.files import replacing
+from densecl.files import append, replacing
 from densecl.training.checkpoints import writing
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ class Table:
     def append(self, row: Mapping[str, float | int]) -> None:
         """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty."""
         written = {name: _written(row[name]) for name in self.columns if name in row}
-        with writing(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(self._lines([written]))
+        with writing(self.path):
+            append(self.path, self._lines([written]).encode())
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
+        with self.path.open(encoding="utf-8", errors="replace", newline="") as file:
             # A run that was killed may leave half a line at the end.
             whole = [line for line in file if line.endswith("\n")]
         rows = csv.DictReader(whole)

@@ -157,7 +157,8 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         self._window.fetched()
-        self.quarantine.record(batch.bad)
+        with writing(self.quarantine.path):
+            self.quarantine.record(batch.bad)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
