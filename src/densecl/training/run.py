@@ -39,8 +39,8 @@ from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, parse_time, read_rec
 from densecl.training import automatic
 from densecl.training.checkpoints import try_saving, writing
 from densecl.training.diagnosis import FixedPairs
-from densecl.training.environment import Placed, find_world, settle_devices
-from densecl.training.launch import launch, node_rank, tell_parent
+from densecl.training.environment import Placed, find_world, node_rank, settle_devices
+from densecl.training.launch import launch, tell_parent
 from densecl.training.logs import start_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
@@ -124,7 +124,9 @@ def pretrain(
     _keep_memory()
     world = find_world()
     recipe = settle_devices(recipe)
-    first = (node_rank() if world is None else world.rank) == 0
+    assert isinstance(recipe.nodes, int)
+    rank = node_rank(recipe.nodes) if world is None else world.rank
+    first = rank == 0
     console = Console(file=Screen(), quiet=not first)  # pyright: ignore[reportArgumentType]
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
     with contextlib.ExitStack() as held:
@@ -166,7 +168,7 @@ def pretrain(
             del parts  # each process makes its own
             assert isinstance(recipe.devices, int) and isinstance(recipe.nodes, int)
             arguments = recipe, out, resume, dataset, backbone
-            result = launch(_train_in_process, recipe.devices, *arguments, nodes=recipe.nodes)
+            result = launch(_train_in_process, recipe.devices, *arguments, nodes=recipe.nodes, node=rank)
     say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
     return result
 
