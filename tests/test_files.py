@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock, Timeout
 
-from densecl.files import free_bytes, lock, replacing
+from densecl.files import append, free_bytes, lock, replacing
 
 #: What file systems say of an operation that they do not have: CIFS, NFS, FUSE, mounted buckets.
 LACKING = ["EPERM", "EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"]
@@ -38,6 +38,28 @@ def test_a_file_is_written_without(operation: str, reason: str, tmp_path: Path, 
     for content in (b"first", b"second"):
         write(tmp_path / "file", content)
         assert (tmp_path / "file").read_bytes() == content
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("reason", ["EEXIST", "EACCES", "EXDEV", "EBUSY"])
+def test_a_file_that_nothing_can_be_moved_to_is_written(reason: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "replace", refuse(reason))
+    for content in (b"first", b"second"):
+        write(tmp_path / "file", content)
+        assert (tmp_path / "file").read_bytes() == content
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("reason", ["", *LACKING])
+def test_adding_to_a_file(reason: str, tmp_path: Path, monkeypatch) -> None:
+    opened = Path.open
+    if reason:
+        monkeypatch.setattr(
+            Path, "open", lambda path, mode="r", **how: refuse(reason)() if "a" in mode else opened(path, mode, **how)
+        )
+    for content in (b"first", b"second" * 10**4):
+        append(tmp_path / "file", content)
+    assert (tmp_path / "file").read_bytes() == b"first" + b"second" * 10**4
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -89,5 +111,6 @@ def test_free_space_may_be_unknown(tmp_path: Path, monkeypatch) -> None:
     assert free_bytes(tmp_path) == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=0, free=0))  # some mounted buckets
     assert free_bytes(tmp_path) is None
-    monkeypatch.setattr(shutil, "disk_usage", refuse("ENOSYS"))
-    assert free_bytes(tmp_path) is None
+    for reason in ("ENOSYS", "EIO", "ESTALE"):
+        monkeypatch.setattr(shutil, "disk_usage", refuse(reason))
+        assert free_bytes(tmp_path) is None

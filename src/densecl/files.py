@@ -1,7 +1,7 @@
 """Writing a file so that a crash leaves the old one or the new one, on any file system.
 
-What a file system may lack, such as flush, locks, or moving a file over another (network shares, mounted buckets), is
-done without.
+What a file system may lack, such as flush, locks, moving a file over another, or adding to one (network shares, mounted
+buckets), is done without.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from filelock import FileLock, Timeout
 MISSING = frozenset(
     (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOLCK)
 )
+
+#: What it says where a file cannot be moved to another's place, though that one may well be written: shares that never
+#: replace a file (EEXIST) or not one that somebody reads (EACCES), layers and parts of other disks (EXDEV, EBUSY).
+NO_MOVE = MISSING | {errno.EEXIST, errno.EACCES, errno.EXDEV, errno.EBUSY}
 
 
 @contextlib.contextmanager
@@ -42,12 +46,31 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         try:
             os.replace(beside, path)
         except OSError as error:
-            if error.errno not in MISSING:
+            if error.errno not in NO_MOVE:
                 raise
             shutil.copyfile(beside, path)
     finally:
         with contextlib.suppress(OSError):  # which would hide what went wrong
             beside.unlink(missing_ok=True)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Adds to a file, which need not be there, in one call.
+
+    Where the file system cannot add to a file, all of it is written anew.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    try:
+        with path.open("ab", buffering=len(content) + 2) as file:
+            file.write(content)
+    except OSError as error:
+        if error.errno not in MISSING:
+            raise
+        before = path.read_bytes() if path.exists() else b""
+        with replacing(path) as file:
+            file.write(before + content)
 
 
 @contextlib.contextmanager
@@ -85,10 +108,11 @@ def lock(path: Path, timeout: float = -1.0) -> Iterator[bool]:
 
 def free_bytes(folder: Path) -> int | None:
     """What is free where `folder` lies; None where the file system does not tell."""
-    with _optional():
+    try:
         usage = shutil.disk_usage(folder)
-        return usage.free if usage.total > 0 else None
-    return None
+    except OSError:
+        return None
+    return usage.free if usage.total > 0 else None
 
 
 @contextlib.contextmanager

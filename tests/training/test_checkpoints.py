@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from densecl.errors import UserError
-from densecl.training.checkpoints import FORMAT, Checkpoint, load_checkpoint, save_checkpoint, writing
+from densecl.training.checkpoints import FORMAT, Checkpoint, load_checkpoint, save_checkpoint, try_saving, writing
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -42,6 +43,30 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     assert load_checkpoint(path)["step"] == 4
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_disk_that_takes_no_second_checkpoint_is_found_at_once(tmp_path: Path, monkeypatch) -> None:
+    moved = os.replace
+
+    def once(source: Path, target: Path) -> None:
+        if Path(target).exists():
+            raise OSError(errno.EIO, "Input/output error")
+        moved(source, target)
+
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    try_saving(path)
+    assert not any(path.parent.iterdir())
+    monkeypatch.setattr(os, "replace", once)
+    with pytest.raises(UserError, match=r"Cannot write .*last\.ckpt: Input/output error"):
+        try_saving(path)
+
+
+def test_a_disk_that_removes_nothing_will_do(tmp_path: Path, monkeypatch) -> None:
+    def kept(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", kept)
+    try_saving(tmp_path / "checkpoints" / "last.ckpt")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import functools
 import math
 from pathlib import Path
@@ -177,6 +178,14 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
         query_features, key_features = (backbone.eval()(view.pixels) for view in (first, second))
     at_once = correspondence(query_features, key_features, first, second)
     assert (accuracy, chance) == pytest.approx((at_once.accuracy.item(), at_once.chance.item()))
+
+    def refused(_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fixed.quarantine, "record", refused)
+    with pytest.raises(UserError, match=r"Cannot write .*quarantine.csv: Input/output error"):
+        fixed.match_accuracy(backbone)
+    monkeypatch.undo()
 
     frozen = Backbone(frozen_norm())
     before = modes(frozen)

@@ -8,7 +8,7 @@ import pytest
 
 from densecl.errors import UserError
 from densecl.recipe import make_recipe
-from densecl.training.environment import Placed, World, find_world, settle_devices
+from densecl.training.environment import Placed, World, find_world, node_rank, settle_devices
 
 ELASTIC = {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "5"}
 TORCHRUN = {**ELASTIC, "RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -81,6 +81,7 @@ def test_who_started_it(variables: dict[str, str], world: World | None, monkeypa
         ({**TORCHRUN, "WORLD_SIZE": "7"}, "WORLD_SIZE=7 .* do not go together"),
         ({**TORCHRUN, "LOCAL_RANK": "2"}, "LOCAL_RANK=2 LOCAL_WORLD_SIZE=2 do not go together"),
         ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK=x in the environment is not a number"),
+        ({"RANK": "1", "WORLD_SIZE": "9" * 5000}, "WORLD_SIZE=9{40} in the environment is not a number"),
         ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "but not RANK"),
         (
             {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a"},
@@ -113,6 +114,20 @@ def test_devices_follow_who_was_started(monkeypatch: pytest.MonkeyPatch) -> None
         settle_devices(make_recipe(data="images", batch_size=9))
 
 
+def test_the_number_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="nodes=2: set NODE_RANK, MASTER_ADDR, MASTER_PORT on each machine"):
+        node_rank(2)
+    put({"NODE_RANK": "1", "MASTER_ADDR": "there", "MASTER_PORT": "77"}, monkeypatch)
+    assert (node_rank(2), node_rank(1)) == (1, 0)  # one machine is the first, whatever a cluster says
+    for wrong, told in (
+        ("2", "NODE_RANK=2: the 2 machines .* are numbered from 0"),
+        ("x", "NODE_RANK=x .* is not a number"),
+    ):
+        put({"NODE_RANK": wrong}, monkeypatch)
+        with pytest.raises(UserError, match=told):
+            node_rank(2)
+
+
 def test_where_the_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     put({**SRUN, "SLURM_STEP_NODELIST": "gpu[07-09,12],b1"}, monkeypatch)
     place = Placed(World("srun", 3, 4, 1, 2))
@@ -120,6 +135,9 @@ def test_where_the_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Placed(World("srun", 1, 2, 1, 2)).main_address == "127.0.0.1"
     put({"MASTER_ADDR": "there", "MASTER_PORT": "77"}, monkeypatch)
     assert (place.main_address, place.main_port) == ("there", 77)
+    put({"MASTER_PORT": "65536"}, monkeypatch)
+    with pytest.raises(UserError, match="MASTER_PORT=65536 in the environment is no port"):
+        _ = place.main_port
     for name in ("MASTER_ADDR", "SLURM_STEP_NODELIST"):
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match="set MASTER_ADDR"):

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from densecl.errors import UserError
-from densecl.training.logs import Table, start_loggers
+from densecl.training.logs import Loggers, Table, start_loggers
 
 COLUMNS = ("step", "loss")
 
@@ -82,5 +83,25 @@ def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     (logger,) = start_loggers(("tensorboard",), tmp_path / "run[x]", 0, {"data": "images\udcff"})
     logger.log_metrics({"loss": 1.0}, step=1)
     logger.finalize("success")
-    with pytest.raises(UserError, match="loggers tensorboard cannot start: .* or leave it out"):
+    with pytest.raises(UserError, match="loggers tensorboard cannot start: .* is no UTF-8. .* or leave it out"):
         start_loggers(("tensorboard",), tmp_path / "run\udcff", 0, {})
+
+
+def test_a_logger_that_fails_is_left_out(tmp_path: Path) -> None:
+    class Failing(DummyLogger):
+        def log_metrics(self, *_: object, **__: object) -> None:
+            raise ValueError("you tried to log 1.0") from OSError("no space")
+
+    class AtTheEnd(DummyLogger):
+        def finalize(self, status: str) -> None:
+            raise RuntimeError(f"{status}, but no server")
+
+    told: list[str] = []
+    loggers = Loggers([Failing(), AtTheEnd()], told.append)
+    for step in range(2):
+        loggers.log({"loss": 1.0}, step)
+    loggers.close("success")
+    assert told == [
+        "warning: Failing fails and is left out from now on: no space",
+        "warning: AtTheEnd fails and is left out from now on: success, but no server",
+    ]

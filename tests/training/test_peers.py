@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,44 @@ def test_one_that_is_killed_is_named(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     told = run(tmp_path / "other", killed, everybody)
     assert "Process 0 of 2 is gone" in told[1], told
+
+
+def keep_table(port: int) -> None:
+    _ = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    signal.pause()
+
+
+def test_torchrun_is_gone_and_the_run_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = _free_port()
+    for name, value in (
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", str(port)),
+        ("TORCHELASTIC_USE_AGENT_STORE", "True"),
+    ):
+        monkeypatch.setenv(name, value)
+    torchrun = multiprocessing.get_context("fork").Process(target=keep_table, args=(port,))
+    torchrun.start()
+    asked, before = threading.Event(), signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        with Peers(World("torchrun", 0, 1, 0, 1), TIMEOUT, print) as those:
+            torchrun.kill()
+            assert asked.wait(5)
+            those.first_is_done("saving")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        torchrun.kill()
+        torchrun.join()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "a" * 300])
+def test_nobody_listens_at_the_first_process(address: str, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", address)
+    monkeypatch.setenv("MASTER_PORT", str(_free_port()))
+    with pytest.raises(UserError, match=r"^Process 1 of 2 does not reach process 0 at .*[^.]\. Does MASTER_ADDR name"):  # noqa: SIM117
+        with Peers(World("test", 1, 2, 1, 2), 0.1, print):
+            pass
+    assert capfd.readouterr().err == ""  # none of torch's frames
 
 
 def test_one_that_does_not_come_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 
 from densecl.allocator import return_freed_memory
 from densecl.errors import UserError
-from densecl.files import lock, replacing
+from densecl.files import append, lock, replacing
 from densecl.images.crops import draw_crop, take_crop
 from densecl.images.decode import BadImage
 from densecl.images.sources import ImageSource
@@ -506,8 +506,7 @@ class Quarantine:
             new = {name: reason for name, reason in self._met.items() if name not in self._rows}
             text = _to_csv(new.items())
             if self._read:
-                with self.path.open("ab", buffering=0) as file:
-                    file.write(text)
+                append(self.path, text)
             else:
                 text = _to_csv([self.HEADER]) + text
                 with replacing(self.path) as file:
@@ -519,12 +518,14 @@ class Quarantine:
         """What the file holds beyond what is known. Only under the lock."""
         if not self.path.exists():
             return {}
-        with self.path.open("r+b") as file:
+        with self.path.open("rb") as file:
             file.seek(self._read)
             text = file.read()
-            whole = text.rfind(b"\n") + 1
-            if whole < len(text):
-                file.truncate(self._read + whole)
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            content = self.path.read_bytes()[: self._read + whole]
+            with replacing(self.path) as file:
+                file.write(content)
         rows = csv.reader(io.StringIO(text[:whole].decode("utf-8", "surrogateescape"), newline=""))
         found = {from_cell(row[0]): from_cell(row[1]) for row in rows if len(row) == 2 and tuple(row) != self.HEADER}
         self._read += whole

@@ -48,7 +48,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def try_saving(path: Path) -> None:
-    """Writes a small file where a checkpoint will be, in the same way, and removes it.
+    """Writes a small file where a checkpoint will be, in the same way, then another in its place, and removes it.
 
     Raises:
         UserError: if that fails, which nobody should learn after an hour of training.
@@ -56,8 +56,10 @@ def try_saving(path: Path) -> None:
     trial = path.with_name(f"{path.name}.trial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(trial) as file:
-            file.write(b"The checkpoints of the run can be written here.")
+        for _ in range(2):
+            with replacing(trial) as file:
+                file.write(b"The checkpoints of the run can be written here.")
+    with contextlib.suppress(OSError):  # some file systems keep what they have
         trial.unlink()
 
 

@@ -18,6 +18,7 @@ from densecl.images.loader import CropPairDataset, Quarantine, collate
 from densecl.model import Backbone, DenseCL, Normalisation, Output
 from densecl.model.correspondence import correspondence
 from densecl.model.distributed import world_size
+from densecl.training.checkpoints import writing
 from densecl.views import Views, cell_distances
 
 #: What `diagnose` measures, in this order.
@@ -217,7 +218,8 @@ class FixedPairs:
         with evaluating(backbone):
             for start in range(0, len(self.places), FIXED_PAIRS_AT_ONCE):
                 batch = collate([self.pairs[place] for place in self.places[start : start + FIXED_PAIRS_AT_ONCE]])
-                self.quarantine.record(batch.bad)
+                with writing(self.quarantine.path):
+                    self.quarantine.record(batch.bad)
                 crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
                 first, second = (
                     augment(crop, *self.normalisation, shift_brightness=self.shift_brightness) for crop in crops

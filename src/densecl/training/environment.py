@@ -79,8 +79,8 @@ def _number(name: str) -> int | None:
     text = os.environ.get(name)
     if not text:
         return None
-    if not text.isdecimal():
-        raise UserError(f"{name}={text[:40]} in the environment is not a number of processes.")
+    if not text.isdecimal() or len(text) > 9:
+        raise UserError(f"{name}={text[:40]} in the environment is not a number that it can be.")
     return int(text)
 
 
@@ -101,6 +101,24 @@ def _tasks_a_node(tasks: int, most: int | None) -> int:
     if tasks % nodes or "," in shares:
         raise UserError(f"srun: {tasks} tasks are not equally many on {nodes} nodes. Give --ntasks-per-node.")
     return tasks // nodes
+
+
+def node_rank(nodes: int) -> int:
+    """Number of this machine, where the user has started us on each of several.
+
+    Raises:
+        UserError: if what the others are to be found by is not set.
+    """
+    if nodes == 1:  # whatever stands in the environment for others
+        return 0
+    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"--nodes {nodes}: set {', '.join(missing)} on each machine, or start it by torchrun or srun.")
+    rank = _number("NODE_RANK")
+    assert rank is not None
+    if rank >= nodes:
+        raise UserError(f"NODE_RANK={rank}: the {nodes} machines of --nodes {nodes} are numbered from 0.")
+    return rank
 
 
 def settle_devices(recipe: Recipe) -> Recipe:
@@ -148,6 +166,8 @@ class Placed(ClusterEnvironment):
     @property
     def main_port(self) -> int:
         port = _number("MASTER_PORT")
+        if port is not None and port > 65535:
+            raise UserError(f"MASTER_PORT={port} in the environment is no port: they go up to 65535.")
         job = os.environ.get("SLURM_JOB_ID", "")
         return port or (15000 + int(job[-4:]) if job.isdecimal() else 29500)
 

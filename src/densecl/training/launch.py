@@ -30,12 +30,12 @@ GRACE = 10.0
 _to_parent: Connection | None = None
 
 
-def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: int = 1) -> Any:
+def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: int = 1, node: int = 0) -> Any:
     """Calls ``function(*arguments)`` in a new process for each device of this machine.
 
     Lightning's own launcher repeats ``sys.argv``, which means nothing when the run was started by a call in
     Python or in a notebook. The processes are spawned, as CUDA demands; Lightning finds its place in their
-    environment. Several machines without a cluster manager: set MASTER_ADDR, MASTER_PORT and NODE_RANK on each.
+    environment. On several machines the same is done on each, with MASTER_ADDR and MASTER_PORT set.
 
     Returns:
         What the first of them returned.
@@ -45,6 +45,7 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: i
         devices: number of processes.
         arguments: must be picklable.
         nodes: machines on which the same is done.
+        node: the number of this one among them.
 
     Raises:
         UserError: if one of them raised it, or was killed.
@@ -54,7 +55,8 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: i
     if not hasattr(signal, "pthread_sigmask"):
         raise UserError(f"--devices {devices}: several processes need Linux or macOS. Take one device.")
     context = multiprocessing.get_context("spawn")
-    threads = int(os.environ.get("OMP_NUM_THREADS", available_cores()))
+    wished = os.environ.get("OMP_NUM_THREADS", "")  # may be a list, for loops within loops
+    threads = int(wished) if wished.isdecimal() else available_cores()
     environment = {
         "OMP_NUM_THREADS": str(max(1, threads // devices)),
         "WORLD_SIZE": str(devices * nodes),
@@ -73,7 +75,7 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: i
             interrupts = until_the_end.enter_context(_forwarding(processes))
             until_the_end.callback(_end, processes)
             for rank, process in enumerate(processes):
-                place = {"RANK": str(node_rank() * devices + rank), "LOCAL_RANK": str(rank)}
+                place = {"RANK": str(node * devices + rank), "LOCAL_RANK": str(rank)}
                 with _in_environment(environment | place):
                     _start(process, devices)
         for _, sender in pipes:
@@ -87,11 +89,6 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: i
     if kind == "interrupt":
         raise KeyboardInterrupt(content)
     return content
-
-
-def node_rank() -> int:
-    """Number of this machine, where the user has started us on each of several."""
-    return int(os.environ.get("NODE_RANK", "0"))
 
 
 def check_not_importing() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densecl.errors import UserError
-from densecl.files import replacing
+from densecl.files import append, replacing
 from densecl.training.checkpoints import writing
 
 if TYPE_CHECKING:
@@ -37,13 +39,13 @@ class Table:
     def append(self, row: Mapping[str, float | int]) -> None:
         """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty."""
         written = {name: _written(row[name]) for name in self.columns if name in row}
-        with writing(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(self._lines([written]))
+        with writing(self.path):
+            append(self.path, self._lines([written]).encode())
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
+        with self.path.open(encoding="utf-8", errors="replace", newline="") as file:
             # A run that was killed may leave half a line at the end.
             whole = [line for line in file if line.endswith("\n")]
         rows = csv.DictReader(whole)
@@ -92,7 +94,10 @@ def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: M
     for name in names:
         try:
             if name == "tensorboard":
-                str(out.absolute()).encode()  # or its thread fails, and whoever waits for it does so for ever
+                if (
+                    _as_text(path := str(out.absolute())) != path
+                ):  # its thread would fail, and keep others waiting for ever
+                    raise ValueError("the name of the run's folder is no UTF-8")
                 logger = loggers.TensorBoardLogger(out, name="tensorboard", version="", purge_step=last_step + 1)
                 _ = logger.experiment  # makes its folder; what fails later is told in other words
             elif name == "wandb":
@@ -111,12 +116,61 @@ def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: M
     return made
 
 
+class Loggers:
+    """Loggers at work. One that fails is left out from then on: none is worth losing the run.
+
+    (In the hands of Lightning's Trainer they would end it.)
+
+    Args:
+        loggers: from `start_loggers`.
+        say: tells the user.
+    """
+
+    def __init__(self, loggers: list[Logger], say: Callable[[str], None]) -> None:
+        self.loggers = loggers
+        self.say = say
+
+    def log(self, numbers: Mapping[str, float | int], step: int) -> None:
+        """Notes the numbers of a step."""
+        self._each(lambda logger: logger.log_metrics(dict(numbers), step=step))
+
+    def close(self, status: str) -> None:
+        """Writes what is still to be written. The status is "success" or "failed"."""
+        self._each(lambda logger: logger.finalize(status))
+
+    def _each(self, act: Callable[[Logger], None]) -> None:
+        for logger in list(self.loggers):
+            try:
+                act(logger)
+            except Exception as error:  # each has kinds of its own
+                self.loggers.remove(logger)
+                self.say(f"warning: {type(logger).__name__} fails and is left out from now on: {in_short(error)}")
+
+
+@contextlib.contextmanager
+def threads_of_loggers_quiet() -> Iterator[None]:
+    """No traceback of what fails in TensorBoard's own thread, which is raised once more where it is used."""
+    before = threading.excepthook
+
+    def told(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            before(failure)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def _as_text(value: Any) -> Any:
     """A text without the bytes of a file's name that are no UTF-8, which no logger can write."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def in_short(error: Exception, limit: int = 200) -> str:
-    """What an error of another library says, in one line of at most so many characters."""
+    """What an error of another library, or what led to it, says in one line of at most so many characters."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
     words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return words if len(words) <= limit else f"{words[: limit - 3]}..."

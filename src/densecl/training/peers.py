@@ -11,10 +11,11 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from densecl.errors import SharedError, UserError
+from densecl.names import shown
 from densecl.training.environment import Placed, World
 
 #: Seconds between two looks at the table.
@@ -125,11 +127,22 @@ class Peers:
         if self.world is None:
             return
         if self.world.rank == 0:
-            self._store.set(f"done/{what}", "")
+            with self._even_without_torchrun():
+                self._store.set(f"done/{what}", "")
             return
-        while not self._store.check([f"done/{what}"]):
-            self.check()
-            time.sleep(0.02)
+        with self._even_without_torchrun():
+            while not self._store.check([f"done/{what}"]):
+                self.check()
+                time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def _even_without_torchrun(self) -> Iterator[None]:
+        """The run that torchrun has left can still be saved; see `_talk`."""
+        try:
+            yield
+        except (dist.DistError, RuntimeError):
+            if not self._of_torchrun:
+                raise
 
     # --- failures ---------------------------------------------------------------------------------
 
@@ -180,9 +193,9 @@ class Peers:
             if silent:
                 self._tell(self._lost(silent[0], "is gone: it was killed, or its machine was lost"))
 
-    def _lost(self, rank: int, how: str) -> Failure:
+    def _lost(self, rank: int, how: str, who: str = "") -> Failure:
         assert self.world is not None
-        text = f"Process {rank} of {self.world.size} {how}. Go on with --resume."
+        text = f"{who or f'Process {rank} of {self.world.size}'} {how}. Go on with --resume."
         return Failure(rank, text, own_words=False)
 
     # --- the table --------------------------------------------------------------------------------
@@ -190,24 +203,26 @@ class Peers:
     def _connect(self, world: World) -> Any:
         place = Placed(world)
         address, port = place.main_address, place.main_port
-        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun keeps the table itself
+        self._of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # it keeps the table itself
+        self._keeps_table = world.rank == 0 and not self._of_torchrun
         try:
+            if not self._keeps_table:
+                _reach(address, port, self.timeout)
             store = dist.TCPStore(
                 address,
                 port,
-                is_master=world.rank == 0 and not agent,
+                is_master=self._keeps_table,
                 timeout=timedelta(seconds=self.timeout),
                 wait_for_workers=False,
                 multi_tenant=True,  # the process group's is the same
             )
-        except (dist.DistError, RuntimeError) as error:
-            what = "cannot listen" if world.rank == 0 and not agent else "does not reach process 0"
+        except (OSError, UnicodeError, dist.DistError, RuntimeError) as error:
+            what = "cannot listen" if self._keeps_table else "does not reach process 0"
             raise UserError(
-                f"Process {world.rank} of {world.size} {what} at {address}:{port}:"
-                f" {' '.join(str(error).split())[:160]}."
+                f"Process {world.rank} of {world.size} {what} at {shown(address)}:{port}:"
+                f" {' '.join(str(error).split())[:160].rstrip('.')}."
                 " Does MASTER_ADDR name the first machine, and is MASTER_PORT free there?"
             ) from error
-        self._keeps_table = world.rank == 0 and not agent
         return dist.PrefixStore(f"densecl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_RUNS)}", store)
 
     def _talk(self) -> None:
@@ -222,7 +237,11 @@ class Peers:
                 if self._leaving.wait(self._look_every):
                     return
         except (dist.DistError, RuntimeError):
-            if not self._leaving.is_set() and self._failure is None:
+            if self._leaving.is_set() or self._failure is not None:
+                return
+            if self._of_torchrun:  # it is gone, as a cluster's notice ends it. It would ask for an end in this way
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
                 self._failure = self._lost(0, "is gone, and with it the run: it was killed, or its machine was lost")
 
     def _look(self, now: float) -> None:
@@ -248,7 +267,10 @@ class Peers:
         """Ends this process if it hangs though the run has failed, or if the table is silent: process 0 keeps it."""
         while not self._leaving.wait(self._look_every):
             if time.monotonic() - self._answered > self.timeout + self._look_every and self._failure is None:
-                self._failure = self._lost(0, f"has given no sign of life for {self.timeout:.0f} s: it was stopped")
+                who = "torchrun" if self._of_torchrun else ""
+                self._failure = self._lost(
+                    0, f"has given no sign of life for {self.timeout:.0f} s: it was stopped", who
+                )
             if self._failure is not None and not self._leaving.wait(GRACE):
                 assert self.world is not None
                 silent = time.monotonic() - self._answered > GRACE  # then there is no asking either
@@ -260,12 +282,15 @@ class Peers:
 
     def _leave(self) -> None:
         self._leaving.set()
-        with contextlib.suppress(dist.DistError, RuntimeError):
-            self._wait_for_others()
+        self._wait_for_others()
 
     def _wait_for_others(self) -> None:
         """Until all have read what stands in the table, where it goes with this process; and until the first has gone
         on to show what went wrong, because torchrun ends all as soon as one has ended."""
+        with contextlib.suppress(dist.DistError, RuntimeError):  # whoever kept the table is gone
+            self._wait_while_there_is_a_table()
+
+    def _wait_while_there_is_a_table(self) -> None:
         assert self.world is not None
         if time.monotonic() - self._answered > GRACE:
             return
@@ -278,6 +303,23 @@ class Peers:
             if self._store.check([f"left/{rank}" for rank in living]):
                 return
             time.sleep(0.02)
+
+
+def _reach(address: str, port: int, timeout: float) -> None:
+    """Waits until somebody listens there. Torch would wait as well, but then writes pages of frames.
+
+    Raises:
+        OSError, UnicodeError: nobody does, or there is no such address.
+    """
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((address, port), timeout).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def _of_a_lost_connection(error: BaseException) -> bool:

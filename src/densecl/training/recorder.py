@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from densecl.images.loader import Batch, Quarantine
@@ -21,7 +22,7 @@ from densecl.model.distributed import mean_over_processes, world_size
 from densecl.progress import Display
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
 from densecl.training.diagnosis import MEASURES, CollapseAlarm, FixedPairs, diagnose, not_finite
-from densecl.training.logs import Table, in_short
+from densecl.training.logs import Loggers, Table
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 
@@ -84,6 +85,7 @@ class Recorder(pl.Callback):
         interrupts: signals that ask the run to stop.
         quarantine: for the bad images of each batch.
         fixed_pairs: on which to measure the backbone's match accuracy.
+        loggers: that shall have the numbers of metrics.csv, too.
         console: on the first process, where to show how it goes.
         peers: the other processes, which wait while the first one measures and saves.
 
@@ -108,6 +110,7 @@ class Recorder(pl.Callback):
         interrupts: Interrupts,
         quarantine: Quarantine,
         fixed_pairs: FixedPairs,
+        loggers: list[Logger],
         console: Console | None,
         peers: Peers,
     ) -> None:
@@ -123,6 +126,7 @@ class Recorder(pl.Callback):
         self.interrupts = interrupts
         self.quarantine = quarantine
         self.fixed_pairs = fixed_pairs
+        self.loggers = Loggers(loggers, self._say)
         self.console = console
         self.peers = peers
         self.display: Display | None = None
@@ -130,6 +134,7 @@ class Recorder(pl.Callback):
         self.stopped_by: int | None = None
         self.done = 0
         self.row: dict[str, float | int] = {}
+        self._status = "failed"
 
     # --- Lightning's hooks ----------------------------------------------------------------------
 
@@ -157,7 +162,8 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         self._window.fetched()
-        self.quarantine.record(batch.bad)
+        with writing(self.quarantine.path):
+            self.quarantine.record(batch.bad)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -192,12 +198,16 @@ class Recorder(pl.Callback):
             trainer.should_stop = True
         self._window.batch_ended()
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._status = "success"
+
     # --- the parts ------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leaves the terminal in order, however the run ended."""
+        """Leaves the terminal and the loggers in order, however the run ended."""
         if self.display is not None:
             self.display.close()
+        self.loggers.close(self._status)
 
     def _agree(self) -> tuple[int | None, float]:
         """All processes take the latest of their clocks, and learn of the signal that any of them has received.
@@ -231,12 +241,7 @@ class Recorder(pl.Callback):
         if trainer.is_global_zero:
             self.metrics.append(self.row)
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
-            for logger in list(trainer.loggers):
-                try:
-                    logger.log_metrics(numbers, step=done)
-                except Exception as error:  # each has kinds of its own; none is worth losing the run
-                    trainer.loggers = [other for other in trainer.loggers if other is not logger]
-                    self._say(f"warning: {type(logger).__name__} fails and is left out from now on: {in_short(error)}")
+            self.loggers.log(numbers, done)
             if self.display is not None:
                 self.display.report(done, _shown(self.row), self._seconds_left(done))
         self.alarm.check(done, self.row)

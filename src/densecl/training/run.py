@@ -39,9 +39,9 @@ from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, parse_time, read_rec
 from densecl.training import automatic
 from densecl.training.checkpoints import try_saving, writing
 from densecl.training.diagnosis import FixedPairs
-from densecl.training.environment import Placed, find_world, settle_devices
-from densecl.training.launch import check_not_importing, launch, node_rank, tell_parent
-from densecl.training.logs import start_loggers
+from densecl.training.environment import Placed, find_world, node_rank, settle_devices
+from densecl.training.launch import check_not_importing, launch, tell_parent
+from densecl.training.logs import start_loggers, threads_of_loggers_quiet
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
 from densecl.training.peers import Peers
@@ -125,11 +125,14 @@ def pretrain(
     _keep_memory()
     world = find_world()
     recipe = settle_devices(recipe)
-    first = (node_rank() if world is None else world.rank) == 0
+    assert isinstance(recipe.nodes, int)
+    rank = node_rank(recipe.nodes) if world is None else world.rank
+    first = rank == 0
     console = Console(file=Screen(), quiet=not first)  # pyright: ignore[reportArgumentType]
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
     with contextlib.ExitStack() as held:
         held.enter_context(_quiet())
+        held.enter_context(threads_of_loggers_quiet())
         # The caller's random numbers stay as they were; a GPU that was not used yet has none, and is not started here.
         used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         held.enter_context(torch.random.fork_rng(devices=used))
@@ -167,7 +170,7 @@ def pretrain(
             del parts  # each process makes its own
             assert isinstance(recipe.devices, int) and isinstance(recipe.nodes, int)
             arguments = recipe, out, resume, dataset, backbone
-            result = launch(_train_in_process, recipe.devices, *arguments, nodes=recipe.nodes)
+            result = launch(_train_in_process, recipe.devices, *arguments, nodes=recipe.nodes, node=rank)
     say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
     return result
 
@@ -180,7 +183,7 @@ def _train_in_process(
     world = find_world()
     assert world is not None
     console = Console(file=Screen()) if world.rank == 0 else None  # pyright: ignore[reportArgumentType]
-    with _quiet(), Peers(world, _seconds_to_wait(recipe), tell_parent) as peers:
+    with _quiet(), threads_of_loggers_quiet(), Peers(world, _seconds_to_wait(recipe), tell_parent) as peers:
         with _memory_explained(recipe):
             parts, _ = build(recipe, out if resume else None, dataset, backbone)
         with _memory_explained(parts.recipe, resumed=out if parts.start_step else None):
@@ -416,6 +419,9 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         parts.model.compile_encoders()
     interrupts = Interrupts()
     quarantine = Quarantine(out / "quarantine.csv", len(parts.source))
+    loggers = []
+    if console is not None:
+        loggers = start_loggers(recipe.loggers, out, parts.start_step, dataclasses.asdict(recipe))
     recorder = Recorder(
         out,
         source=parts.source,
@@ -429,12 +435,10 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         interrupts=interrupts,
         quarantine=quarantine,
         fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine, shift_brightness=recipe.brightness == "shift"),
+        loggers=loggers,
         console=console,
         peers=peers,
     )
-    loggers = []
-    if console is not None:
-        loggers = start_loggers(recipe.loggers, out, parts.start_step, dataclasses.asdict(recipe))
     trainer = pl.Trainer(
         accelerator="cuda" if on_gpu else "cpu",
         devices=recipe.devices,
@@ -448,7 +452,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         sync_batchnorm=recipe.sync_batch_norm,
         use_distributed_sampler=False,
         callbacks=[recorder],
-        logger=loggers,
+        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
