@@ -547,6 +547,23 @@ def test_a_worker_that_does_not_go_on_is_waited_for_only_so_long(stopped):
     assert not set(multiprocessing.active_children()) - children
 
 
+def test_a_worker_that_was_stopped_in_the_midst_of_a_batch():
+    """A batch that is larger than the pipe: half of it lies there, and a read of the other half has no end."""
+    loader = make_loader(pairs_of(Patches(64), image_size=64), StepSampler(64, 4, seed=0), workers=1, read_timeout=0.5)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = [child for child in multiprocessing.active_children() if child.pid == loader.marks[0]]
+    read, written = loader.marks[1], -1
+    while read != written:  # until the pipe is full
+        written = read
+        threading.Event().wait(0.2)
+        read = loader.marks[1]
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(UserError, match=r"No image was read for 0.5 s"):
+        list(batches)
+    assert not worker.is_alive()
+
+
 def test_a_slow_worker_is_waited_for(monkeypatch):
     """A batch takes longer than the limit, an image does not."""
     source = Patches(8)

@@ -288,7 +288,6 @@ class BatchLoader(DataLoader[Any]):
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin_memory,
-            timeout=min(LOOK_AFTER, read_timeout) if workers else 0,
             worker_init_fn=functools.partial(_start_worker, marks=self.marks),
             generator=torch.Generator(),  # or it would draw from the global stream
         )
@@ -302,25 +301,26 @@ class BatchLoader(DataLoader[Any]):
         Raises:
             UserError: no image was read for too long.
         """
-        waited, before = 0.0, list(self.marks)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "exited unexpectedly" in str(error):
-                    raise _told_how(error, batches) from error.__cause__
-                if "DataLoader timed out" not in str(error):
+        watch = _Watch(self.marks, self.read_timeout)
+        watch.start()
+        try:
+            while True:
+                watch.waiting = True
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except Exception as error:
+                    if watch.gave_up:
+                        raise self._stuck() from None
+                    if "exited unexpectedly" in str(error):
+                        raise _told_how(error, batches) from error.__cause__
                     raise
-                now = list(self.marks)
-                waited = waited + self.timeout if now == before else 0.0
-                before = now
-                if waited >= self.read_timeout:
-                    raise self._stuck() from None
-                continue  # and wait on
-            waited = 0.0
-            yield batch
+                watch.waiting = False
+                watch.batches += 1
+                yield batch
+        finally:
+            watch.ended.set()
 
     def _stuck(self) -> UserError:
         """Ends the workers, which this process could otherwise not leave behind, and says what they were at."""
@@ -335,7 +335,40 @@ class BatchLoader(DataLoader[Any]):
         )
 
 
-def _told_how(error: RuntimeError, batches: Any) -> RuntimeError:
+class _Watch(threading.Thread):
+    """Looks whether workers go on while the training waits for a batch, and kills one of them if none does.
+
+    A thread, because the training may then be in the midst of a read that has no time limit: a worker that was stopped
+    while it wrote a batch leaves half of it in the pipe. The death of a worker is a signal that ends such a read.
+    """
+
+    def __init__(self, marks: Any, read_timeout: float) -> None:
+        super().__init__(daemon=True)
+        self.marks = marks
+        self.read_timeout = read_timeout
+        self.waiting = False  # whether the training waits for a batch
+        self.batches = 0  # that it has got
+        self.gave_up = False
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        look_after = min(LOOK_AFTER, self.read_timeout / 4)
+        waited, before = 0.0, self._seen()
+        while not self.ended.wait(look_after):
+            now = self._seen()
+            waited = waited + look_after if self.waiting and now == before else 0.0
+            before = now
+            if waited >= self.read_timeout:
+                self.gave_up = True
+                children = {child.pid: child for child in multiprocessing.active_children()}
+                next(children[process] for process in self.marks[::3] if process in children).kill()
+                return
+
+    def _seen(self) -> tuple[int, ...]:
+        return self.batches, *self.marks
+
+
+def _told_how(error: Exception, batches: Any) -> Exception:
     """torch's error for a worker that is gone, with the signal that ended it, which torch does not always notice."""
     for worker in batches._workers:
         if worker.exitcode is not None and worker.exitcode < 0:
