@@ -85,7 +85,10 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, error: Exception) ->
 def test_what_is_said_of_the_last_checkpoint_is_true(tmp_path: Path) -> None:
     refused = PermissionError(errno.EACCES, "Permission denied")
     for file in ("metrics.csv", "checkpoints/last.ckpt", "backbone.safetensors"):
-        with pytest.raises(UserError, match="start again; nothing was saved yet"), writing(tmp_path / file):
+        with (
+            pytest.raises(UserError, match="begin again with resume=True; there is no checkpoint yet"),
+            writing(tmp_path / file),
+        ):
             raise refused
     save_checkpoint(checkpoint(4), tmp_path / "checkpoints" / "last.ckpt")
     for file in ("metrics.csv", "checkpoints/last.ckpt", "backbone.safetensors"):

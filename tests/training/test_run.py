@@ -505,7 +505,8 @@ def test_a_folder_that_takes_no_checkpoints_is_noticed_before_the_first_step(tin
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").touch()  # no folder
     with pytest.raises(
-        UserError, match=r"Cannot write .*last.ckpt: File exists\. .* start again; nothing was saved yet"
+        UserError,
+        match=r"Cannot write .*last.ckpt: File exists\. .* begin again with resume=True; there is no checkpoint yet",
     ):
         pretrain(tiny(), tmp_path / "run", resume=True)
 

@@ -116,5 +116,5 @@ def writing(path: Path) -> Iterator[None]:
         if any((folder / "checkpoints" / "last.ckpt").is_file() for folder in (path, *path.parents[:2])):
             then = "go on with --resume; the last checkpoint is whole"
         else:
-            then = "start again; nothing was saved yet"
+            then = "begin again with --resume; there is no checkpoint yet"
         raise UserError(f"Cannot write {path}: {reason}. Put that right and {then}.") from error
