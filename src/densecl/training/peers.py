@@ -44,6 +44,7 @@ class Failure(NamedTuple):
     rank: int  # of the process that it concerns
     text: str  # for the user
     own_words: bool  # that process shows it itself, as it is no mistake of the user's
+    lost: bool = False  # that process is gone, and shows nothing
 
 
 class Peers:
@@ -175,12 +176,11 @@ class Peers:
             return UserError(failure.text)
         until = time.monotonic() + GRACE
         with contextlib.suppress(dist.DistError, RuntimeError):
-            while failure.rank != 0 and time.monotonic() < until:
-                if self._store.check(["shown"]):
-                    return SharedError(failure.text)
+            while not self._store.check(["shown"]):
+                if time.monotonic() >= until or (failure.rank == 0 and failure.lost):
+                    return UserError(failure.text)
                 time.sleep(0.05)
-            if failure.rank == 0 and self._store.check(["shown"]):
-                return SharedError(failure.text)
+            return SharedError(failure.text)
         return UserError(failure.text)
 
     def _find_who_is_gone(self) -> None:
@@ -196,7 +196,7 @@ class Peers:
     def _lost(self, rank: int, how: str, who: str = "") -> Failure:
         assert self.world is not None
         text = f"{who or f'Process {rank} of {self.world.size}'} {how}. Go on with --resume."
-        return Failure(rank, text, own_words=False)
+        return Failure(rank, text, own_words=False, lost=True)
 
     # --- the table --------------------------------------------------------------------------------
 
