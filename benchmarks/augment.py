@@ -1,4 +1,4 @@
-"""Milliseconds to change the colours of a batch: `densecl.augment` beside torchvision's pipeline image by image.
+"""Milliseconds to change the colors of a batch: `densecl.augment` beside torchvision's pipeline image by image.
 
 python benchmarks/augment.py [threads]
 """

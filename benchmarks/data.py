@@ -6,7 +6,7 @@ The images are made from those of the folder in a temporary one: 128x128 JPEG, 4
 megapixels (mosaics). They are read as files, from the cache (`--cache`, filled before), as a data set in Python that
 opens them with Pillow, and by the peer's data set and transform, whose environment benchmarks/throughput.py describes.
 Each case is a process of its own, one thread to a worker; files are in the system's memory. The milliseconds are of
-computing in one process for an image, from the file to the collated batch. (The peer's transform includes colours and
+computing in one process for an image, from the file to the collated batch. (The peer's transform includes colors and
 blur, which densecl leaves to the device that trains: benchmarks/augment.py.) Appends to docs/benchmarks/data.csv.
 """
 

@@ -1,12 +1,12 @@
 """What is learned from real photographs: pre-trained weights on frozen features, beside random ones.
 
-    python benchmarks/learning.py --data UNLABELLED --labelled CAMVID [--arms auto global ...] [--seeds 0 1 2]
+    python benchmarks/learning.py --data UNLABELLED --labeled CAMVID [--arms auto global ...] [--seeds 0 1 2]
         (--steps 200 | --minutes 8) [--judge choose test few few-choose detection] [--rate 0.0002] [--boxes ANIMALS]
         [--set KEY=VALUE ...]
 
 An arm is a set of settings (ARMS below), on top of those that all share: ResNet-18 at output stride 16, 64 images of
 64 px a step. Its weights are judged by `densecl evaluate`: linear segmentation and retrieval in mIoU, and match
-accuracy of the labelled frames. `--judge choose` splits the labelled training frames by video, to choose settings
+accuracy of the labeled frames. `--judge choose` splits the labeled training frames by video, to choose settings
 with; `test` scores the test frames, all of them and those of the video that the training frames do not share. Two
 judges train the backbone, too: `few` for segmentation, on a tenth of the training frames, scored like `test`
 (`few-choose`: on as many, split like `choose`), and `detection` on the photographs and boxes of `--boxes`; with
@@ -156,13 +156,13 @@ MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accurac
 
 
 @contextmanager
-def judged_data(labelled: Path, judge: str) -> Iterator[dict[str, Any]]:
+def judged_data(labeled: Path, judge: str) -> Iterator[dict[str, Any]]:
     """Settings of `densecl.evaluate` that say which frames to fit on and which to judge by."""
     if not judge.endswith("choose"):
         yield {"train_split": "train", "test_split": "test", "also": (APART,)}
         return
-    lines = [line.split() for line in (labelled / "train.txt").read_text().splitlines() if line.strip()]
-    frames = [tuple(str((labelled / path).resolve()) for path in pair) for pair in lines]
+    lines = [line.split() for line in (labeled / "train.txt").read_text().splitlines() if line.strip()]
+    frames = [tuple(str((labeled / path).resolve()) for path in pair) for pair in lines]
     with tempfile.TemporaryDirectory() as folder:
         lists = {name: Path(folder) / f"{name}.txt" for name in ("fit", "choose")}
         for name, path in lists.items():
@@ -182,8 +182,8 @@ def scores_of(weights: str, backbone: str, options: argparse.Namespace, judge: s
         results = ask("detection", options.boxes, **training)
     else:
         tasks = "segmentation" if training else TASKS
-        with judged_data(options.labelled, judge) as splits:
-            results = ask(tasks, options.labelled, ignore=(VOID,), **splits, **training)
+        with judged_data(options.labeled, judge) as splits:
+            results = ask(tasks, options.labeled, ignore=(VOID,), **splits, **training)
     names = {
         ("segmentation", "all"): {"miou": "miou"},
         ("segmentation", APART): {"miou": "miou_apart"},
@@ -270,7 +270,7 @@ def present(rows: list[dict[str, str]], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder of photographs")
-    parser.add_argument("--labelled", type=Path, required=True, help="a folder with CamVid's lists")
+    parser.add_argument("--labeled", type=Path, required=True, help="a folder with CamVid's lists")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[RANDOM, "auto", "auto global"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     lengths = parser.add_mutually_exclusive_group(required=True)

@@ -3,9 +3,9 @@
     python -m venv benchmarks/peer/.venv && benchmarks/peer/.venv/bin/pip install -r benchmarks/peer/requirements.txt
     python benchmarks/losses.py [--peer PYTHON]
 
-A model of each method trains for a few steps on noise. What its heads give in each step, and its queue or centre before
+A model of each method trains for a few steps on noise. What its heads give in each step, and its queue or center before
 it, go in a file to benchmarks/peer/losses.py; compared are the loss, its gradient with respect to what the heads gave
-(the norm of the difference as a share of the gradient's), and the queue or centre after the step. The worst step
+(the norm of the difference as a share of the gradient's), and the queue or center after the step. The worst step
 counts. Written to docs/benchmarks/losses.csv.
 """
 
@@ -89,10 +89,10 @@ def train(name: str, dtype: torch.dtype) -> list[dict[str, Tensor]]:
 
 
 def state(model: DenseCL) -> dict[str, Tensor]:
-    """The queue with its position, or the centre."""
+    """The queue with its position, or the center."""
     if model.global_queue is not None:
         return {"state": model.global_queue.keys.clone(), "position": model.global_queue.position.clone()}
-    return {"state": model.global_objective.centre.clone()} if isinstance(model.global_objective, DINO) else {}
+    return {"state": model.global_objective.center.clone()} if isinstance(model.global_objective, DINO) else {}
 
 
 def noise(dtype: torch.dtype) -> Views:

@@ -28,10 +28,10 @@ from densecl.demo import DEMO_RECIPE, JUDGED, JUDGED_STRIDE, LABELLED, PAIRS_MEA
 from densecl.demo import SCENES as DRAWN
 from densecl.errors import UserError
 from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
-from densecl.evaluation.segmentation import Labelled, linear_segmentation
+from densecl.evaluation.segmentation import Labeled, linear_segmentation
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
-from densecl.model import METHODS, Backbone, Normalisation, create_backbone, load_backbone
+from densecl.model import METHODS, Backbone, Normalization, create_backbone, load_backbone
 from densecl.training.parts import IMAGENET
 from densecl.views import Crop, Views
 
@@ -65,9 +65,9 @@ class Row(NamedTuple):
 class Judge:
     """The demo's held-out scenes and pairs of views, and the scores of a backbone on them."""
 
-    def __init__(self, seed: int, scenes: int, labelled: int, judged: int) -> None:
+    def __init__(self, seed: int, scenes: int, labeled: int, judged: int) -> None:
         train, test = Scenes("train", seed=seed, count=scenes), Scenes("test", seed=seed, count=judged)
-        self.sets = _labelled(train, min(labelled, scenes)), _labelled(test, judged)
+        self.sets = _labelled(train, min(labeled, scenes)), _labelled(test, judged)
         self.pairs = fixed_view_pairs(
             open_source(test),
             image_size=DEMO_RECIPE["image_size"],
@@ -77,11 +77,11 @@ class Judge:
             seed=seed,
         )
 
-    def score(self, backbone: Backbone, normalisation: Normalisation) -> dict[str, float]:
+    def score(self, backbone: Backbone, normalization: Normalization) -> dict[str, float]:
         finer = create_backbone(backbone.name, output_stride=JUDGED_STRIDE)
         finer.model.load_state_dict(backbone.model.state_dict())
         segmentation = linear_segmentation(
-            finer, *self.sets, classes=len(CLASSES), mean=normalisation.mean, std=normalisation.std
+            finer, *self.sets, classes=len(CLASSES), mean=normalization.mean, std=normalization.std
         )
         matches = backbone_correspondence(backbone, *self.pairs, radius=RADIUS)
         return {
@@ -93,12 +93,12 @@ class Judge:
         }
 
 
-def _labelled(scenes: Scenes, count: int) -> list[Labelled]:
+def _labelled(scenes: Scenes, count: int) -> list[Labeled]:
     return [(scene.image, scene.labels) for scene in map(scenes.scene, range(count))]
 
 
 def effective_rank(backbone: Backbone, views: tuple[Views, Views], batch_size: int = 32) -> float:
-    """RankMe of the cells' features [Garrido et al. 2023]: exp of the entropy of the normalised singular values."""
+    """RankMe of the cells' features [Garrido et al. 2023]: exp of the entropy of the normalized singular values."""
     pixels = torch.cat([side.pixels for side in views])
     with evaluating(backbone):
         maps = [backbone(some).double() for some in pixels.split(batch_size)]
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=DEMO_RECIPE["steps"])
     parser.add_argument("--scenes", type=int, default=DRAWN)
-    parser.add_argument("--labelled", type=int, default=LABELLED)
+    parser.add_argument("--labeled", type=int, default=LABELLED)
     parser.add_argument("--judged", type=int, default=JUDGED)
     parser.add_argument("--photometrics", choices=["densecl", "torchvision"], default="densecl")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of every run")
@@ -140,11 +140,11 @@ def main() -> None:
         if any(tuple(done[name] for name in Row._fields[:5]) == row.run for done in read(options.table)):
             continue
         if row.seed not in judges:
-            judges = {row.seed: Judge(row.seed, options.scenes, options.labelled, options.judged)}
+            judges = {row.seed: Judge(row.seed, options.scenes, options.labeled, options.judged)}
         begun = time.monotonic()
         if row.method == RANDOM:
             torch.manual_seed(row.seed)
-            backbone, normalisation = (
+            backbone, normalization = (
                 create_backbone(DEMO_RECIPE["backbone"], output_stride=DEMO_RECIPE["output_stride"]),
                 IMAGENET,
             )
@@ -160,8 +160,8 @@ def main() -> None:
             except UserError as error:  # such as a collapse: the others are still worth knowing
                 print(f"{row.method} at dense weight {row.dense_weight}, seed {row.seed}: {error}")
                 continue
-            backbone, normalisation = load_backbone(out)
-        scores = judges[row.seed].score(backbone, normalisation)
+            backbone, normalization = load_backbone(out)
+        scores = judges[row.seed].score(backbone, normalization)
         append(
             options.table,
             row._replace(

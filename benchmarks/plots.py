@@ -44,11 +44,11 @@ FINE_TUNED = {
 GLOBAL, DENSE, OTHER = "#d9822b", "#1f6fb2", "#8a8f98"
 
 
-def dots(axes: Axes, place: float, values: Sequence[float], colour: str) -> None:
+def dots(axes: Axes, place: float, values: Sequence[float], color: str) -> None:
     """A dot for each seed, and a bar at their mean."""
-    axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.55, markersize=5, markeredgewidth=0)
+    axes.plot(values, [place] * len(values), "o", color=color, alpha=0.55, markersize=5, markeredgewidth=0)
     mean = statistics.mean(values)
-    axes.plot([mean, mean], [place - 0.16, place + 0.16], color=colour, linewidth=2)
+    axes.plot([mean, mean], [place - 0.16, place + 0.16], color=color, linewidth=2)
 
 
 def compare(
@@ -62,10 +62,10 @@ def compare(
     if random:
         axes.axvspan(min(random) - 0.15, max(random) + 0.15, color=OTHER, alpha=0.3, linewidth=0)
     for place, name in enumerate(reversed(names)):
-        found = [(colour, find(name, dense)) for colour, dense in ((GLOBAL, False), (DENSE, True))]
-        found = [(colour, values) for colour, values in found if values]
-        for aside, (colour, values) in zip((-0.17, 0.17) if len(found) == 2 else (0,), found, strict=False):
-            dots(axes, place + aside, values, colour)
+        found = [(color, find(name, dense)) for color, dense in ((GLOBAL, False), (DENSE, True))]
+        found = [(color, values) for color, values in found if values]
+        for aside, (color, values) in zip((-0.17, 0.17) if len(found) == 2 else (0,), found, strict=False):
+            dots(axes, place + aside, values, color)
     axes.set_yticks(range(len(names)), reversed(names))
     axes.set_ylim(-0.5, len(names) - 0.5)
     axes.set_title(title, fontsize=10)
@@ -76,8 +76,8 @@ def compare(
 
 def legend(figure: Figure) -> None:
     handles: list[Artist] = [
-        Line2D([], [], marker="o", linewidth=2, color=colour, label=label)
-        for colour, label in ((GLOBAL, "global loss alone"), (DENSE, "with the dense loss"))
+        Line2D([], [], marker="o", linewidth=2, color=color, label=label)
+        for color, label in ((GLOBAL, "global loss alone"), (DENSE, "with the dense loss"))
     ]
     handles.append(Patch(color=OTHER, alpha=0.3, label=RANDOM))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
@@ -146,8 +146,8 @@ def curves(out: Path, length: str, names: Sequence[str], file: str) -> None:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
     names = [name for name in names if any(row["arm"] == name for row in points)]
-    colours = dict(zip(names, (DENSE, GLOBAL, "#3c9d5a", "#9b59b6", OTHER), strict=False))
-    for name, colour in colours.items():
+    colors = dict(zip(names, (DENSE, GLOBAL, "#3c9d5a", "#9b59b6", OTHER), strict=False))
+    for name, color in colors.items():
         seeds = sorted({row["seed"] for row in points if row["arm"] == name})
         for seed in seeds:
             mine = [row for row in points if row["arm"] == name and row["seed"] == seed and row["minutes"] != "nan"]
@@ -158,7 +158,7 @@ def curves(out: Path, length: str, names: Sequence[str], file: str) -> None:
                 [float(row["dense_loss"]) / float(row["dense_chance_loss"]) for row in mine],
             )
             for axes, line in zip(panels, lines, strict=True):
-                axes.plot(minutes, line, color=colour, linewidth=1, alpha=0.8, label=name if seed == seeds[0] else None)
+                axes.plot(minutes, line, color=color, linewidth=1, alpha=0.8, label=name if seed == seeds[0] else None)
     titles = ("matches right in the batch, %", "global loss, share of guessing", "dense loss, share of guessing")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=10)

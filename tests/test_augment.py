@@ -1,4 +1,4 @@
-"""Colour and blur against torchvision, image by image; the draws against torchvision's own."""
+"""Color and blur against torchvision, image by image; the draws against torchvision's own."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def crop(pixels: Tensor, photometrics: Photometrics) -> Crop:
 
 
 def random_pixels(*shape: int, dtype: torch.dtype = torch.uint8, seed: int = 0) -> Tensor:
-    """Noise with grey, black, white and strongly coloured pixels among it."""
+    """Noise with gray, black, white and strongly colored pixels among it."""
     rng = np.random.default_rng(seed)
     white = 255 if dtype == torch.uint8 else 65535
     values = rng.random(shape)
-    values[..., : shape[-1] // 3] = values[:, :1, :, : shape[-1] // 3]  # grey
-    values[..., 0, :] = rng.integers(0, 2, shape[:1] + shape[1:2] + shape[-1:])  # black, white, pure colours
+    values[..., : shape[-1] // 3] = values[:, :1, :, : shape[-1] // 3]  # gray
+    values[..., 0, :] = rng.integers(0, 2, shape[:1] + shape[1:2] + shape[-1:])  # black, white, pure colors
     return torch.from_numpy((values * white).round().astype(np.uint8 if dtype == torch.uint8 else np.uint16))
 
 
@@ -68,7 +68,7 @@ def unit_range(pixels: Tensor) -> Tensor:
 
 
 def changed(pixels: Tensor, photometrics: Photometrics) -> Tensor:
-    """The views before normalisation."""
+    """The views before normalization."""
     channels = pixels.shape[1]
     return augment(crop(pixels, photometrics), (0.0,) * channels, (1.0,) * channels).pixels
 
@@ -186,7 +186,7 @@ def test_difference_to_the_8_bit_pipeline_is_its_rounding() -> None:
 # --- the batch --------------------------------------------------------------------------------------------------
 
 
-def test_neutral_photometrics_give_exactly_the_normalised_image(formulation: str) -> None:
+def test_neutral_photometrics_give_exactly_the_normalized_image(formulation: str) -> None:
     for dtype in (torch.uint8, torch.uint16):
         pixels = random_pixels(3, 3, 8, 8, dtype=dtype)
         mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
@@ -281,7 +281,7 @@ PIPELINES = {
 
 
 def a_few_values(views: Tensor) -> Tensor:
-    """Four pixels of each view, all channels: enough that their covariances tell of colours, contrast and blur."""
+    """Four pixels of each view, all channels: enough that their covariances tell of colors, contrast and blur."""
     return views[:, :, [0, 3, 8, 13], [2, 9, 8, 5]].flatten(1).to(torch.float64)
 
 
@@ -301,11 +301,11 @@ def farthest_moment(sample: Tensor, other: Tensor) -> float:
 
     (No error is taken as smaller than float32's rounding, for values that never change.)
     """
-    centre = torch.cat([sample, other]).mean(dim=0)
-    first, second = torch.triu_indices(len(centre), len(centre))
+    center = torch.cat([sample, other]).mean(dim=0)
+    first, second = torch.triu_indices(len(center), len(center))
     moments = []
     for values in (sample, other):
-        values = values - centre
+        values = values - center
         values = torch.cat([values, values[:, first] * values[:, second]], dim=1)
         moments.append((values.mean(dim=0), values.var(dim=0) / len(values)))
     (mean, error), (other_mean, other_error) = moments
@@ -353,24 +353,24 @@ def test_many_views_of_the_8_bit_pipeline_differ_by_its_rounding_alone() -> None
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
 def test_n_channels_know_brightness_contrast_and_blur(formulation: str, channels: int, dtype: torch.dtype) -> None:
     pixels = random_pixels(3, channels, 11, 11, dtype=dtype)
-    coloured = photometrics(
+    colored = photometrics(
         3, order=(2, 1, 3, 0), brightness=1.3, contrast=0.7, saturation=0.1, hue=0.4, grayscale=True, blur_sigma=0.8
     )
     image = unit_range(pixels)
     image = (0.7 * image + 0.3 * image.mean(dim=(1, 2, 3), keepdim=True)).clamp(0, 1)
     image = (1.3 * image).clamp(0, 1)
     image = tv.gaussian_blur(image.flatten(0, 1)[:, None], [21, 21], [0.8]).reshape(image.shape)
-    torch.testing.assert_close(changed(pixels, coloured), image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(changed(pixels, colored), image, rtol=0, atol=1e-5)
 
 
-def test_one_channel_is_torchvisions_grey_image() -> None:
+def test_one_channel_is_torchvisions_gray_image() -> None:
     pixels = random_pixels(1, 1, 9, 9)
     mixed = photometrics(brightness=1.3, contrast=0.6, saturation=1.4, hue=0.1, blur_sigma=1.0, order=(3, 1, 0, 2))
     expected = torchvision_chain(unit_range(pixels[0]), of_image(mixed, 0))
     torch.testing.assert_close(changed(pixels, mixed)[0], expected, rtol=0, atol=1e-5)
 
 
-def test_n_channels_are_drawn_without_colour() -> None:
+def test_n_channels_are_drawn_without_color() -> None:
     four, three = drawn(200, channels=4), drawn(200, channels=3)
     assert (four.saturation == 1).all()
     assert (four.hue == 0).all()
@@ -535,7 +535,7 @@ def test_later_threads_of_the_process_keep_their_number_of_threads():
 
 
 def test_brightness_of_a_narrow_band_goes_by_its_own_contrast():
-    """Over the whole range and in a narrow band far from 0, the same picture becomes the same views once normalised."""
+    """Over the whole range and in a narrow band far from 0, the same picture becomes the same views once normalized."""
     rng = np.random.default_rng(0)
     gray = torch.from_numpy(rng.integers(0, 256, (16, 1, 12, 12), dtype=np.int64))
     settings = PhotometricSettings(jitter_probability=1.0, channels=1)

@@ -16,7 +16,7 @@ from densecl.recipe import read_recipe
 
 TINY: dict[str, Any] = {
     "scenes": 24,
-    "labelled": 6,
+    "labeled": 6,
     "judged": 5,
     "image_size": 64,
     "batch_size": 8,

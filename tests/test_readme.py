@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from densecl.model.backbone import create_backbone
-from densecl.model.weights import Normalisation, save_backbone
+from densecl.model.weights import Normalization, save_backbone
 from densecl.recipe import field_names, flag
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -20,7 +20,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     (folder / "runs/mine").mkdir(parents=True)
     save_backbone(
-        create_backbone("resnet50"), folder / "runs/mine/backbone.safetensors", Normalisation((0.5,) * 3, (0.2,) * 3)
+        create_backbone("resnet50"), folder / "runs/mine/backbone.safetensors", Normalization((0.5,) * 3, (0.2,) * 3)
     )
     return folder
 

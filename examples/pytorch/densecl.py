@@ -1,4 +1,4 @@
-"""DenseCL in plain PyTorch: from unlabelled images to a backbone for detection and segmentation.
+"""DenseCL in plain PyTorch: from unlabeled images to a backbone for detection and segmentation.
 
 python examples/pytorch/densecl.py --data FOLDER
 """
@@ -23,12 +23,12 @@ from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, StepSampler, make_loader
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
-from densecl.model import METHODS, Normalisation, save_backbone
+from densecl.model import METHODS, Normalization, save_backbone
 from densecl.training import automatic
 from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 
-IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def train(options: argparse.Namespace) -> list[float]:
@@ -36,7 +36,7 @@ def train(options: argparse.Namespace) -> list[float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.out.mkdir(parents=True, exist_ok=True)
 
-    # Two random crops of every image. The workers cut them and draw what is to happen to their colours;
+    # Two random crops of every image. The workers cut them and draw what is to happen to their colors;
     # `augment` then does that on the device, for a whole batch at once.
     source = open_source(options.data or Scenes())
     photometrics = PhotometricSettings.for_image_size(options.image_size)
@@ -114,7 +114,7 @@ def train(options: argparse.Namespace) -> list[float]:
             print(f"step {done} of {options.steps}: loss {loss:.3f} ({terms})", flush=True)
 
     save_backbone(model.backbone, options.out / "backbone.safetensors", IMAGENET)
-    print(f'To load the result: backbone, normalisation = densecl.load_backbone("{options.out}")')
+    print(f'To load the result: backbone, normalization = densecl.load_backbone("{options.out}")')
     return torch.stack(losses).tolist()
 
 
@@ -148,7 +148,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's arithmetic")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images")
     parser.add_argument("--log-every", type=int, default=10, help="steps between reports")
-    parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colours")
+    parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colors")
     return parser.parse_args(arguments)
 
 

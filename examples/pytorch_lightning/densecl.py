@@ -1,4 +1,4 @@
-"""DenseCL in PyTorch Lightning: from unlabelled images to a backbone for detection and segmentation.
+"""DenseCL in PyTorch Lightning: from unlabeled images to a backbone for detection and segmentation.
 
 python examples/pytorch_lightning/densecl.py --data FOLDER
 """
@@ -25,13 +25,13 @@ from densecl.errors import UserError
 from densecl.images.loader import Batch, CropPairDataset, Quarantine, StepSampler, make_loader
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
-from densecl.model import METHODS, Normalisation, save_backbone
+from densecl.model import METHODS, Normalization, save_backbone
 from densecl.training import automatic
 from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 from densecl.views import Views
 
-IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Pretraining(pl.LightningModule):
@@ -78,7 +78,7 @@ def train(options: argparse.Namespace) -> list[float]:
     """Trains, leaves OUT/backbone.safetensors, and returns the loss of every step."""
     options.out.mkdir(parents=True, exist_ok=True)
 
-    # Two random crops of every image. The workers cut them and draw what is to happen to their colours;
+    # Two random crops of every image. The workers cut them and draw what is to happen to their colors;
     # `augment` then does that on the device, for a whole batch at once.
     source = open_source(options.data or Scenes())
     photometrics = PhotometricSettings.for_image_size(options.image_size)
@@ -144,7 +144,7 @@ def train(options: argparse.Namespace) -> list[float]:
     trainer.fit(module, loader)
 
     save_backbone(model.backbone, options.out / "backbone.safetensors", IMAGENET)
-    print(f'To load the result: backbone, normalisation = densecl.load_backbone("{options.out}")')
+    print(f'To load the result: backbone, normalization = densecl.load_backbone("{options.out}")')
     return torch.stack(module.losses).tolist()
 
 
@@ -171,7 +171,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's arithmetic")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images")
     parser.add_argument("--log-every", type=int, default=10, help="steps between reports")
-    parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colours")
+    parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colors")
     return parser.parse_args(arguments)
 
 

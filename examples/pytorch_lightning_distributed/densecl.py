@@ -1,4 +1,4 @@
-"""DenseCL on several devices: from unlabelled images to a backbone for detection and segmentation.
+"""DenseCL on several devices: from unlabeled images to a backbone for detection and segmentation.
 
 python examples/pytorch_lightning_distributed/densecl.py --data FOLDER
 
@@ -29,14 +29,14 @@ from densecl.errors import UserError
 from densecl.images.loader import Batch, CropPairDataset, Quarantine, StepSampler, make_loader
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
-from densecl.model import METHODS, Normalisation, save_backbone
+from densecl.model import METHODS, Normalization, save_backbone
 from densecl.model.distributed import mean_over_processes
 from densecl.training import automatic
 from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 from densecl.views import Views
 
-IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Pretraining(pl.LightningModule):
@@ -95,12 +95,12 @@ def train(options: argparse.Namespace) -> list[float]:
     gpus = torch.cuda.device_count()
     devices = options.devices or gpus or 2
     if options.sync_batch_norm and not gpus:
-        raise UserError("--sync-batch-norm needs GPUs: torch has no synchronised batch norm on the CPU.")
+        raise UserError("--sync-batch-norm needs GPUs: torch has no synchronized batch norm on the CPU.")
     if options.batch_size % devices:
         raise UserError(f"--batch-size {options.batch_size} cannot be shared evenly by {devices} devices.")
     options.out.mkdir(parents=True, exist_ok=True)
 
-    # Two random crops of every image. The workers cut them and draw what is to happen to their colours;
+    # Two random crops of every image. The workers cut them and draw what is to happen to their colors;
     # `augment` then does that on the device, for a whole batch at once.
     source = open_source(options.data or Scenes())
     photometrics = PhotometricSettings.for_image_size(options.image_size)
@@ -168,7 +168,7 @@ def train(options: argparse.Namespace) -> list[float]:
 
     if trainer.is_global_zero:
         save_backbone(model.backbone, options.out / "backbone.safetensors", IMAGENET)
-        print(f'To load the result: backbone, normalisation = densecl.load_backbone("{options.out}")')
+        print(f'To load the result: backbone, normalization = densecl.load_backbone("{options.out}")')
     return mean_over_processes(torch.stack(module.losses)).tolist()
 
 
@@ -198,7 +198,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's arithmetic")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images, for each device")
     parser.add_argument("--log-every", type=int, default=10, help="steps between reports")
-    parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colours")
+    parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colors")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""DenseCL: pre-train a backbone for detection and segmentation on unlabelled images.
+"""DenseCL: pre-train a backbone for detection and segmentation on unlabeled images.
 
 The names below are imported when first used, so that ``import densecl`` costs nothing.
 """

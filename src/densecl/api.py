@@ -26,7 +26,7 @@ def pretrain(
     backbone: str | nn.Module | None = None,
     **settings: Any,
 ) -> RunResult:
-    """Pre-train a backbone on unlabelled images and leave the result in the folder `out`.
+    """Pre-train a backbone on unlabeled images and leave the result in the folder `out`.
 
     On a CPU the process keeps the memory of freed tensors from then on, which saves a fifth of the time.
 

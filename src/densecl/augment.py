@@ -1,6 +1,6 @@
-"""Colour and blur of a whole batch, on the device that trains: the photometric half of the augmentation.
+"""Color and blur of a whole batch, on the device that trains: the photometric half of the augmentation.
 
-The crop and the flip are cheap and happen in the data workers, which also *draw* what is to happen to the colours
+The crop and the flip are cheap and happen in the data workers, which also *draw* what is to happen to the colors
 (`draw_photometrics`, so that a sample's chance depends on the sample alone). *Doing* it costs 70-85 % of the usual
 pipeline and happens here, for all images at once (`augment`).
 
@@ -14,7 +14,7 @@ turned in HSV. So over many draws the views have torchvision's means, variances 
   where 1e-7 of the weight is left.) Its deviations are meant for views of 224 px and shrink with smaller ones
   (`PhotometricSettings.for_image_size`), so that a view of any size loses as much detail relative to its own.
 
-Images of other than 3 channels have no hue, saturation or grey. For them jitter means brightness and contrast alone,
+Images of other than 3 channels have no hue, saturation or gray. For them jitter means brightness and contrast alone,
 over all channels alike, with contrast about the mean of all channels and pixels; anything else is ignored.
 
 Where the values of an image lie in a narrow band far from 0 (thermal images, elevations), a factor of 0.6 to 1.4 moves
@@ -45,7 +45,7 @@ from densecl.views import Crop, Photometrics, Views
 #: What the numbers in `Photometrics.order` stand for, as torchvision counts them.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
-#: Weights of red, green and blue in grey: ITU-R 601, in torchvision's digits.
+#: Weights of red, green and blue in gray: ITU-R 601, in torchvision's digits.
 GREY = (0.2989, 0.587, 0.114)
 
 #: Values of a batch that a thread on a CPU works on at a time, so that they stay in its cache.
@@ -66,7 +66,7 @@ Change = Callable[..., Float[Tensor, "images channels height width"]]
 
 @dataclass(frozen=True, kw_only=True)
 class PhotometricSettings:
-    """How strongly and how often the colours of a view change. The defaults are the paper's, for views of 224 px.
+    """How strongly and how often the colors of a view change. The defaults are the paper's, for views of 224 px.
 
     Raises:
         UserError: if a value is outside its range.
@@ -104,13 +104,13 @@ class PhotometricSettings:
 
 
 def draw_photometrics(rng: np.random.Generator, settings: PhotometricSettings) -> Photometrics:
-    """Draws what happens to the colours of one view; takes some 20 microseconds.
+    """Draws what happens to the colors of one view; takes some 20 microseconds.
 
     Always draws the same number of random numbers, so that another probability or strength leaves all other
     draws as they were.
     """
     draws = rng.random(12)
-    jittered, grey, blurred, *amounts, sigma = draws[:8].tolist()
+    jittered, gray, blurred, *amounts, sigma = draws[:8].tolist()
     strengths = settings.jitter if jittered < settings.jitter_probability else (0.0, 0.0, 0.0, 0.0)
     if settings.channels != 3:
         strengths = (*strengths[:SATURATION], 0.0, 0.0)
@@ -128,7 +128,7 @@ def draw_photometrics(rng: np.random.Generator, settings: PhotometricSettings) -
         saturation=saturation,
         hue=hue,
         order=torch.from_numpy(draws[8:].argsort()),
-        grayscale=torch.tensor(settings.channels == 3 and grey < settings.grayscale_probability),
+        grayscale=torch.tensor(settings.channels == 3 and gray < settings.grayscale_probability),
         blur_sigma=sigma,
     )
 
@@ -210,7 +210,7 @@ def _develop(
     shift_brightness: bool,
     change: Callable[..., None],
 ) -> None:
-    """Changes pixels (0-1) in place and normalises them."""
+    """Changes pixels (0-1) in place and normalizes them."""
     with torch.autocast(pixels.device.type, enabled=False):
         drawn = Photometrics(*photometrics)
         if shift_brightness:
@@ -231,26 +231,26 @@ def _apply(
     """
     order = photometrics.order
     unchanged = torch.ones_like(photometrics.brightness)
-    colour = pixels.shape[1] == 3
-    saturation = photometrics.saturation if colour else unchanged
+    color = pixels.shape[1] == 3
+    saturation = photometrics.saturation if color else unchanged
     factors = torch.stack([photometrics.brightness, photometrics.contrast, saturation, unchanged], dim=1)
     factors = factors.gather(1, order)  # in the order in which they are applied
     turn = (order == HUE).int().argmax(dim=1)
 
     def blend(step: int, now: Bool[Tensor, "batch"]) -> None:
         factor, rest = factors[:, step], 1 - factors[:, step]
-        to_grey = rest * (order[:, step] == SATURATION)
+        to_gray = rest * (order[:, step] == SATURATION)
         to_mean = rest * (order[:, step] == CONTRAST)
-        change(pixels, now & (factor != 1), _blend, factor, to_grey, to_mean)
+        change(pixels, now & (factor != 1), _blend, factor, to_gray, to_mean)
 
     for step in range(3):
         blend(step, step < turn)
-    if colour:
+    if color:
         change(pixels, photometrics.hue != 0, _turn_hue, photometrics.hue)
     for step in range(1, 4):
         blend(step, step > turn)
-    if colour:
-        change(pixels, photometrics.grayscale, _to_grey)
+    if color:
+        change(pixels, photometrics.grayscale, _to_gray)
     change(pixels, photometrics.blur_sigma > 0, _blur, photometrics.blur_sigma)
 
 
@@ -268,13 +268,13 @@ def _change_masked(pixels: Tensor, selected: Bool[Tensor, "batch"], change: Chan
 def _blend(
     images: Float[Tensor, "images channels height width"],
     factor: Float[Tensor, "images"],
-    to_grey: Float[Tensor, "images"],
+    to_gray: Float[Tensor, "images"],
     to_mean: Float[Tensor, "images"],
 ) -> Float[Tensor, "images channels height width"]:
-    """factor * image + to_grey * its grey + to_mean * its mean grey, clamped to 0-1."""
+    """factor * image + to_gray * its gray + to_mean * its mean gray, clamped to 0-1."""
     if images.shape[1] == 3:
-        grey = _grey(images)
-        reference = grey * to_grey[:, None, None] + (grey.mean(dim=(1, 2)) * to_mean)[:, None, None]
+        gray = _gray(images)
+        reference = gray * to_gray[:, None, None] + (gray.mean(dim=(1, 2)) * to_mean)[:, None, None]
     else:
         reference = (images.mean(dim=(1, 2, 3)) * to_mean)[:, None, None]
     return torch.addcmul(reference[:, None], images, factor[:, None, None, None], out=images).clamp_(0, 1)
@@ -291,9 +291,9 @@ def _shift(
 def _turn_hue(
     images: Float[Tensor, "images 3 height width"], hue: Float[Tensor, "images"]
 ) -> Float[Tensor, "images 3 height width"]:
-    """Turns the colours by `hue` of the colour circle, at the same value and saturation in HSV.
+    """Turns the colors by `hue` of the color circle, at the same value and saturation in HSV.
 
-    With the hue in sixths of the circle (red 0, green 2, blue 4), a colour of the brightest channel `high` and the
+    With the hue in sixths of the circle (red 0, green 2, blue 4), a color of the brightest channel `high` and the
     darkest `low` has in each channel low + (high - low) * share, where share is 1 up to one sixth from the
     channel's own hue, 0 beyond two, and linear between.
     """
@@ -306,7 +306,7 @@ def _turn_hue(
         green - blue,
         torch.where(high == green, torch.add(blue - red, chroma, alpha=2), torch.add(red - green, chroma, alpha=4)),
     )
-    # Grey has no hue: any finite one does, as its chroma is 0.
+    # Gray has no hue: any finite one does, as its chroma is 0.
     sixths.div_(chroma.clamp(min=torch.finfo(chroma.dtype).tiny)).add_(6 * hue[:, None, None] + 6)
     sixths.sub_(sixths.mul(1 / 6).floor_().mul_(6))  # within 0-6; torch.remainder takes far longer
     share = torch.sub(sixths, 3, out=high).abs_().sub_(1).clamp_(0, 1)  # red lies at both ends
@@ -317,11 +317,11 @@ def _turn_hue(
     return images
 
 
-def _to_grey(images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 height width"]:
-    return _grey(images)[:, None].expand_as(images)
+def _to_gray(images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 height width"]:
+    return _gray(images)[:, None].expand_as(images)
 
 
-def _grey(images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images height width"]:
+def _gray(images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images height width"]:
     red, green, blue = images.unbind(dim=1)
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 

@@ -132,7 +132,7 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     Settings of the recipe are there only when they were given.
     """
     parser = _Parser(
-        prog="densecl", description="Pre-train a backbone for detection and segmentation on unlabelled images."
+        prog="densecl", description="Pre-train a backbone for detection and segmentation on unlabeled images."
     )
     parser.add_argument("--version", action="version", version=f"densecl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -171,8 +171,8 @@ def _check_flags(words: Sequence[str], text: str) -> None:
 def _add_pretrain(commands: Any) -> None:
     parser = commands.add_parser(
         "pretrain",
-        help="turn a folder of unlabelled images into a backbone",
-        description="Turn unlabelled images into a backbone for dense tasks. The result is RUN/backbone.safetensors.",
+        help="turn a folder of unlabeled images into a backbone",
+        description="Turn unlabeled images into a backbone for dense tasks. The result is RUN/backbone.safetensors.",
         epilog="Flags beat --config, which beats --recipe. 'none' unsets a value, as in --tile none.",
         usage="densecl pretrain --data SOURCE --out RUN [--config FILE] [--resume]\n"
         "                        [any setting]",
@@ -262,7 +262,7 @@ def _add_evaluate(commands: Any) -> None:
     add(
         what,
         "--data",
-        "Folder of images, labelled unless for correspondence; for neighbours a CSV, too.",
+        "Folder of images, labeled unless for correspondence; for neighbors a CSV, too.",
         metavar="SOURCE",
         required=True,
     )
@@ -279,8 +279,8 @@ def _add_evaluate(commands: Any) -> None:
     add(
         how,
         "--image-size",
-        "WIDTHxHEIGHT, or N for a square (default: the labelled images' own, in whole cells; views for"
-        " correspondence and images for neighbours: 128; the longer side of images for detection: 320).",
+        "WIDTHxHEIGHT, or N for a square (default: the labeled images' own, in whole cells; views for"
+        " correspondence and images for neighbors: 128; the longer side of images for detection: 320).",
         metavar="SIZE",
         type=_image_size,
     )
@@ -302,11 +302,11 @@ def _add_evaluate(commands: Any) -> None:
     add(
         how,
         "--images",
-        "Pairs of views for correspondence (default: 256), images for neighbours (default: 2000).",
+        "Pairs of views for correspondence (default: 256), images for neighbors (default: 2000).",
         metavar="N",
         type=int,
     )
-    labels = parser.add_argument_group("labelled data")
+    labels = parser.add_argument_group("labeled data")
     add(
         labels,
         "--train-split",
@@ -354,7 +354,7 @@ def _add_demo(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
         help="see it work on drawn scenes, without any data",
-        description="Draw labelled scenes, pre-train on them without the labels, and compare what was learned.",
+        description="Draw labeled scenes, pre-train on them without the labels, and compare what was learned.",
     )
     parser.set_defaults(run=_demo)
     parser.add_argument(

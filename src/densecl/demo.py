@@ -18,12 +18,12 @@ from torch import Tensor
 from densecl.api import pretrain
 from densecl.errors import UserError
 from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
-from densecl.evaluation.segmentation import Labelled, linear_segmentation
+from densecl.evaluation.segmentation import Labeled, linear_segmentation
 from densecl.files import replacing
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.weights import Normalisation, load_backbone
+from densecl.model.weights import Normalization, load_backbone
 from densecl.report.correspondences import MatchRow, draw_correspondences, save_picture
 from densecl.views import Views
 
@@ -41,7 +41,7 @@ DEMO_RECIPE: dict[str, Any] = {
 #: Pixels per cell of the feature map that the classifier sees: finer than in training, at the same weights.
 JUDGED_STRIDE = 8
 
-#: Scenes of 96 px: drawn to pre-train on, of these labelled to fit the classifier to, and labelled to judge by.
+#: Scenes of 96 px: drawn to pre-train on, of these labeled to fit the classifier to, and labeled to judge by.
 SCENES = 2000
 LABELLED = 400
 JUDGED = 200
@@ -68,11 +68,11 @@ def demo(
     *,
     seed: int = 0,
     scenes: int = SCENES,
-    labelled: int = LABELLED,
+    labeled: int = LABELLED,
     judged: int = JUDGED,
     **settings: Any,
 ) -> list[Scores]:
-    """Draw labelled scenes, pre-train on them without the labels, and compare what was learned.
+    """Draw labeled scenes, pre-train on them without the labels, and compare what was learned.
 
     Random weights, the global loss alone and with the dense one are each frozen; a linear classifier of cells is fitted
     to the labels of some of the scenes, and judged on scenes that none of them has seen. A demo that was
@@ -82,7 +82,7 @@ def demo(
         out: folder for the scenes, both runs, the table and the picture.
         seed: fixes scenes and training.
         scenes: number of scenes to pre-train on.
-        labelled: how many of them the classifier sees with their labels.
+        labeled: how many of them the classifier sees with their labels.
         judged: number of held-out scenes.
         settings: of the recipe, instead of those of `DEMO_RECIPE`.
 
@@ -118,7 +118,7 @@ def demo(
             raise
 
     console.rule("what was learned")
-    (plain, normalisation), (dense, _) = (load_backbone(out / name) for name in ("global", "dense"))
+    (plain, normalization), (dense, _) = (load_backbone(out / name) for name in ("global", "dense"))
     with torch.random.fork_rng(devices=()):  # without GPUs, which are not used here
         torch.default_generator.manual_seed(seed)
         untrained = create_backbone(plain.name, output_stride=plain.output_stride)
@@ -127,14 +127,14 @@ def demo(
         open_source(test),
         image_size=recipe["image_size"],
         count=PAIRS_MEASURED,
-        mean=normalisation.mean,
-        std=normalisation.std,
+        mean=normalization.mean,
+        std=normalization.std,
         seed=seed,
     )
-    sets = _labelled(train, min(labelled, scenes)), _labelled(test, judged)
-    scores = [_score(name, backbone, normalisation, sets, query, key) for name, backbone in contestants]
+    sets = _labelled(train, min(labeled, scenes)), _labelled(test, judged)
+    scores = [_score(name, backbone, normalization, sets, query, key) for name, backbone in contestants]
     _write_scores(scores, out / "scores.csv")
-    save_picture(_picture(contestants, scores, normalisation, query, key), out / "correspondences.png")
+    save_picture(_picture(contestants, scores, normalization, query, key), out / "correspondences.png")
     took = f"It took {(time.monotonic() - started) / 60:.1f} minutes{' from where it went on' if resumed else ''}."
     _present(scores, out, folder, took, console)
     return scores
@@ -153,22 +153,22 @@ def _draw(scenes: Scenes, folder: Path, console: Console) -> Path:
     return images
 
 
-def _labelled(scenes: Scenes, count: int) -> list[Labelled]:
+def _labelled(scenes: Scenes, count: int) -> list[Labeled]:
     return [(scene.image, scene.labels) for scene in map(scenes.scene, range(count))]
 
 
 def _score(
     name: str,
     backbone: Backbone,
-    normalisation: Normalisation,
-    sets: tuple[Sequence[Labelled], Sequence[Labelled]],
+    normalization: Normalization,
+    sets: tuple[Sequence[Labeled], Sequence[Labeled]],
     query: Views,
     key: Views,
 ) -> Scores:
     finer = create_backbone(backbone.name, output_stride=JUDGED_STRIDE)
     finer.model.load_state_dict(backbone.model.state_dict())
     segmentation = linear_segmentation(
-        finer, *sets, classes=len(CLASSES), mean=normalisation.mean, std=normalisation.std
+        finer, *sets, classes=len(CLASSES), mean=normalization.mean, std=normalization.std
     )
     matches = backbone_correspondence(backbone, query, key, radius=RADIUS)
     return Scores(
@@ -183,7 +183,7 @@ def _score(
 def _picture(
     contestants: Sequence[tuple[str, Backbone]],
     scores: Sequence[Scores],
-    normalisation: Normalisation,
+    normalization: Normalization,
     query: Views,
     key: Views,
 ) -> Any:
@@ -201,14 +201,14 @@ def _picture(
         grid = backbone.grid_at(query.pixels.shape[-1])
         drawn.append(MatchRow(name, caption, grid, found.match[chosen], found.hits[chosen], found.judged[chosen]))
     return draw_correspondences(
-        _visible(query.pixels[chosen], normalisation), _visible(key.pixels[chosen], normalisation), drawn
+        _visible(query.pixels[chosen], normalization), _visible(key.pixels[chosen], normalization), drawn
     )
 
 
 def _visible(
-    pixels: Float[Tensor, "batch 3 height width"], normalisation: Normalisation
+    pixels: Float[Tensor, "batch 3 height width"], normalization: Normalization
 ) -> UInt8[Tensor, "batch 3 height width"]:
-    mean, std = (torch.tensor(values)[:, None, None] for values in normalisation)
+    mean, std = (torch.tensor(values)[:, None, None] for values in normalization)
     return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 

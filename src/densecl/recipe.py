@@ -75,9 +75,9 @@ class Recipe:
     """How brightness is jittered: scale multiplies the values [paper]; shift adds to them by their own contrast. auto:
     scale, but shift for images of sixteen bits whose values lie in a narrow band (thermal, elevation)."""
     jitter_probability: float = 0.8
-    """Share of views whose colours are jittered [paper]."""
+    """Share of views whose colors are jittered [paper]."""
     grayscale_probability: float = 0.2
-    """Share of views turned grey [paper]. RGB only."""
+    """Share of views turned gray [paper]. RGB only."""
     blur_probability: float = 0.5
     """Share of views that are blurred [paper]."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -151,11 +151,11 @@ class Recipe:
     symmetric: bool | Auto = "auto"
     """Also use the second view as query. auto: as the method's paper, for moco no."""
 
-    # --- optimisation ---------------------------------------------------------------------------
+    # --- optimization ---------------------------------------------------------------------------
     batch_size: int | Auto = "auto"
     """Images per step, over all devices together [paper: 256]. auto: 256, on a CPU 64; fewer for few epochs."""
     optimizer: Literal["sgd", "lars", "adamw"] = "adamw"
-    """The optimiser [paper: sgd]. adamw learns in the first hundred steps."""
+    """The optimizer [paper: sgd]. adamw learns in the first hundred steps."""
     base_learning_rate: float | Auto = "auto"
     """Learning rate at batch size 256. auto: sgd 0.03, lars 0.3 or as the method's paper has it, adamw 0.003
     (0.0005 without batch norm)."""
@@ -207,7 +207,7 @@ class Recipe:
     cache: str | None = None
     """A folder to keep decoded, shrunk images in, for later epochs and runs. Pays for large photos, PNG and TIFF."""
     seed: int = 0
-    """Fixes the weights' initialisation, the order, the crops and the colours."""
+    """Fixes the weights' initialization, the order, the crops and the colors."""
 
     # --- what is kept ---------------------------------------------------------------------------
     log_every: int = 10

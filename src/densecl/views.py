@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Photometrics(NamedTuple):
-    """What happens to the colours of one view, drawn with its crop and applied later, on the device.
+    """What happens to the colors of one view, drawn with its crop and applied later, on the device.
 
     Each field is a scalar for one view and gains a leading ``batch`` axis when views are collated.
     Neutral values (factor 1, hue 0, sigma 0, grayscale False) leave the image as it is.
@@ -25,7 +25,7 @@ class Photometrics(NamedTuple):
     brightness: Float[Tensor, "*batch"]  # factor, 1 = unchanged
     contrast: Float[Tensor, "*batch"]  # factor, 1 = unchanged
     saturation: Float[Tensor, "*batch"]  # factor, 1 = unchanged
-    hue: Float[Tensor, "*batch"]  # turn of the colour circle in [-0.5, 0.5], 0 = unchanged
+    hue: Float[Tensor, "*batch"]  # turn of the color circle in [-0.5, 0.5], 0 = unchanged
     order: Int[Tensor, "*batch 4"]  # the order in which those four are applied, a permutation of 0..3
     grayscale: Bool[Tensor, "*batch"]
     blur_sigma: Float[Tensor, "*batch"]  # standard deviation in pixels of the view, 0 = no blur
@@ -52,15 +52,15 @@ class CropPair(NamedTuple):
 class Views(NamedTuple):
     """One augmented view of each image of a batch, ready for an encoder."""
 
-    pixels: Float[Tensor, "batch channels height width"]  # normalised
+    pixels: Float[Tensor, "batch channels height width"]  # normalized
     box: Float[Tensor, "batch 4"]  # x0 y0 x1 y1 in pixels of the source image
     flipped: Bool[Tensor, "batch"]
 
 
-def cell_centres(
+def cell_centers(
     box: Float[Tensor, "batch 4"], flipped: Bool[Tensor, "batch"], rows: int, cols: int
 ) -> Float[Tensor, "batch cells 2"]:
-    """The centre (x, y) of every cell of a view's feature map, in pixels of the source image.
+    """The center (x, y) of every cell of a view's feature map, in pixels of the source image.
 
     Cells are counted row by row as the *network* sees them: in a flipped view the first cell of a
     row lies at the right edge of the crop.
@@ -90,7 +90,7 @@ def cell_distances(
     `key_grid` is the key view's rows and columns, where they are not the query's.
     """
     key_rows, key_cols = key_grid or (rows, cols)
-    query_centres = cell_centres(query.box, query.flipped, rows, cols)
-    key_centres = cell_centres(key.box, key.flipped, key_rows, key_cols)
+    query_centers = cell_centers(query.box, query.flipped, rows, cols)
+    key_centers = cell_centers(key.box, key.flipped, key_rows, key_cols)
     unit = torch.maximum(cell_diagonals(query.box, rows, cols), cell_diagonals(key.box, key_rows, key_cols))
-    return torch.cdist(query_centres, key_centres, compute_mode="donot_use_mm_for_euclid_dist") / unit[:, None, None]
+    return torch.cdist(query_centers, key_centers, compute_mode="donot_use_mm_for_euclid_dist") / unit[:, None, None]

@@ -260,7 +260,7 @@ def test_classes_of_both_splits(tmp_path: Path) -> None:
     write_coco(tmp_path)
     path = tmp_path / "annotations/instances_val.json"
     content = json.loads(path.read_text())
-    group, blue = {"id": 0, "name": "colours", "supercategory": "none"}, {"id": 3, "name": "blue"}
+    group, blue = {"id": 0, "name": "colors", "supercategory": "none"}, {"id": 3, "name": "blue"}
     content["categories"] = [group, blue, {"id": 20, "name": "red"}]  # numbered otherwise, and green is not listed
     content["annotations"] = [{**BOX, "image_id": 7, "category_id": key} for key in (3, 20)]
     path.write_text(json.dumps(content))

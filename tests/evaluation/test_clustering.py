@@ -9,13 +9,13 @@ from sklearn.cluster import KMeans
 
 from densecl.evaluation import clustering
 from densecl.evaluation.clustering import fit_clusters, k_means, nearest_centroid
-from densecl.evaluation.dense import LabelledMaps
+from densecl.evaluation.dense import LabeledMaps
 
 
 def test_separate_groups_are_found() -> None:
     generator = torch.Generator().manual_seed(0)
-    centres = 10 * torch.eye(6)
-    points = centres.repeat_interleave(20, dim=0) + 0.1 * torch.randn(120, 6, generator=generator)
+    centers = 10 * torch.eye(6)
+    points = centers.repeat_interleave(20, dim=0) + 0.1 * torch.randn(120, 6, generator=generator)
     for seed in range(3):
         groups = nearest_centroid(points, k_means(points, 6, seed)).reshape(6, 20)
         assert (groups == groups[:, :1]).all() and len(groups[:, 0].unique()) == 6
@@ -60,6 +60,6 @@ def test_many_clusters_may_have_one_class() -> None:
     directions = torch.eye(4)
     labels = torch.tensor([0, 1, 1, 2])
     features = directions[torch.arange(40) % 4].reshape(40, 4, 1, 1)
-    maps = LabelledMaps(features, labels[torch.arange(40) % 4].to(torch.uint8)[:, None, None])
+    maps = LabeledMaps(features, labels[torch.arange(40) % 4].to(torch.uint8)[:, None, None])
     classify = fit_clusters(maps, 3, clusters=4)
     assert classify(directions[:, :, None, None]).argmax(dim=1).flatten().tolist() == labels.tolist()

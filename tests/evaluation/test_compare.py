@@ -14,12 +14,12 @@ from PIL import Image
 import densecl
 from densecl.cli import main
 from densecl.errors import UserError
-from densecl.evaluation.compare import Result, Summary, evaluate, summarise, write_results
+from densecl.evaluation.compare import Result, Summary, evaluate, summarize, write_results
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.weights import Weights
 from densecl.images.scenes import Scenes
 from densecl.model.backbone import create_backbone
-from densecl.model.weights import Normalisation, save_backbone
+from densecl.model.weights import Normalization, save_backbone
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, and scenes of 40x36 px in the layout of CamVid."""
     home = tmp_path_factory.mktemp("home")
     (home / "run").mkdir()
-    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
-    save_backbone(create_backbone("resnet10t"), home / "run/backbone.safetensors", normalisation)
+    normalization = Normalization((0.5,) * 3, (0.25,) * 3)
+    save_backbone(create_backbone("resnet10t"), home / "run/backbone.safetensors", normalization)
     for split, count in (("train", 8), ("test", 4)):
         scenes = Scenes(split, size=40, count=count)
         lines = []
@@ -115,30 +115,30 @@ def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{home}/run, seed 1: segmentation: step 2/2  loss" in shown.err
 
 
-def test_neighbours_of_folders(tmp_path: Path) -> None:
-    for name, colour in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
+def test_neighbors_of_folders(tmp_path: Path) -> None:
+    for name, color in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
         (tmp_path / name).mkdir()
         for number in range(10):
-            Image.new("RGB", (40, 40), colour).save(tmp_path / name / f"{number}.png")
+            Image.new("RGB", (40, 40), color).save(tmp_path / name / f"{number}.png")
     settings = {"image_size": (32, 32), "images": 16, "seeds": 2, "backbone": "resnet10t", "json": None}
-    found = evaluate(["random"], "neighbours", tmp_path, **settings)
+    found = evaluate(["random"], "neighbors", tmp_path, **settings)
     assert [result.scores["accuracy"] for result in found] == [100, 100]
 
 
-def test_neighbours_of_images_that_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_neighbors_of_images_that_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "test"):
-        for name, colour in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
+        for name, color in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(2):
-                Image.new("RGB", (40, 40), colour).save(tmp_path / split / name / f"{number}.png")
+                Image.new("RGB", (40, 40), color).save(tmp_path / split / name / f"{number}.png")
     settings = {"image_size": (32, 32), "seeds": 2, "backbone": "resnet10t", "json": None}
-    found = evaluate(["random"], "neighbours", tmp_path, **settings)
+    found = evaluate(["random"], "neighbors", tmp_path, **settings)
     assert [result.scores["accuracy"] for result in found] == [100, 100]
     assert "drawn at random" not in capsys.readouterr().err
     (tmp_path / "run[red]:smile:").mkdir()  # a name that is no markup
-    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
-    save_backbone(create_backbone("resnet10t"), tmp_path / "run[red]:smile:/backbone.safetensors", normalisation)
-    found = evaluate([tmp_path / "run[red]:smile:"], "neighbours", tmp_path / "train", **settings | {"seeds": 1})
+    normalization = Normalization((0.5,) * 3, (0.25,) * 3)
+    save_backbone(create_backbone("resnet10t"), tmp_path / "run[red]:smile:/backbone.safetensors", normalization)
+    found = evaluate([tmp_path / "run[red]:smile:"], "neighbors", tmp_path / "train", **settings | {"seeds": 1})
     shown = capsys.readouterr()
     assert (
         "drawn at random" in shown.err
@@ -153,7 +153,7 @@ def test_given_weights_are_asked_once_where_nothing_is_drawn(home: Path, tmp_pat
         Image.new("RGB", (40, 40), (0, 250 * (place % 2), 0)).save(tmp_path / f"{place}.png")
         lines.append(f"{place}.png,{place % 2},{split}")
     (tmp_path / "index.csv").write_text("\n".join(lines))
-    found = evaluate([home / "run"], "neighbours", tmp_path, image_size=(32, 32), json=None)
+    found = evaluate([home / "run"], "neighbors", tmp_path, image_size=(32, 32), json=None)
     assert [(result.seed, result.scores["accuracy"]) for result in found] == [(0, 100)]
 
 
@@ -211,8 +211,8 @@ def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: 
         ("run --task segmentation --data data --also c*", "--also c*: no test image is called so"),
         ("run --task segmentation --data data --classes 2", "holds the label"),
         ("run --task retrieval --data data --fine-tune", "--fine-tune is for segmentation"),
-        ("run --task neighbours --data run", "of no class"),
-        ("run --task neighbours --data data", "has labels of pixels or boxes"),
+        ("run --task neighbors --data run", "of no class"),
+        ("run --task neighbors --data data", "has labels of pixels or boxes"),
         ("run --task detection --data data", "data has no boxes of 'train'"),
         ("run --task segmentation --data data --steps 5", "--steps is for detection and with --fine-tune"),
         ("run --task retrieval --data data --learning-rate 0.1", "--learning-rate is for detection and with"),
@@ -252,11 +252,11 @@ def test_means_and_deviations() -> None:
         Result("segmentation", "w", seed, "all", {"miou": value, "iou_0": math.nan})
         for seed, value in enumerate((1.0, 2.0, 6.0))
     ]
-    ((key, scores),) = summarise(results).items()
+    ((key, scores),) = summarize(results).items()
     assert key == ("segmentation", "w", "all")
     assert scores["miou"].mean == 3 and scores["miou"].deviation == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
     assert math.isnan(scores["iou_0"].mean) and scores["iou_0"].deviation is None
-    assert summarise(results[:1])[key]["miou"] == Summary(1.0, None, 1)
+    assert summarize(results[:1])[key]["miou"] == Summary(1.0, None, 1)
 
 
 def test_the_file_is_strict_json(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from densecl.errors import UserError
 from densecl.evaluation import dense
 from densecl.evaluation.clustering import fit_clusters
-from densecl.evaluation.dense import LabelledMaps, Probe, confusion_matrix, judge, label_shares, score
-from densecl.evaluation.labelled import VOID
+from densecl.evaluation.dense import LabeledMaps, Probe, confusion_matrix, judge, label_shares, score
+from densecl.evaluation.labeled import VOID
 from densecl.evaluation.retrieval import fit_retrieval
 from densecl.evaluation.segmentation import fit_linear
 
 CLASSES, SIZE, CELL = 4, 32, 8
 STANDARD = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 PROBES: dict[str, Probe] = {"linear": fit_linear, "retrieval": fit_retrieval, "clustering": fit_clusters}
-COLOURS = torch.tensor([[250, 250, 250], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
+COLORS = torch.tensor([[250, 250, 250], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
 
 
 class Cells(nn.Module):
@@ -33,12 +33,12 @@ class Cells(nn.Module):
 def drawn(
     count: int, *, seed: int, shown: int = CLASSES, noise: bool = False
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Images of one class each, in its colour; of the classes from `shown` on, that of class 0 of `shown`."""
+    """Images of one class each, in its color; of the classes from `shown` on, that of class 0 of `shown`."""
     generator = torch.Generator().manual_seed(seed)
     items = []
     for number in range(count):
         label = number % CLASSES
-        image = COLOURS[label % shown][:, None, None].expand(3, SIZE, SIZE).clone()
+        image = COLORS[label % shown][:, None, None].expand(3, SIZE, SIZE).clone()
         if noise:
             image = torch.randint(0, 256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
         items.append((image, torch.full((SIZE, SIZE), label)))
@@ -71,7 +71,7 @@ def test_half_right_features_score_what_was_planted(name: str) -> None:
 def test_parts_of_the_test_set_are_scored_apart() -> None:
     test = drawn(8, seed=0)
     for index in (1, 2):
-        test[index] = (test[index][0], (test[index][1] + 1) % CLASSES)  # labelled wrongly
+        test[index] = (test[index][0], (test[index][1] + 1) % CLASSES)  # labeled wrongly
     found = judge(
         Cells(),
         drawn(40, seed=0),
@@ -121,7 +121,7 @@ def test_shares_of_labels_in_cells() -> None:
 
 
 def test_taking_some_images() -> None:
-    maps = LabelledMaps(torch.arange(3.0)[:, None, None, None], torch.arange(3, dtype=torch.uint8)[:, None, None])
+    maps = LabeledMaps(torch.arange(3.0)[:, None, None, None], torch.arange(3, dtype=torch.uint8)[:, None, None])
     assert maps.take([2, 0]).features.flatten().tolist() == [2, 0]
     assert maps.take([2, 0]).labels.flatten().tolist() == [2, 0]
 

@@ -12,16 +12,16 @@ from densecl.model.backbone import Backbone, create_backbone
 from tests.frozen import WatchedNorm, frozen_norm, modes
 
 STANDARD = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
-COLOURS = torch.tensor([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
+COLORS = torch.tensor([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
 
 
 def images(count: int, seed: int, *, noise: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Two classes side by side, in their colours."""
+    """Two classes side by side, in their colors."""
     generator = torch.Generator().manual_seed(seed)
     items = []
     for _ in range(count):
         labels = torch.randint(0, 4, (2,), generator=generator).repeat_interleave(16).expand(32, 32).contiguous()
-        image = COLOURS[labels].permute(2, 0, 1).contiguous()
+        image = COLORS[labels].permute(2, 0, 1).contiguous()
         if noise:
             image = torch.randint(0, 256, image.shape, generator=generator, dtype=torch.uint8)
         items.append((image, labels))
@@ -59,7 +59,7 @@ def test_half_right_images_score_what_was_planted() -> None:
     def planted(numbers: range, classes: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         sides = [[classes[number % len(classes)], classes[number // 2 % len(classes)]] for number in numbers]
         labels = [torch.tensor(side).repeat_interleave(16).expand(32, 32).contiguous() for side in sides]
-        return [(COLOURS[1 + label % 2].permute(2, 0, 1).contiguous(), label) for label in labels]
+        return [(COLORS[1 + label % 2].permute(2, 0, 1).contiguous(), label) for label in labels]
 
     sets = planted(range(32), [0, 1, 0, 1, 0, 1, 2, 3]), planted(range(16), [0, 1, 2, 3])
     found = fine_tuned_segmentation(tiny(), *sets, classes=4, steps=80, batch_size=8, learning_rate=1e-2, **STANDARD)
@@ -94,7 +94,7 @@ def test_batches_go_round_evenly() -> None:
 
 
 def test_labels_stay_with_their_pixels() -> None:
-    # Vertical stripes of one class and colour each: wherever the crop and however mirrored, they must agree.
+    # Vertical stripes of one class and color each: wherever the crop and however mirrored, they must agree.
     labels = torch.arange(4, dtype=torch.uint8).repeat_interleave(16).expand(6, 40, 64).contiguous()
     pixels = labels[:, None].float().expand(6, 3, 40, 64)
     cropped, target = crop_and_flip(pixels, labels, torch.Generator().manual_seed(0))
@@ -123,9 +123,9 @@ def test_progress_is_shown_if_it_has_a_title(capsys: pytest.CaptureFixture[str])
 
 def test_nothing_to_learn_from() -> None:
     void = [(image, torch.full_like(label, 255)) for image, label in images(2, 0)]
-    with pytest.raises(UserError, match="no labelled pixel"):
+    with pytest.raises(UserError, match="no labeled pixel"):
         fine_tuned_segmentation(tiny(), void, images(2, 0), classes=4, **STANDARD)
-    with pytest.raises(UserError, match="no labelled images"):
+    with pytest.raises(UserError, match="no labeled images"):
         fine_tuned_segmentation(tiny(), [], images(2, 0), classes=4, **STANDARD)
 
 

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from densecl.errors import UserError
-from densecl.evaluation.dense import LabelledMaps
+from densecl.evaluation.dense import LabeledMaps
 from densecl.evaluation.segmentation import RIDGE, fit_linear, linear_segmentation
 
 CLASSES, SIZE, CELL = 4, 32, 8
@@ -25,15 +25,15 @@ class Painted(nn.Module):
 
 
 def painted(count: int, *, seed: int, paint: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Images of vertical bands of classes; painted with a colour of their class, or noise."""
+    """Images of vertical bands of classes; painted with a color of their class, or noise."""
     generator = torch.Generator().manual_seed(seed)
-    colours = torch.tensor([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
+    colors = torch.tensor([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
     items = []
     for _ in range(count):
         # One class an image, so that bilinear interpolation has no edge to blur.
         labels = torch.full((SIZE, SIZE), int(torch.randint(CLASSES, (), generator=generator)))
         if paint:
-            image = colours[labels].permute(2, 0, 1)
+            image = colors[labels].permute(2, 0, 1)
         else:
             image = torch.randint(0, 256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
         items.append((image.contiguous(), labels))
@@ -77,7 +77,7 @@ def test_ignored_pixels_count_neither_in_training_nor_in_the_score() -> None:
     result = linear_segmentation(Painted(), train, test, classes=CLASSES, ignore=[200], **STANDARD)
     assert result.miou == 100
     assert result.confusion.sum() == 20 * SIZE * (SIZE - 9)
-    with pytest.raises(UserError, match="labelled image 0 holds the label 200, but there are 4 classes.*ignore=200"):
+    with pytest.raises(UserError, match="labeled image 0 holds the label 200, but there are 4 classes.*ignore=200"):
         linear_segmentation(Painted(), train, test, classes=CLASSES, **STANDARD)
 
 
@@ -95,9 +95,9 @@ def test_a_constant_channel_does_no_harm() -> None:
 
 def test_wrong_sets_are_refused() -> None:
     good = painted(2, seed=0, paint=True)
-    with pytest.raises(UserError, match="no labelled images to learn from"):
+    with pytest.raises(UserError, match="no labeled images to learn from"):
         linear_segmentation(Painted(), [], good, classes=CLASSES, **STANDARD)
-    with pytest.raises(UserError, match="no labelled images to learn from"):
+    with pytest.raises(UserError, match="no labeled images to learn from"):
         linear_segmentation(Painted(), good, [], classes=CLASSES, **STANDARD)
     uneven = [*good, (good[0][0][:, :24], good[0][1][:24])]
     with pytest.raises(UserError, match="one size"):
@@ -110,7 +110,7 @@ def test_the_optimum_is_that_of_logistic_regression() -> None:
     mixed = torch.randn(6, 5, generator=generator, dtype=torch.float64).float()
     features = torch.einsum("bdrc,ed->berc", torch.randn(8, 5, 4, 4, generator=generator), mixed) + 3
     labels = torch.randint(0, 3, (8, 4, 4), generator=generator).to(torch.uint8)  # a pixel, a cell: no upsampling
-    classify = fit_linear(LabelledMaps(features, labels), 3)
+    classify = fit_linear(LabeledMaps(features, labels), 3)
 
     cells = features.permute(0, 2, 3, 1).flatten(0, 2).double()
     cells = (cells - cells.mean(dim=0)) / cells.std(dim=0, correction=0)
@@ -123,7 +123,7 @@ def test_the_optimum_is_that_of_logistic_regression() -> None:
 def test_nothing_labelled() -> None:
     void = [(image, torch.full_like(labels, 255)) for image, labels in painted(2, seed=0, paint=True)]
     good = painted(2, seed=0, paint=True)
-    with pytest.raises(UserError, match="training set has no labelled pixel"):
+    with pytest.raises(UserError, match="training set has no labeled pixel"):
         linear_segmentation(Painted(), void, good, classes=CLASSES, **STANDARD)
-    with pytest.raises(UserError, match="test set has no labelled pixel"):
+    with pytest.raises(UserError, match="test set has no labeled pixel"):
         linear_segmentation(Painted(), good, void, classes=CLASSES, **STANDARD)

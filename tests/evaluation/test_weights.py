@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 from densecl.errors import UserError
 from densecl.evaluation.weights import open_weights
 from densecl.model.backbone import create_backbone
-from densecl.model.weights import Normalisation, save_backbone
+from densecl.model.weights import Normalization, save_backbone
 
-NORMALISATION = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    save_backbone(create_backbone("resnet10t"), folder / "backbone.safetensors", NORMALISATION)
+    save_backbone(create_backbone("resnet10t"), folder / "backbone.safetensors", NORMALIZATION)
     return folder
 
 
@@ -29,7 +29,7 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 def test_given_weights_at_any_stride(run: Path) -> None:
     (weights,) = open_weights([run])
-    assert (weights.architecture, weights.normalisation, weights.random) == ("resnet10t", NORMALISATION, False)
+    assert (weights.architecture, weights.normalization, weights.random) == ("resnet10t", NORMALIZATION, False)
     usual, finer = weights.backbone(None), weights.backbone(8, seed=3)
     assert (usual.stride, finer.stride) == (16, 8)
     assert same(usual, finer) and same(usual.model, create_and_load(run))
@@ -43,7 +43,7 @@ def create_and_load(run: Path) -> torch.nn.Module:
 
 def test_random_weights_follow_the_seed_and_the_others(run: Path) -> None:
     _, weights = open_weights([run, "random"])
-    assert weights.random and (weights.architecture, weights.normalisation) == ("resnet10t", NORMALISATION)
+    assert weights.random and (weights.architecture, weights.normalization) == ("resnet10t", NORMALIZATION)
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     open_weights(["random"], "resnet10t")
@@ -70,7 +70,7 @@ def test_files_of_others_need_to_be_told_the_backbone(tmp_path: Path, run: Path)
         with pytest.raises(UserError, match="does not say which backbone.*backbone"):
             open_weights([tmp_path / file])
         (weights,) = open_weights([tmp_path / file], "resnet10t")
-        assert same(weights.backbone(None).model, network.model) and weights.normalisation.mean[0] == 0.485
+        assert same(weights.backbone(None).model, network.model) and weights.normalization.mean[0] == 0.485
         assert open_weights([run, tmp_path / file])[1].architecture == "resnet10t"
     with pytest.raises(UserError, match="tensors of resnet18 matched"):
         open_weights([tmp_path / "w.pth"], "resnet18")
@@ -109,7 +109,7 @@ def test_checkpoints_of_any_training_are_judged(tmp_path: Path, run: Path) -> No
     state = {f"backbone.{name}": tensor for name, tensor in network.model.state_dict().items()}
     torch.save({"teacher": state, "args": argparse.Namespace(out=tmp_path)}, tmp_path / "checkpoint.pth")
     (weights,) = open_weights([tmp_path / "checkpoint.pth"], "resnet10t")
-    assert same(weights.backbone(None).model, network.model) and weights.normalisation.mean[0] == 0.485
+    assert same(weights.backbone(None).model, network.model) and weights.normalization.mean[0] == 0.485
     unfinished = tmp_path / "run/checkpoints"
     unfinished.mkdir(parents=True)
     torch.save({"model": {f"query_encoder.{name}": tensor for name, tensor in state.items()}}, unfinished / "last.ckpt")
@@ -119,10 +119,10 @@ def test_checkpoints_of_any_training_are_judged(tmp_path: Path, run: Path) -> No
     assert same(weights.backbone(None).model, network.model)
 
 
-def test_the_normalisation_of_a_configuration_is_taken(tmp_path: Path) -> None:
+def test_the_normalization_of_a_configuration_is_taken(tmp_path: Path) -> None:
     torch.save(create_backbone("test_resnet").model.state_dict(), tmp_path / "w.pth")
     (weights,) = open_weights([tmp_path / "w.pth"], "test_resnet.r160_in1k")
-    assert weights.normalisation == Normalisation((0.5,) * 3, (0.5,) * 3)
+    assert weights.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
 
 
 def test_a_file_whose_metadata_cannot_be_is_one_line(tmp_path: Path) -> None:

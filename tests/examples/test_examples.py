@@ -111,7 +111,7 @@ def test_on_two_processes_every_method_trains_the_model_of_the_command(images: P
         assert differences(example, command) == []
 
 
-def test_the_colours_are_not_computed_in_half_precision(images: Path, tmp_path: Path) -> None:
+def test_the_colors_are_not_computed_in_half_precision(images: Path, tmp_path: Path) -> None:
     settings = {**TINY, "steps": 2, "data": images, "backbone": "test_resnet", "precision": "bf16"}
     assert train("pytorch", **settings, out=tmp_path / "1") == train(
         "pytorch_lightning", **settings, out=tmp_path / "2"
@@ -134,15 +134,15 @@ def test_runs_as_a_script_on_drawn_scenes(form: str, tmp_path: Path) -> None:
     done = script(form, *flags(**settings, out=tmp_path / "new" / "run"), cwd=EXAMPLES / form)
     assert done.returncode == 0, done.stderr
     assert f'densecl.load_backbone("{tmp_path / "new" / "run"}")' in done.stdout
-    backbone, normalisation = densecl.load_backbone(tmp_path / "new" / "run")
+    backbone, normalization = densecl.load_backbone(tmp_path / "new" / "run")
     assert (backbone.name, backbone.stride) == ("test_resnet", 16)
-    assert normalisation.mean == (0.485, 0.456, 0.406)
+    assert normalization.mean == (0.485, 0.456, 0.406)
 
 
-def test_synchronised_batch_norm_on_the_cpu_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_synchronized_batch_norm_on_the_cpu_is_an_error_of_one_line(tmp_path: Path) -> None:
     done = script("pytorch_lightning_distributed", "--sync-batch-norm", "--out", str(tmp_path / "run"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --sync-batch-norm needs GPUs: torch has no synchronised batch norm on the CPU.\n"
+    assert done.stderr == "error: --sync-batch-norm needs GPUs: torch has no synchronized batch norm on the CPU.\n"
 
 
 @pytest.mark.parametrize("form", FORMS)

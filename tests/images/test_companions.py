@@ -15,7 +15,7 @@ SIDE = 40
 
 
 def photo(number, side=SIDE):
-    """Colours that run into each other, a disc, and noise."""
+    """Colors that run into each other, a disc, and noise."""
     rng = np.random.default_rng(number)
     y, x = np.mgrid[:side, :side]
     pixels = np.stack([x * 255 / side, y * 255 / side, (x + y) * 127 / side], 2)
@@ -43,10 +43,10 @@ def instances(number, side=SIDE):
     return (np.arange(16).reshape(4, 4) * 37).astype(np.uint16).repeat(side // 4, 0).repeat(side // 4, 1)
 
 
-def coloured(number, side=SIDE):
-    """A label map drawn in colours."""
-    colours = np.array([[0, 0, 0], [128, 64, 128], [220, 20, 60], [0, 0, 142]], np.uint8)
-    return colours[label(number, side)]
+def colored(number, side=SIDE):
+    """A label map drawn in colors."""
+    colors = np.array([[0, 0, 0], [128, 64, 128], [220, 20, 60], [0, 0, 142]], np.uint8)
+    return colors[label(number, side)]
 
 
 def paletted(number):
@@ -136,14 +136,14 @@ LEFT_OUT = {
         {"train/masks/{}.png": binary, "val/masks/v{}.png": binary},
     ),
     "img_dir and ann_dir": ({"img_dir/train/{}.jpg": photo}, {"ann_dir/train/{}.png": label}),
-    "COCO panoptic": ({"train2017/{:012}.jpg": photo}, {"annotations/panoptic_train2017/{:012}.png": coloured}),
+    "COCO panoptic": ({"train2017/{:012}.jpg": photo}, {"annotations/panoptic_train2017/{:012}.png": colored}),
     "ADE20K": ({"images/training/ADE_train_{:08}.jpg": photo}, {"annotations/training/ADE_train_{:08}.png": label}),
     "Cityscapes": (
         {"leftImg8bit/train/aachen/aachen_{:06}_000019_leftImg8bit.png": photo},
         {
             "gtFine/train/aachen/aachen_{:06}_000019_gtFine_labelIds.png": label,
             "gtFine/train/aachen/aachen_{:06}_000019_gtFine_instanceIds.png": instances,
-            "gtFine/train/aachen/aachen_{:06}_000019_gtFine_color.png": coloured,
+            "gtFine/train/aachen/aachen_{:06}_000019_gtFine_color.png": colored,
             "disparity/train/aachen/aachen_{:06}_000019_disparity.png": depth,
         },
     ),
@@ -152,8 +152,8 @@ LEFT_OUT = {
     "a mask in front": ({"scan{}.png": photo}, {"mask_scan{}.png": binary}),
     "several masks": ({"breast ({}).png": gray}, {"breast ({})_mask.png": binary, "breast ({})_mask_1.png": binary}),
     "ISIC": ({"ISIC_{:07}.jpg": photo}, {"ISIC_{:07}_segmentation.png": binary}),
-    "DeepGlobe": ({"{}_sat.jpg": photo}, {"{}_mask.png": coloured}),
-    "CamVid": ({"701_StillsRaw_full/0001TP_{:06}.png": photo}, {"LabeledApproved_full/0001TP_{:06}_L.png": coloured}),
+    "DeepGlobe": ({"{}_sat.jpg": photo}, {"{}_mask.png": colored}),
+    "CamVid": ({"701_StillsRaw_full/0001TP_{:06}.png": photo}, {"LabeledApproved_full/0001TP_{:06}_L.png": colored}),
     "MVTec": ({"bottle/test/broken/{:03}.png": photo}, {"bottle/ground_truth/broken/{:03}_mask.png": binary}),
     "Data Science Bowl": (
         {"stage1_train/a{}/images/x.png": gray},
@@ -168,22 +168,22 @@ LEFT_OUT = {
     "a hint in the name of the whole": ({"kvasir-seg/images/cju{}.jpg": photo}, {"kvasir-seg/masks/cju{}.jpg": binary}),
     "BDD100K": (
         {"images/10k/train/{:08}-aa.jpg": photo},
-        {"labels/sem_seg/masks/train/{:08}-aa.png": label, "labels/pan_seg/colormaps/train/{:08}-aa.png": coloured},
+        {"labels/sem_seg/masks/train/{:08}-aa.png": label, "labels/pan_seg/colormaps/train/{:08}-aa.png": colored},
     ),
     "Mapillary": (
         {"training/images/{}.jpg": photo},
-        {"training/v2.0/labels/{}.png": coloured, "training/v2.0/panoptic/{}.png": coloured},
+        {"training/v2.0/labels/{}.png": colored, "training/v2.0/panoptic/{}.png": colored},
     ),
     "Segment Anything": ({"images/{}.jpg": photo}, {"images/{}_mask_0.png": binary, "images/{}_mask_1.png": binary}),
     "elevation": (
         {"2_Ortho_RGB/top_2_{}_RGB.tif": photo},
-        {"5_Labels_all/top_2_{}_label.tif": coloured, "1_DSM/dsm_{}.tif": depth},
+        {"5_Labels_all/top_2_{}_label.tif": colored, "1_DSM/dsm_{}.tif": depth},
     ),
     "SUN RGB-D": ({"image/{}.jpg": photo}, {"depth_bfx/{}.png": depth, "seg/{}.png": label}),
     "eight channels": ({"tiles/{}.tif": bands}, {"masks/{}.tif": label}),
     "KITTI": (
         {"image_2/{:06}_10.png": photo},
-        {"semantic/{:06}_10.png": label, "semantic_rgb/{:06}_10.png": coloured, "instance/{:06}_10.png": instances},
+        {"semantic/{:06}_10.png": label, "semantic_rgb/{:06}_10.png": colored, "instance/{:06}_10.png": instances},
     ),
     "Supervisely": ({"ds/img/{}.jpg": photo}, {"ds/masks_machine/{}.png": label}),
     "CelebAMask": ({"CelebA-HQ-img/{}.jpg": photo}, {"CelebAMask-HQ-mask-anno/0/{:05}_hair.png": binary}),
@@ -198,8 +198,8 @@ LEFT_OUT = {
         {"uploads/cat{}.jpg": photo},
         {"uploads/cat{}-20x20.jpg": small, "uploads/cat{}-38x38.jpg": lambda number: photo(number, 38)},
     ),
-    "SegNet's CamVid": ({"train/{}.png": photo}, {"trainannot/{}.png": coloured}),
-    "parts": ({"ADE_{}.jpg": photo}, {"ADE_{}_seg.png": coloured, "ADE_{}_parts_1.png": coloured}),
+    "SegNet's CamVid": ({"train/{}.png": photo}, {"trainannot/{}.png": colored}),
+    "parts": ({"ADE_{}.jpg": photo}, {"ADE_{}_seg.png": colored, "ADE_{}_parts_1.png": colored}),
     "metres": ({"{}.png": photo}, {"{}_depth.npy": metres}),
     "metres in another folder": ({"top/area{}.tif": photo}, {"dsm/dsm_area{}.tif": metres}),
 }  # fmt: skip
@@ -212,9 +212,9 @@ KEPT = {
     "shipping labels": {"labels/{}.png": photo, "boxes/{}.png": photo},
     "microscopy": {"plate1/{}.png": gray, "plate2/{}.png": gray},
     "dim cells": {"labels/{}.png": dim, "other/{}.png": dim},
-    "screens": {"screenshots/{}.png": coloured, "icons/{}.png": coloured},
+    "screens": {"screenshots/{}.png": colored, "icons/{}.png": colored},
     "channels of a microscope": {"nuclei/{}.tif": gray, "actin/{}.tif": gray},
-    "labelled and unlabelled": {"labeled/{}.png": gray, "unlabeled/{}.png": gray},
+    "labeled and unlabeled": {"labeled/{}.png": gray, "unlabeled/{}.png": gray},
     "annotated by hand": {"annotations/{}.jpg": photo, "photos/{}.jpg": photo},
     "names that only sound so": {"{}_label.jpg": photo, "mask_{}.jpg": photo, "{}_seg.png": photo, "{}_L.png": photo},
     "stereo": {"left/{}.png": photo, "right/{}.png": photo},
@@ -225,10 +225,10 @@ KEPT = {
     "elevation": {"north/{}.png": depth, "depth/{}.png": depth},
     "thumbnails alone": {"thumbnails/{}.jpg": photo},
     "thumbnails as large": {"thumbnails/{}.jpg": photo, "other/{}.jpg": photo},
-    "thermal and colour": {"thermal/{}.png": gray, "rgb/{}.png": photo},
+    "thermal and color": {"thermal/{}.png": gray, "rgb/{}.png": photo},
     "tiles named by their place": {"scene{}.png": photo, "scene{}_0x40.png": small, "scene{}_20x20.png": photo},
     "classes numbered alike": {"depth/{}.png": gray, "cats/{}.jpg": wide},
-    "night": {"labelled/{}.jpg": night, "unlabelled/{}.jpg": photo},
+    "night": {"labeled/{}.jpg": night, "unlabeled/{}.jpg": photo},
     "only empty frames beside": {"dark/{}.png": empty, "light/{}.png": photo},
 }  # fmt: skip
 
@@ -256,7 +256,7 @@ def test_photographs_are_kept_whatever_their_names(tmp_path, case):
 
 def test_what_is_only_likely_is_told_and_kept(tmp_path):
     """Flat images without a hint in the name, which have the names of photographs; and label maps kept as JPEG."""
-    write(tmp_path / "pairs", {"A/{}.jpg": photo, "B/{}.png": coloured})
+    write(tmp_path / "pairs", {"A/{}.jpg": photo, "B/{}.png": colored})
     names, notes = kept(tmp_path / "pairs")
     assert len(names) == 10
     assert "warning: perhaps no photographs, but trained on: 5 label maps (B/)" in notes
@@ -264,8 +264,8 @@ def test_what_is_only_likely_is_told_and_kept(tmp_path):
     names, notes = kept(tmp_path / "three")
     assert len(names) == 10
     assert "left out: 5 label maps (masks/)" in notes and "5 label maps (scribbles/)" in notes
-    write(tmp_path / "coloured", {"photos/{}.jpg": photo, "labels/drawn_{}.png": coloured})
-    names, notes = kept(tmp_path / "coloured")
+    write(tmp_path / "colored", {"photos/{}.jpg": photo, "labels/drawn_{}.png": colored})
+    names, notes = kept(tmp_path / "colored")
     assert len(names) == 10
     assert "warning" in notes and "5 label maps (labels/)" in notes
     write(tmp_path / "export", {"images/{}.jpg": photo, "export/task-{}-by-1.png": binary})
@@ -288,10 +288,10 @@ def test_what_the_user_names_is_taken_as_it_is(tmp_path):
 
 def test_a_set_aside_image_changes_nothing_in_the_others(tmp_path):
     write(tmp_path / "plain", {"images/{}.jpg": photo})
-    write(tmp_path / "labelled", {"images/{}.jpg": photo, "images/{}_mask.png": label})
-    plain, labelled = open_source(tmp_path / "plain"), open_source(tmp_path / "labelled")
-    assert labelled.fingerprint() == plain.fingerprint()
-    assert [(labelled.read(i) == plain.read(i)).all() for i in range(5)] == [True] * 5
+    write(tmp_path / "labeled", {"images/{}.jpg": photo, "images/{}_mask.png": label})
+    plain, labeled = open_source(tmp_path / "plain"), open_source(tmp_path / "labeled")
+    assert labeled.fingerprint() == plain.fingerprint()
+    assert [(labeled.read(i) == plain.read(i)).all() for i in range(5)] == [True] * 5
 
 
 def test_images_that_cannot_be_read_are_no_evidence(tmp_path):

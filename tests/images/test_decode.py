@@ -31,7 +31,7 @@ from densecl.images.decode import (
 from densecl.images.decode import tiff as module
 
 RNG = np.random.default_rng(0)
-COLOURS = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
+COLORS = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
 GRAYS = RNG.integers(0, 256, (13, 17), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (13, 17, 3), dtype=np.uint16)
 
@@ -50,11 +50,11 @@ def encoded(image, format, **options):
     return file.getvalue()
 
 
-def png(array, colour_type):
+def png(array, color_type):
     """A PNG of 8 or 16 bits, written by the letter of its specification."""
     height, width = array.shape[:2]
     rows = b"".join(b"\0" + row.astype(array.dtype.newbyteorder(">")).tobytes() for row in array)
-    header = struct.pack(">IIBBBBB", width, height, 8 * array.dtype.itemsize, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8 * array.dtype.itemsize, color_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
@@ -73,21 +73,21 @@ def write(tmp_path):
 
 @pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
 def test_lossless_formats_whatever_the_name(write, format, options):
-    assert same(decode(write(encoded(Image.fromarray(COLOURS), format, **options)), 3), channels_first(COLOURS))
+    assert same(decode(write(encoded(Image.fromarray(COLORS), format, **options)), 3), channels_first(COLORS))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "MPO"])
 def test_lossy_formats_are_what_pillow_reads(write, format):
-    data = encoded(Image.fromarray(COLOURS), format)
+    data = encoded(Image.fromarray(COLORS), format)
     assert same(decode(write(data), 3), channels_first(np.asarray(Image.open(io.BytesIO(data)))))
 
 
-def test_gray_is_repeated_and_colour_becomes_luma(write):
+def test_gray_is_repeated_and_color_becomes_luma(write):
     gray = decode(write(encoded(Image.fromarray(GRAYS), "PNG")), 3)
     assert same(gray, np.stack([GRAYS] * 3))
     assert same(decode(write(encoded(Image.fromarray(GRAYS), "PNG")), 1), GRAYS[None])
-    luma = decode(write(encoded(Image.fromarray(COLOURS), "PNG")), 1)
-    assert same(luma, np.asarray(Image.fromarray(COLOURS).convert("L"))[None])
+    luma = decode(write(encoded(Image.fromarray(COLORS), "PNG")), 1)
+    assert same(luma, np.asarray(Image.fromarray(COLORS).convert("L"))[None])
 
 
 def test_sixteen_bits_are_kept(write):
@@ -101,7 +101,7 @@ def test_sixteen_bits_are_kept(write):
 
 def test_transparency_is_shown_over_white(write):
     alpha = RNG.integers(0, 256, (13, 17, 1), dtype=np.uint8)
-    image = Image.fromarray(np.concatenate([COLOURS, alpha], axis=2))
+    image = Image.fromarray(np.concatenate([COLORS, alpha], axis=2))
     white = Image.new("RGBA", image.size, "white")
     expected = channels_first(np.asarray(Image.alpha_composite(white, image).convert("RGB"))).astype(int)
     for format, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
@@ -132,7 +132,7 @@ def test_deep_transparency(write):
 
 
 def test_palette_with_and_without_transparency(write):
-    palette = Image.fromarray(COLOURS).quantize(16)
+    palette = Image.fromarray(COLORS).quantize(16)
     expected = np.asarray(palette.convert("RGB"))
     assert same(decode(write(encoded(palette, "PNG")), 3), channels_first(expected))
     clear = np.asarray(palette) == 5
@@ -159,7 +159,7 @@ def test_cmyk_as_photoshop_writes_it(write):
 def test_orientation(write, format, orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    data = encoded(Image.fromarray(COLOURS), format, exif=exif)
+    data = encoded(Image.fromarray(COLORS), format, exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     path = write(data)
     assert same(decode(path, 3), channels_first(expected))
@@ -169,7 +169,7 @@ def test_orientation(write, format, orientation):
 
 
 def test_orientation_of_a_tiff_that_pillow_reads(write):
-    palette = Image.fromarray(COLOURS).quantize(16)
+    palette = Image.fromarray(COLORS).quantize(16)
     exif = Image.Exif()
     exif[274] = 6
     path = write(encoded(palette, "TIFF", exif=exif))
@@ -180,7 +180,7 @@ def test_orientation_of_a_tiff_that_pillow_reads(write):
 
 @pytest.mark.parametrize("orientation", [2, 3, 6])
 def test_orientation_of_sixteen_bits(tmp_path, orientation):
-    deep = COLOURS.astype(np.uint16) * 200
+    deep = COLORS.astype(np.uint16) * 200
     path = tmp_path / "deep.tif"
     tifffile.imwrite(path, deep, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
     expected = {2: deep[:, ::-1], 3: deep[::-1, ::-1], 6: np.rot90(deep, -1)}[orientation]
@@ -188,7 +188,7 @@ def test_orientation_of_sixteen_bits(tmp_path, orientation):
 
 
 def test_broken_metadata_do_not_make_a_broken_image(write):
-    data = encoded(Image.fromarray(COLOURS), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
+    data = encoded(Image.fromarray(COLORS), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert decode(write(data), 3).shape == (3, 13, 17)
 
 
@@ -231,7 +231,7 @@ def test_tiff_of_many_channels(tmp_path, dtype, compression, layout, tile, byteo
 
 
 def test_palettes_and_jpegs_in_tiff(write):
-    palette = Image.fromarray(COLOURS).quantize(16)
+    palette = Image.fromarray(COLORS).quantize(16)
     data = encoded(palette, "TIFF", compression="tiff_lzw")
     assert same(decode(write(data), 3), channels_first(np.asarray(palette.convert("RGB"))))
     smooth = Image.new("RGB", (32, 32), (200, 100, 50))
@@ -264,12 +264,12 @@ def test_npy_either_way_round(tmp_path, dtype, order):
         assert measure(path, 6) == (20, 30)
 
 
-def test_npy_of_gray_colour_and_floats(tmp_path):
+def test_npy_of_gray_color_and_floats(tmp_path):
     path = tmp_path / "image.npy"
     np.save(path, GRAYS)
     assert same(decode(path, 3), np.stack([GRAYS] * 3))
-    np.save(path, COLOURS)
-    assert same(decode(path, 1), np.asarray(Image.fromarray(COLOURS).convert("L"))[None])
+    np.save(path, COLORS)
+    assert same(decode(path, 1), np.asarray(Image.fromarray(COLORS).convert("L"))[None])
     np.save(path, np.array([[0.0, 0.5, 1.0]], np.float32))
     assert decode(path, 1).tolist() == [[[0, 32768, 65535]]]
 
@@ -294,7 +294,7 @@ def test_npy_that_is_no_image(tmp_path, array, reason):
 
 # --- damage -------------------------------------------------------------------------------------------------------
 
-PHOTO = Image.fromarray(np.kron(COLOURS, np.ones((6, 6, 1), np.uint8)))
+PHOTO = Image.fromarray(np.kron(COLORS, np.ones((6, 6, 1), np.uint8)))
 WHOLE = {
     "jpeg": encoded(PHOTO, "JPEG"),
     "progressive": encoded(PHOTO, "JPEG", progressive=True),
@@ -336,7 +336,7 @@ def test_a_thumbnail_does_not_vouch_for_its_jpeg(write):
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-def test_plain_colours_are_not_taken_for_half_written(write, lossless):
+def test_plain_colors_are_not_taken_for_half_written(write, lossless):
     for side in (1, 50, 3000):
         decode(write(encoded(Image.new("RGB", (side, side)), "WEBP", lossless=lossless)), 3)
 
@@ -592,7 +592,7 @@ def test_metadata_that_are_whole_still_turn_a_png_beside_broken_ones(write):
     assert measure(path, 3) == (PHOTO.width, PHOTO.height)
 
 
-def test_a_deep_colour_that_is_transparent(write):
+def test_a_deep_color_that_is_transparent(write):
     header, rest = png(DEEP, 2)[:33], png(DEEP, 2)[33:]
     key = chunk(b"tRNS", DEEP[3, 4].astype(">u2").tobytes())
     expected = DEEP.copy()
@@ -657,7 +657,7 @@ def test_planes_of_imagej_and_white_as_zero_and_inks(tmp_path):
 @pytest.mark.parametrize("kind", ["P6", "P5", "P6 deep", "P3", "P2", "P1", "P4"])
 def test_pnm(write, kind):
     gray = kind in ("P5", "P2", "P1", "P4")
-    values = GRAYS[..., None] if gray else DEEP if "deep" in kind else COLOURS
+    values = GRAYS[..., None] if gray else DEEP if "deep" in kind else COLORS
     if kind in ("P1", "P4"):
         values = values > 127  # True is white, which is written as 0
     largest = b"" if kind in ("P1", "P4") else b"65535\n" if "deep" in kind else b"255\n"
@@ -783,7 +783,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_bands_are_put_where_they_belong(tmp_path, monkeypatch, orientation):
-    whole = np.kron(COLOURS, np.ones((3, 3, 1), np.uint8))
+    whole = np.kron(COLORS, np.ones((3, 3, 1), np.uint8))
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(whole).save(tmp_path / "image.png", exif=exif)

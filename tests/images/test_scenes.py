@@ -53,12 +53,12 @@ def test_every_class_occurs_about_equally_often_among_the_objects() -> None:
     assert (shares * len(shares) - 1).abs().max() < 0.35
 
 
-def test_the_mean_colour_of_objects_says_nothing_about_their_class() -> None:
+def test_the_mean_color_of_objects_says_nothing_about_their_class() -> None:
     scenes = [draw_scene("train", index, size=32) for index in range(400)]
     pixels = torch.cat([scene.image.flatten(1).T for scene in scenes]).double()
     labels = torch.cat([scene.labels.flatten() for scene in scenes]).long()
     pixels = (pixels - pixels.mean(dim=0)) / pixels.std(dim=0)
-    # Linear regression of the one-hot class on the colour: how much of its variance does the colour explain?
+    # Linear regression of the one-hot class on the color: how much of its variance does the color explain?
     design = torch.cat([pixels, torch.ones(len(pixels), 1)], dim=1)
     target = torch.nn.functional.one_hot(labels, len(CLASSES)).double()
     residual = target - design @ torch.linalg.lstsq(design, target).solution

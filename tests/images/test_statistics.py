@@ -56,7 +56,7 @@ def test_how_far_from_zero_the_values_of_an_image_lie(tmp_path):
         picture = rng.normal(0, 1, (40, 30))
         np.save(tmp_path / f"{number}.npy", (7500 + 100 * picture).astype(np.uint16))
     (tmp_path / "6.npy").write_bytes(b"broken")
-    np.save(tmp_path / "7.npy", np.full((40, 30), 9, np.uint16))  # of a single colour
+    np.save(tmp_path / "7.npy", np.full((40, 30), 9, np.uint16))  # of a single color
     offset, deep = measure_offset(open_source(tmp_path, channels=1))
     assert deep and offset == pytest.approx(75, rel=0.05)
     values = torch.from_numpy(rng.integers(0, 256, (3, 3, 20, 20), dtype=np.uint8))

@@ -66,7 +66,7 @@ def match_mutually(similarity: list[list[float]]) -> list[int | None]:
     return matches
 
 
-def cell_centre(box: Box, flipped: bool, rows: int, cols: int, cell: int) -> tuple[float, float]:
+def cell_center(box: Box, flipped: bool, rows: int, cols: int, cell: int) -> tuple[float, float]:
     """Where in the source image the middle of a cell lies."""
     x0, y0, x1, y1 = box
     row, col = cell // cols, cell % cols
@@ -87,10 +87,10 @@ def distances(
     larger = max(cell_diagonal(query_box, rows, cols), cell_diagonal(key_box, rows, cols))
     table = []
     for query in range(rows * cols):
-        x, y = cell_centre(query_box, query_flipped, rows, cols, query)
+        x, y = cell_center(query_box, query_flipped, rows, cols, query)
         row = []
         for key in range(rows * cols):
-            key_x, key_y = cell_centre(key_box, key_flipped, rows, cols, key)
+            key_x, key_y = cell_center(key_box, key_flipped, rows, cols, key)
             row.append(math.sqrt((x - key_x) ** 2 + (y - key_y) ** 2) / larger)
         table.append(row)
     return table

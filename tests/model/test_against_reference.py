@@ -482,7 +482,7 @@ def test_embeddings_and_the_pooled_dense_key() -> None:
             close(embeddings.pooled[image], encoded.pooled)
             close(embeddings.features[image], encoded.features)
             mean_of_units = reference.unit(torch.stack(encoded.cells).mean(dim=0))
-            assert not torch.allclose(embeddings.pooled[image], mean_of_units), "normalised after the mean, not before"
+            assert not torch.allclose(embeddings.pooled[image], mean_of_units), "normalized after the mean, not before"
 
 
 def test_a_dense_weight_of_nought_is_the_global_method() -> None:
@@ -607,7 +607,7 @@ def norm_model(**changed) -> DenseCL:
     return DenseCL(NormNet(), dim=4, queue_length=8, **changed).double()
 
 
-def batch_normalised(model: DenseCL, pixels: Tensor) -> Tensor:
+def batch_normalized(model: DenseCL, pixels: Tensor) -> Tensor:
     """Key features under the statistics of exactly these images."""
     backbone = copy.deepcopy(model.key_encoder.backbone.model).train()
     return backbone(pixels)
@@ -617,7 +617,7 @@ def test_shuffle_on_one_device_is_plain_batch_norm() -> None:
     model = norm_model(key_norm="shuffle")
     first, second = (random_views(4, 12, 12, seed) for seed in (1, 2))
     output = model(first, second)
-    close(output.key.features, batch_normalised(model, second.pixels))
+    close(output.key.features, batch_normalized(model, second.pixels))
 
 
 def test_split_takes_statistics_over_random_sub_batches() -> None:
@@ -632,7 +632,7 @@ def test_split_takes_statistics_over_random_sub_batches() -> None:
             pairs = [[0, partner], [image for image in (1, 2, 3) if image != partner]]
             expected = torch.empty_like(output.key.features)
             for pair in pairs:
-                expected[pair] = batch_normalised(model, second.pixels[pair])
+                expected[pair] = batch_normalized(model, second.pixels[pair])
             if torch.allclose(output.key.features, expected):
                 explained.append(partner)
         assert len(explained) == 1
@@ -659,5 +659,5 @@ def test_ema_runs_the_keys_on_averaged_statistics_of_the_query() -> None:
         close(key.norm.running_mean, mean)
         close(key.norm.running_var, variance)
         plain_output = key.conv(second.pixels)
-        normalised = (plain_output - mean[:, None, None]) / (variance[:, None, None] + key.norm.eps).sqrt()
-        close(output.key.features, normalised)
+        normalized = (plain_output - mean[:, None, None]) / (variance[:, None, None] + key.norm.eps).sqrt()
+        close(output.key.features, normalized)

@@ -85,7 +85,7 @@ def test_unknown_model_names_the_nearest():
         create_backbone("resent18")
 
 
-def test_the_papers_initialisation():
+def test_the_papers_initialization():
     model = create_backbone("resnet50").model
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 50_000:
@@ -95,7 +95,7 @@ def test_the_papers_initialisation():
             assert (module.weight == 1).all() and (module.bias == 0).all(), name
 
 
-def test_models_without_batch_norm_keep_their_own_initialisation():
+def test_models_without_batch_norm_keep_their_own_initialization():
     torch.manual_seed(3)
     ours = create_backbone("convnext_atto").model.state_dict()
     torch.manual_seed(3)

@@ -17,7 +17,7 @@ def views(boxes: Sequence[Sequence[float]], flipped: list[bool]) -> Views:
     return Views(torch.zeros(len(boxes), 3, 8, 8), torch.tensor(boxes, dtype=torch.float32), torch.tensor(flipped))
 
 
-def centres(box: list[float], flipped: bool, rows: int, cols: int) -> list[tuple[float, float]]:
+def centers(box: list[float], flipped: bool, rows: int, cols: int) -> list[tuple[float, float]]:
     x0, y0, x1, y1 = box
     found = []
     for row in range(rows):
@@ -58,9 +58,9 @@ def test_against_brute_force(pairs: list, rows: int, cols: int, seed: int) -> No
             [float(np.dot(one, two)) / math.hypot(*one) / math.hypot(*two) for two in key_cells] for one in query_cells
         ]
         matches = [max(range(len(row)), key=row.__getitem__) for row in cosines]
-        key_centres = centres(key_box, key_flipped, rows, cols)
-        for cell, centre in enumerate(centres(query_box, query_flipped, rows, cols)):
-            distances = [math.dist(centre, other) / unit for other in key_centres]
+        key_centers = centers(key_box, key_flipped, rows, cols)
+        for cell, center in enumerate(centers(query_box, query_flipped, rows, cols)):
+            distances = [math.dist(center, other) / unit for other in key_centers]
             if any(abs(distance - 0.7) < 1e-4 for distance in distances):
                 return  # on the rim, rounding decides
             right = [distance <= 0.7 for distance in distances]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.fitting import adapted_to_channels
-from densecl.model.weights import Start, initialise_from
+from densecl.model.weights import Start, initialize_from
 
 State = dict[str, Tensor]
 
@@ -49,7 +49,7 @@ def renamed(state: State) -> State:
 def start(content: Any, folder: Path, architecture: str = "test_resnet", **how: Any) -> tuple[Start, State]:
     torch.save(content, folder / "x.pth")
     backbone = create_backbone(architecture, **how)
-    return initialise_from(backbone, folder / "x.pth"), backbone.model.state_dict()
+    return initialize_from(backbone, folder / "x.pth"), backbone.model.state_dict()
 
 
 def taken(found: State, given: State) -> bool:
@@ -107,7 +107,7 @@ LAYOUTS: dict[str, tuple[Callable[[State], Any], str]] = {
     "timm's training": (lambda w: {"state_dict": other(w), "state_dict_ema": w, "metric": 3.0}, "state_dict_ema"),
     "a detector": (lambda w: {"model": under("backbone.body.", w)}, "model.backbone.body"),
     "an average": (lambda w: {"model": other(w), "average_model": w}, "average_model"),
-    "an optimiser by name": (lambda w: {"opt": {"exp_avg": other(w), "exp_avg_sq": other(w)}, "net": w}, "net"),
+    "an optimizer by name": (lambda w: {"opt": {"exp_avg": other(w), "exp_avg_sq": other(w)}, "net": w}, "net"),
     "deep inside": (lambda w: {"a": {"b": [{"weights": w}]}}, "a.b.0.weights"),
     "torch.compile": (lambda w: {"model": under("_orig_mod.", w)}, "model._orig_mod"),
     "wrappers within": (lambda w: {name.replace("layer1.", "layer1._orig_mod."): one for name, one in w.items()}, ""),
@@ -163,7 +163,7 @@ def test_an_order_that_may_mislead_is_not_followed(transformer: State, tmp_path:
             start(content, tmp_path, "test_vit")
     save_file(renamed(bare), tmp_path / "sorted.safetensors")
     with pytest.raises(UserError, match="tensors of test_vit matched by name and shape"):
-        initialise_from(create_backbone("test_vit"), tmp_path / "sorted.safetensors")
+        initialize_from(create_backbone("test_vit"), tmp_path / "sorted.safetensors")
 
 
 @pytest.mark.parametrize("prefix", ["", "teacher.backbone."])
@@ -246,8 +246,8 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 5, 1))
     torch.save({"net": {"encoder." + name: one for name, one in module.state_dict().items()}}, tmp_path / "x.pth")
     backbone = Backbone(nn.Sequential(nn.Conv2d(2, 4, 4, stride=4), nn.Conv2d(4, 5, 1)), in_channels=2)
-    assert initialise_from(backbone, tmp_path / "x.pth").report.startswith("4 of 4")
+    assert initialize_from(backbone, tmp_path / "x.pth").report.startswith("4 of 4")
     assert torch.equal(backbone.model.get_parameter("1.weight"), module[1].weight)
     wrapped = Backbone(nn.DataParallel(nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 5, 1))))
-    assert initialise_from(wrapped, tmp_path / "x.pth").report.startswith("4 of 4")
+    assert initialize_from(wrapped, tmp_path / "x.pth").report.startswith("4 of 4")
     assert torch.equal(wrapped.model.get_parameter("module.1.weight"), module[1].weight)

@@ -106,8 +106,8 @@ def test_on_a_gpu(products: torch.dtype | None) -> None:
 @pytest.mark.parametrize("spread", [1.0, 0.2])
 def test_trained_vectors(dtype: torch.dtype, spread: float) -> None:
     """Close to their positives, in a queue that is more or less of one direction."""
-    centre = units(1, 64)
-    query, queue = (F.normalize(centre + spread * units(n, 64, seed=n), dim=1).to(dtype) for n in (100, 999))
+    center = units(1, 64)
+    query, queue = (F.normalize(center + spread * units(n, 64, seed=n), dim=1).to(dtype) for n in (100, 999))
     positive = F.normalize(query.double() + 0.3 * units(100, 64, seed=2), dim=1).to(dtype)
     compare(
         info_nce,

@@ -81,7 +81,7 @@ def simsiam(pairs: Pairs, image: int, cell: int) -> Tensor:
 def barlow(group: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Zbontar et al. 2021, eq. 1 and 2, divided by the number of dimensions; 1e-5 is their batch norm's epsilon."""
     sides = [torch.stack(side) for side in zip(*group, strict=True)]
-    columns = [[standardised(side[:, column]) for column in range(side.shape[1])] for side in sides]
+    columns = [[standardized(side[:, column]) for column in range(side.shape[1])] for side in sides]
     loss = torch.zeros((), dtype=torch.float64)
     for (i, first), (j, second) in itertools.product(*map(enumerate, columns)):
         correlation = (first * second).sum() / len(group)
@@ -89,7 +89,7 @@ def barlow(group: list[tuple[Tensor, Tensor]]) -> Tensor:
     return loss / len(columns[0])
 
 
-def standardised(values: Tensor) -> Tensor:
+def standardized(values: Tensor) -> Tensor:
     mean = values.sum() / len(values)
     return (values - mean) / ((values - mean).square().sum() / len(values) + 1e-5).sqrt()
 
@@ -111,10 +111,10 @@ def vicreg(group: list[tuple[Tensor, Tensor]]) -> Tensor:
     return 25 * invariance + 25 * variance + covariance
 
 
-def dino(pairs: Pairs, image: int, cell: int, centre: Tensor) -> Tensor:
-    """Caron et al. 2021, eq. 2 with the centre of section 3.1."""
+def dino(pairs: Pairs, image: int, cell: int, center: Tensor) -> Tensor:
+    """Caron et al. 2021, eq. 2 with the center of section 3.1."""
     student = softmax(pairs.query[image, cell] / QUERY_TEMPERATURE)
-    teacher = softmax((pairs.key[image, int(pairs.match[image, cell])] - centre) / KEY_TEMPERATURE)
+    teacher = softmax((pairs.key[image, int(pairs.match[image, cell])] - center) / KEY_TEMPERATURE)
     return -sum((share * torch.log(guess) for share, guess in zip(teacher, student, strict=True)), torch.zeros(()))
 
 
@@ -122,7 +122,7 @@ def softmax(values: Tensor) -> Tensor:
     return torch.exp(values) / torch.exp(values).sum()
 
 
-def expected_loss(name: str, pairs: Pairs, statistics: str, centre: Tensor) -> Tensor:
+def expected_loss(name: str, pairs: Pairs, statistics: str, center: Tensor) -> Tensor:
     batch, cells = pairs.match.shape
     places = [
         (image, cell)
@@ -136,7 +136,7 @@ def expected_loss(name: str, pairs: Pairs, statistics: str, centre: Tensor) -> T
             groups.setdefault(cell if statistics == "position" else 0, []).append(pair)
         losses = [{"barlow": barlow, "vicreg": vicreg}[name](group) for group in groups.values() if len(group) > 1]
     elif name == "dino":
-        losses = [dino(pairs, *place, centre) for place in places]
+        losses = [dino(pairs, *place, center) for place in places]
     else:
         formula = {"moco": moco, "simclr": simclr, "byol": byol, "simsiam": simsiam}[name]
         losses = [formula(pairs, *place) for place in places]
@@ -151,7 +151,7 @@ def random(*shape: int, seed: int) -> Tensor:
 
 
 def random_pairs(method: Method, batch: int, cells: int, key_cells: int, dim: int, seed: int, negatives: str) -> Pairs:
-    """Cells of two views with matches, of which some do not count, and neighbourhoods."""
+    """Cells of two views with matches, of which some do not count, and neighborhoods."""
     chance = torch.Generator().manual_seed(seed)
     query, key = random(batch, cells, dim, seed=seed), random(batch, key_cells, dim, seed=seed + 1)
     queue, pooled = random(9, dim, seed=seed + 2), random(batch, 2, dim, seed=seed + 3)
@@ -198,12 +198,12 @@ def compare(method: Method, pairs: Pairs, statistics: str, dtype: torch.dtype) -
     """The loss and its gradients with the formula in float64 of the same, rounded numbers."""
     dim = pairs.query.shape[2]
     objective = method.objective(dim, statistics).to(dtype)
-    centre = random(dim, seed=7).to(dtype)
+    center = random(dim, seed=7).to(dtype)
     if isinstance(objective, DINO):
-        objective.centre.copy_(centre)
+        objective.center.copy_(center)
     ours, vectors = tracked(method, pairs, dtype)
     exact, exact_vectors = tracked(method, ours, torch.float64)
-    loss, expected = objective(ours, TEMPERATURE), expected_loss(method.name, exact, statistics, centre.double())
+    loss, expected = objective(ours, TEMPERATURE), expected_loss(method.name, exact, statistics, center.double())
     assert loss.dtype == dtype
     torch.testing.assert_close(loss.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     least = shortest(method, pairs, statistics, dtype)
@@ -284,16 +284,16 @@ def test_statistics_of_nothing_are_nought_with_a_gradient_of_nought(name: str) -
         assert vectors.grad is not None and (vectors.grad == 0).all()
 
 
-def test_dinos_centre_is_a_moving_average_of_the_teachers_means() -> None:
+def test_dinos_center_is_a_moving_average_of_the_teachers_means() -> None:
     objective = METHODS["dino"].objective(3).double()
     assert isinstance(objective, DINO)
-    centre = torch.zeros(3).double()
+    center = torch.zeros(3).double()
     for step in range(4):
         keys = random(6, 3, seed=step)
         objective.observe(keys)
-        centre = 0.9 * centre + 0.1 * keys.mean(dim=0)
-        torch.testing.assert_close(objective.centre, centre)
-    assert "centre" in objective.state_dict()
+        center = 0.9 * center + 0.1 * keys.mean(dim=0)
+        torch.testing.assert_close(objective.center, center)
+    assert "center" in objective.state_dict()
 
 
 # --- two processes --------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_objects_beside_the_tensors_are_passed_over(tmp_path: Path) -> None:
     assert next(iter(read(tmp_path / "y.pth"))) == "history.values"
 
 
-def test_what_an_optimiser_remembers_is_left_out(tmp_path: Path) -> None:
+def test_what_an_optimizer_remembers_is_left_out(tmp_path: Path) -> None:
     network = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     network(torch.ones(1, 2)).sum().backward()

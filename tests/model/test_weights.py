@@ -16,14 +16,14 @@ from torch import nn
 
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.weights import Normalisation, initialise_from, load_backbone, save_backbone
+from densecl.model.weights import Normalization, initialize_from, load_backbone, save_backbone
 
-NORMALISATION = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_file_loads_into_timm_and_torchvision_with_every_key(tmp_path):
     backbone = create_backbone("resnet18", output_stride=16)
-    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALISATION)
+    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALIZATION)
     state = safetensors.torch.load_file(tmp_path / "backbone.safetensors")
     timm.create_model("resnet18", num_classes=0).load_state_dict(state)
     missing, unexpected = torchvision.models.resnet18().load_state_dict(state, strict=False)
@@ -34,18 +34,18 @@ def test_file_loads_into_timm_and_torchvision_with_every_key(tmp_path):
 @pytest.mark.parametrize(("name", "stride"), [("resnet18", 16), ("vit_tiny_patch16_224", None)])
 def test_the_file_alone_is_enough_to_load_it(tmp_path, name, stride):
     backbone = create_backbone(name, channels=4, output_stride=stride)
-    of_four = Normalisation((0.1, 0.2, 0.3, 0.4), (0.4, 0.5, 0.6, 0.7))
+    of_four = Normalization((0.1, 0.2, 0.3, 0.4), (0.4, 0.5, 0.6, 0.7))
     save_backbone(backbone, tmp_path / "backbone.safetensors", of_four)
     for place in (tmp_path, tmp_path / "backbone.safetensors"):
-        loaded, normalisation = load_backbone(place)
-        assert normalisation == of_four
+        loaded, normalization = load_backbone(place)
+        assert normalization == of_four
         pixels = torch.randn(1, 4, 96, 96)
         assert torch.equal(loaded.eval()(pixels), backbone.eval()(pixels))
 
 
 def test_a_module_of_ones_own_is_loaded_into_an_instance(tmp_path):
     module = nn.Conv2d(3, 5, 4, stride=4)
-    save_backbone(Backbone(module), tmp_path / "backbone.safetensors", NORMALISATION)
+    save_backbone(Backbone(module), tmp_path / "backbone.safetensors", NORMALIZATION)
     loaded, _ = load_backbone(tmp_path, nn.Conv2d(3, 5, 4, stride=4))
     assert torch.equal(loaded.model.weight, module.weight)
     with pytest.raises(UserError, match="does not fit"):
@@ -57,7 +57,7 @@ def test_what_is_wrapped_around_a_module_is_not_in_the_file(tmp_path: Path, wrap
     module = nn.Conv2d(3, 5, 4, stride=4)
     backbone = Backbone(nn.Identity())
     backbone.model = wrap(module)  # without the compiler, which takes its time
-    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALISATION)
+    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALIZATION)
     nn.Conv2d(3, 5, 4, stride=4).load_state_dict(safetensors.torch.load_file(tmp_path / "backbone.safetensors"))
 
 
@@ -65,7 +65,7 @@ def test_a_file_is_loaded_into_a_wrapped_module(tmp_path: Path) -> None:
     module = nn.Conv2d(3, 5, 4, stride=4)
     backbone = Backbone(nn.DataParallel(module))
     assert backbone.name == "Conv2d"
-    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALISATION)
+    save_backbone(backbone, tmp_path / "backbone.safetensors", NORMALIZATION)
     loaded, _ = load_backbone(tmp_path, nn.DataParallel(nn.Conv2d(3, 5, 4, stride=4)))
     assert torch.equal(loaded.model.get_parameter("module.weight"), module.weight)
 
@@ -76,7 +76,7 @@ def test_what_is_not_there_is_said_with_what_to_take(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no backbone.safetensors yet. End it with resume=True, or start another"):
         load_backbone(tmp_path)
     with pytest.raises(UserError, match=r"imagnet: no such run or file of weights. Did you mean 'imagenet'\?"):
-        initialise_from(create_backbone("test_resnet"), tmp_path / "imagnet")
+        initialize_from(create_backbone("test_resnet"), tmp_path / "imagnet")
 
 
 def test_files_that_are_not_ours_are_told_apart(tmp_path):
@@ -92,23 +92,23 @@ def test_files_that_are_not_ours_are_told_apart(tmp_path):
 
 def test_torchvision_weights_start_our_resnet(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    assert initialise_from(create_backbone("resnet18"), tmp_path / "resnet18.pth").report.startswith("120 of 120")
+    assert initialize_from(create_backbone("resnet18"), tmp_path / "resnet18.pth").report.startswith("120 of 120")
 
 
 def test_weights_of_another_model_are_an_error(tmp_path):
     torch.save(create_backbone("convnext_atto").model.state_dict(), tmp_path / "other.pth")
     with pytest.raises(UserError, match="only 0 of 120 tensors"):
-        initialise_from(create_backbone("resnet18"), tmp_path / "other.pth")
+        initialize_from(create_backbone("resnet18"), tmp_path / "other.pth")
 
 
 def test_pretrained_weights_without_a_network_say_so(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="imagenet.*Offline"):
-        initialise_from(create_backbone("test_resnet.r160_in1k"), "imagenet")
+        initialize_from(create_backbone("test_resnet.r160_in1k"), "imagenet")
 
 
 def test_metadata_is_readable_without_densecl(tmp_path):
-    save_backbone(create_backbone("resnet18", output_stride=16), tmp_path / "b.safetensors", NORMALISATION)
+    save_backbone(create_backbone("resnet18", output_stride=16), tmp_path / "b.safetensors", NORMALIZATION)
     with safetensors.safe_open(tmp_path / "b.safetensors", framework="pt") as file:
         metadata = file.metadata()
     assert metadata["architecture"] == "resnet18"
@@ -118,7 +118,7 @@ def test_metadata_is_readable_without_densecl(tmp_path):
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     backbone = create_backbone("test_resnet")
     for number in range(6):
-        save_backbone(backbone, tmp_path / f"{number}.safetensors", NORMALISATION)
+        save_backbone(backbone, tmp_path / f"{number}.safetensors", NORMALIZATION)
     contents = {path.read_bytes() for path in tmp_path.iterdir()}
     (content,) = contents
     (size,) = struct.unpack("<Q", content[:8])
@@ -135,14 +135,14 @@ def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
 def test_names_of_any_script_are_written(tmp_path: Path) -> None:
     module = nn.Sequential()
     module.add_module('größe"\\\x07漢', nn.Conv2d(3, 5, 4, stride=4))
-    save_backbone(Backbone(module, name="Größe \x1b"), tmp_path / "b.safetensors", NORMALISATION)
+    save_backbone(Backbone(module, name="Größe \x1b"), tmp_path / "b.safetensors", NORMALIZATION)
     assert safetensors.torch.load_file(tmp_path / "b.safetensors").keys() == module.state_dict().keys()
     with safetensors.safe_open(tmp_path / "b.safetensors", framework="pt") as file:
         assert file.metadata()["architecture"] == "Größe \x1b"
 
 
 def test_the_callers_random_numbers_stay(tmp_path: Path) -> None:
-    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", NORMALISATION)
+    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", NORMALIZATION)
     before = torch.random.get_rng_state()
     load_backbone(tmp_path)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -152,7 +152,7 @@ def test_the_callers_random_numbers_stay(tmp_path: Path) -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The tensors of a file, and what it says of itself."""
     path = tmp_path_factory.mktemp("saved") / "b.safetensors"
-    save_backbone(create_backbone("test_resnet"), path, NORMALISATION)
+    save_backbone(create_backbone("test_resnet"), path, NORMALIZATION)
     with safetensors.safe_open(path, framework="pt") as file:
         return {"tensors": safetensors.torch.load_file(path), "metadata": file.metadata()}
 
@@ -216,13 +216,13 @@ def test_a_tag_does_not_matter_to_the_file(saved: dict[str, Any], tmp_path: Path
 def test_weights_with_nan_are_refused(bad: float, tmp_path: Path) -> None:
     backbone = create_backbone("test_resnet")
     backbone.model.get_parameter("layer2.0.conv1.weight").data[0, 0, 0, 0] = bad
-    save_backbone(backbone, tmp_path / "b.safetensors", NORMALISATION)
+    save_backbone(backbone, tmp_path / "b.safetensors", NORMALIZATION)
     torch.save(backbone.model.state_dict(), tmp_path / "b.pth")
     with pytest.raises(UserError, match="b.safetensors: its tensor layer2.0.conv1.weight holds NaN or infinities"):
         load_backbone(tmp_path / "b.safetensors")
     for name in ("b.safetensors", "b.pth"):
         with pytest.raises(UserError, match=f"{name}: its tensor layer2.0.conv1.weight holds NaN or infinities"):
-            initialise_from(create_backbone("test_resnet"), tmp_path / name)
+            initialize_from(create_backbone("test_resnet"), tmp_path / name)
 
 
 def test_what_is_infinite_in_float32_is_refused_and_eight_bits_are_read(tmp_path: Path) -> None:
@@ -230,43 +230,43 @@ def test_what_is_infinite_in_float32_is_refused_and_eight_bits_are_read(tmp_path
     huge = {**state, "layer2.0.conv1.weight": state["layer2.0.conv1.weight"].double().fill_(1e300)}
     torch.save(huge, tmp_path / "b.pth")
     with pytest.raises(UserError, match="layer2.0.conv1.weight holds NaN or infinities"):
-        initialise_from(create_backbone("test_resnet"), tmp_path / "b.pth")
+        initialize_from(create_backbone("test_resnet"), tmp_path / "b.pth")
     small = {name: one.to(torch.float8_e5m2) if one.is_floating_point() else one for name, one in state.items()}
     torch.save(small, tmp_path / "b.pth")
     safetensors.torch.save_file(small, tmp_path / "b.safetensors")
     for name in ("b.pth", "b.safetensors"):
-        assert initialise_from(create_backbone("test_resnet"), tmp_path / name).report.startswith("90 of 90")
+        assert initialize_from(create_backbone("test_resnet"), tmp_path / name).report.startswith("90 of 90")
 
 
 def test_nan_outside_the_backbone_does_not_matter(tmp_path: Path) -> None:
     state = timm.create_model("test_resnet", num_classes=3).state_dict()
     state["fc.bias"][0] = math.nan
     torch.save(state, tmp_path / "b.pth")
-    assert initialise_from(create_backbone("test_resnet"), tmp_path / "b.pth").report.startswith("90 of 90")
+    assert initialize_from(create_backbone("test_resnet"), tmp_path / "b.pth").report.startswith("90 of 90")
 
 
-# --- the normalisation of a start -----------------------------------------------------------------
+# --- the normalization of a start -----------------------------------------------------------------
 
 
-def test_a_start_brings_the_normalisation_of_its_own_file(tmp_path: Path) -> None:
+def test_a_start_brings_the_normalization_of_its_own_file(tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     backbone = create_backbone("test_resnet")
-    save_backbone(backbone, tmp_path / "run/backbone.safetensors", NORMALISATION)
+    save_backbone(backbone, tmp_path / "run/backbone.safetensors", NORMALIZATION)
     torch.save({"model": {"query_encoder." + name: one for name, one in backbone.model.state_dict().items()}},
                tmp_path / "run/checkpoints/last.ckpt")  # fmt: skip
     for place in ("run", "run/backbone.safetensors", "run/checkpoints/last.ckpt"):
-        start = initialise_from(create_backbone("test_resnet"), tmp_path / place)
-        assert (start.normalisation, start.whose) == (NORMALISATION, "those of the starting weights")
-    grey = initialise_from(create_backbone("test_resnet", channels=1), tmp_path / "run")
-    assert grey.normalisation is None  # of three channels, for images of one
+        start = initialize_from(create_backbone("test_resnet"), tmp_path / place)
+        assert (start.normalization, start.whose) == (NORMALIZATION, "those of the starting weights")
+    gray = initialize_from(create_backbone("test_resnet", channels=1), tmp_path / "run")
+    assert gray.normalization is None  # of three channels, for images of one
 
 
-def test_a_start_from_timms_weights_brings_their_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_from_timms_weights_brings_their_normalization(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "tf_efficientnet_lite0"
     monkeypatch.setattr("densecl.model.weights._download", lambda backbone: backbone.model)
-    start = initialise_from(create_backbone(name), "imagenet")
-    assert start.normalisation == Normalisation((0.5,) * 3, (0.5,) * 3) and "lite0" in start.whose
-    assert initialise_from(create_backbone(name, channels=4), "imagenet").normalisation is None
+    start = initialize_from(create_backbone(name), "imagenet")
+    assert start.normalization == Normalization((0.5,) * 3, (0.5,) * 3) and "lite0" in start.whose
+    assert initialize_from(create_backbone(name, channels=4), "imagenet").normalization is None
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def test_a_start_from_timms_weights_brings_their_normalisation(monkeypatch: pyte
 def test_a_file_that_says_nothing(architecture: str, prefix: str, mean: float | None, tmp_path: Path) -> None:
     state = create_backbone("test_resnet").model.state_dict()
     torch.save({prefix + name: one for name, one in state.items()}, tmp_path / "x.pth")
-    start = initialise_from(create_backbone(architecture), tmp_path / "x.pth")
-    assert (start.normalisation and start.normalisation.mean[0]) == mean
+    start = initialize_from(create_backbone(architecture), tmp_path / "x.pth")
+    assert (start.normalization and start.normalization.mean[0]) == mean
 
 
 def test_the_configuration_beside_a_file_of_timm(tmp_path: Path) -> None:
@@ -296,5 +296,5 @@ def test_the_configuration_beside_a_file_of_timm(tmp_path: Path) -> None:
         (" " * 1_000_001, 0.5),
     ):
         (tmp_path / "config.json").write_text(content)
-        start = initialise_from(create_backbone("test_resnet"), tmp_path)
-        assert start.normalisation is not None and start.normalisation.mean == (mean,) * 3, content[:40]
+        start = initialize_from(create_backbone("test_resnet"), tmp_path)
+        assert start.normalization is not None and start.normalization.mean == (mean,) * 3, content[:40]

@@ -17,9 +17,9 @@ def row(match: list[list[int]], right: list[list[bool]], counted: list[list[bool
     return MatchRow("weights", "caption", (2, 2), torch.tensor(match), torch.tensor(right), torch.tensor(counted))
 
 
-def pixels(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
-    """Places (x, y) of a colour, without the legend's."""
-    found = np.abs(np.asarray(picture, dtype=int) - colour).max(axis=2) < 12
+def pixels(picture: Image.Image, color: tuple[int, int, int]) -> np.ndarray:
+    """Places (x, y) of a color, without the legend's."""
+    found = np.abs(np.asarray(picture, dtype=int) - color).max(axis=2) < 12
     return np.argwhere(found[: picture.height - 58])[:, ::-1]
 
 
@@ -34,12 +34,12 @@ def test_lines_run_from_a_cell_to_its_match() -> None:
     green = pixels(picture, RIGHT)
     assert len(green) and not len(pixels(picture, WRONG))
     start, end = green[green[:, 0].argmin()], green[green[:, 0].argmax()]
-    # A view is 216 px, so the cells' centres lie a quarter from its edges; the second view begins 226 px further.
+    # A view is 216 px, so the cells' centers lie a quarter from its edges; the second view begins 226 px further.
     assert np.abs(end - start - (226 + 108, 108)).max() <= 8
     assert end[0] < picture.width / 2  # nothing in the second pair
 
 
-def test_right_and_wrong_have_their_colours_in_every_row() -> None:
+def test_right_and_wrong_have_their_colors_in_every_row() -> None:
     counted = [[True] * 4, [True] * 4]
     good = row([[0, 1, 2, 3]] * 2, [[True] * 4] * 2, counted)
     bad = row([[3, 2, 1, 0]] * 2, [[False] * 4] * 2, counted)

@@ -14,7 +14,7 @@ from densecl.recipe import Recipe, make_recipe
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 images of smooth random colours: neighbouring places look alike, far ones do not."""
+    """24 images of smooth random colors: neighboring places look alike, far ones do not."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for number in range(24):

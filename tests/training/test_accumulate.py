@@ -39,7 +39,7 @@ def test_a_step_follows_the_mean_gradient_of_its_parts(tiny, tmp_path, parts):
     model.key_momentum = 1.0  # before the step, the keys' encoder is the queries'
     for part in range(parts):
         batch = collate([pairs[place] for place in places[part * 8 // parts : (part + 1) * 8 // parts]])
-        views = [augment(crop, *made.normalisation) for crop in (batch.pairs.first, batch.pairs.second)]
+        views = [augment(crop, *made.normalization) for crop in (batch.pairs.first, batch.pairs.second)]
         (model(*views).loss / parts).backward()
     after = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["model"]
     for name, parameter in model.query_encoder.named_parameters():
@@ -60,15 +60,15 @@ def test_the_key_encoder_moves_once_a_step(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("parts", [1, 4])
-def test_dinos_centres_move_once_a_step(tiny, tmp_path, monkeypatch, parts):
+def test_dinos_centers_move_once_a_step(tiny, tmp_path, monkeypatch, parts):
     observe = DINO.observe
     monkeypatch.setattr(DINO, "observe", lambda self, keys: observe(self, torch.ones_like(keys)))
     own = dict.fromkeys(("queue_length", "dense_negatives", "key_momentum"), "auto")
     pretrain(tiny(method="dino", hidden_dim=16, batch_size=8, accumulate=parts, steps=2, **own), tmp_path)
     model = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["model"]
     for level in ("global", "dense"):
-        centre = model[f"{level}_objective.centre"]
-        torch.testing.assert_close(centre, torch.full_like(centre, 1 - 0.9**2))  # after two steps from 0 towards 1
+        center = model[f"{level}_objective.center"]
+        torch.testing.assert_close(center, torch.full_like(center, 1 - 0.9**2))  # after two steps from 0 towards 1
 
 
 def test_rows_count_whole_steps(tiny, tmp_path):

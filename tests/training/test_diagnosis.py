@@ -14,7 +14,7 @@ from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, collate
 from densecl.images.sources import open_source
-from densecl.model import Backbone, DenseCL, Embeddings, Normalisation, Output, create_backbone
+from densecl.model import Backbone, DenseCL, Embeddings, Normalization, Output, create_backbone
 from densecl.model.correspondence import correspondence
 from densecl.training import diagnosis
 from densecl.training.diagnosis import (
@@ -65,7 +65,7 @@ def test_perfect_matches(model: DenseCL) -> None:
     features = unit(BATCH, CELLS, 64).transpose(1, 2).unflatten(2, (ROWS, COLS))
     found = measures(model, output(features, unit(BATCH, CELLS, DIM), unit(BATCH, DIM)))
     assert found["match_accuracy"] == 1
-    assert found["match_chance"] == pytest.approx(1 / CELLS)  # the neighbour's centre is further than 0.7 diagonals
+    assert found["match_chance"] == pytest.approx(1 / CELLS)  # the neighbor's center is further than 0.7 diagonals
     assert found["distinct_matches"] == 1
     assert found["global_positive"] == pytest.approx(1)
     assert found["dense_positive"] == pytest.approx(1)
@@ -99,9 +99,9 @@ def test_the_chance_level_among_the_batchs_cells_counts_what_is_left_out() -> No
     features = unit(BATCH, CELLS, 64).transpose(1, 2).unflatten(2, (ROWS, COLS))
     found = measures(model, output(features, unit(BATCH, CELLS, DIM), unit(BATCH, DIM)))
     # Cells one step away lie 1/sqrt(2) = 0.71 diagonals off, within 0.8: corners have 2, edges 3, inner cells 4.
-    neighbours = {2: 4, 3: 8, 4: 4}
+    neighbors = {2: 4, 3: 8, 4: 4}
     candidates = BATCH * CELLS
-    expected = sum(many * math.log(candidates - near) for near, many in neighbours.items()) / CELLS
+    expected = sum(many * math.log(candidates - near) for near, many in neighbors.items()) / CELLS
     assert found["dense_chance_loss"] == pytest.approx(expected)
 
 
@@ -163,17 +163,17 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
         draw_photometrics=functools.partial(draw_photometrics, settings=PhotometricSettings()),
         seed=0,
     )
-    normalisation = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    normalization = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     backbone = create_backbone("test_resnet", output_stride=8)
     weights = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    fixed = FixedPairs(pairs, normalisation, Quarantine(tmp_path / "quarantine.csv", len(pairs)))
+    fixed = FixedPairs(pairs, normalization, Quarantine(tmp_path / "quarantine.csv", len(pairs)))
     accuracy, chance = fixed.match_accuracy(backbone)
     assert fixed.match_accuracy(backbone) == (accuracy, chance)
     assert backbone.training
     assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.state_dict().items())
 
     batch = collate([pairs[FIXED_EPOCH, index] for index in range(len(pairs))])
-    first, second = (augment(crop, *normalisation) for crop in batch.pairs[:2])
+    first, second = (augment(crop, *normalization) for crop in batch.pairs[:2])
     with torch.no_grad():
         query_features, key_features = (backbone.eval()(view.pixels) for view in (first, second))
     at_once = correspondence(query_features, key_features, first, second)

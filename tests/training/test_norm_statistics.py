@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from densecl.errors import UserError
-from densecl.model import Normalisation, create_backbone, load_backbone, save_backbone
+from densecl.model import Normalization, create_backbone, load_backbone, save_backbone
 from densecl.model.backbone import Backbone
 from densecl.recipe import read_recipe
 from densecl.training import parts
@@ -23,7 +23,7 @@ def start(tmp_path: Path) -> Path:
     torch.manual_seed(3)
     backbone = create_backbone("test_resnet", output_stride=8).train()
     backbone(torch.randn(4, 3, 32, 32))
-    save_backbone(backbone, tmp_path / "start.safetensors", Normalisation((0.5,) * 3, (0.5,) * 3))
+    save_backbone(backbone, tmp_path / "start.safetensors", Normalization((0.5,) * 3, (0.5,) * 3))
     return tmp_path / "start.safetensors"
 
 

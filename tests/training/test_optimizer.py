@@ -84,7 +84,7 @@ def test_with_sgd_everything_decays_as_in_the_paper() -> None:
 
 
 def of_before(model: nn.Module, name: str) -> torch.optim.Optimizer:
-    """As optimisers were made when they knew no names, and decayed whatever has more than one dimension."""
+    """As optimizers were made when they knew no names, and decayed whatever has more than one dimension."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "sgd":
         return torch.optim.SGD(trained, lr=0.1, momentum=0.9)
@@ -141,5 +141,5 @@ def test_the_state_of_other_parameters_is_refused(before: str) -> None:
     one = make_optimizer(model, "adamw", weight_decay=0.02) if before == "names" else of_before(model, "adamw")
     next(model.parameters()).requires_grad_(False)
     other = make_optimizer(model, "adamw", weight_decay=0.02)
-    with pytest.raises(UserError, match="optimiser is of other parameters"):
+    with pytest.raises(UserError, match="optimizer is of other parameters"):
         regrouped(one.state_dict(), other, model)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from densecl.errors import UserError
-from densecl.model import Normalisation, create_backbone, save_backbone
+from densecl.model import Normalization, create_backbone, save_backbone
 from densecl.recipe import make_recipe
 from densecl.training import parts
 
@@ -84,19 +84,19 @@ def test_on_one_device_the_papers_keys_see_the_papers_number_of_images(photos, g
     ],
 )
 def test_mean_and_deviation_are_those_of_the_starting_weights(tiny, tmp_path, settings, mean, reason):
-    start = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    start = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", start)
     made, reasons = parts.build(tiny(**{"init": str(tmp_path), **settings}), None, None, None)
-    assert made.recipe.mean == made.normalisation.mean == mean
+    assert made.recipe.mean == made.normalization.mean == mean
     assert ("mean" in made.recipe.settled) == ("mean" not in settings)
     assert [line for line in reasons if "--mean" in line] == ([reason] if reason else [])
 
 
 def test_other_channels_than_the_starting_weights_are_measured(tiny, tmp_path):
-    start = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    start = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", start)
     made, reasons = parts.build(tiny(init=str(tmp_path), channels=1), None, None, None)
-    assert len(made.normalisation.mean) == 1
+    assert len(made.normalization.mean) == 1
     assert any("measured" in line for line in reasons)
     assert any("conv1.0.weight adapted to images of 1 channel(s)" in line for line in reasons)
 

@@ -242,7 +242,7 @@ def test_settings_that_do_something_are_not(tiny) -> None:
         ({"image_size": 16, "output_stride": 16}, r"is 1x1: .* Use image_size=64\."),
         ({"output_stride": 32}, r"is 1x1: .* Use image_size=128 or output_stride=8\."),
         ({"grid": 7}, "grid=7: the feature map has only 4x4 cells"),
-        ({"sync_batch_norm": True}, "no synchronised batch norm on the CPU"),
+        ({"sync_batch_norm": True}, "no synchronized batch norm on the CPU"),
         ({"time_limit": "9s", "schedule_per": "epoch"}, "schedule_per epoch"),
         ({"backbone": "test_vit", "output_stride": None, "key_norm": "ema"}, "has no batch norm"),
         ({**FREE, "method": "byol", "queue_length": 16}, "queue_length=16: byol has no queue length. Leave it out."),

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from densecl.evaluation.dense import Classify, Labelled, LabelledMaps, Segmentation, judge
-from densecl.evaluation.retrieval import labelled_cells, unit_cells
+from densecl.evaluation.dense import Classify, Labeled, LabeledMaps, Segmentation, judge
+from densecl.evaluation.retrieval import labeled_cells, unit_cells
 
 #: Training cells that are clustered. (Twice as many, and 50 iterations, gave the same mIoU to 0.2 on CamVid.)
 CLUSTERED_CELLS = 32_768
@@ -24,8 +24,8 @@ CANDIDATES = 16
 
 def clustering_segmentation(
     backbone: nn.Module,
-    train: Sequence[Labelled],
-    test: Sequence[Labelled],
+    train: Sequence[Labeled],
+    test: Sequence[Labeled],
     *,
     classes: int,
     mean: Sequence[float],
@@ -52,13 +52,13 @@ def clustering_segmentation(
     return judged["clustering"]["all"]
 
 
-def fit_clusters(train: LabelledMaps, classes: int, *, seed: int = 0, clusters: int = 500) -> Classify:
+def fit_clusters(train: LabeledMaps, classes: int, *, seed: int = 0, clusters: int = 500) -> Classify:
     """K-means on unit vectors of training cells; a cell has the class that most pixels of its cluster have.
 
     The assignment is many to one: several clusters may have the same class, and a class may have none. It is made on
     the training set, so that scoring on another set, or on a part of one, asks whether the clusters mean something.
     """
-    cells, shares = labelled_cells(train, classes, CLUSTERED_CELLS, seed)
+    cells, shares = labeled_cells(train, classes, CLUSTERED_CELLS, seed)
     centroids = k_means(cells, min(clusters, len(cells)), seed)
     mass = torch.zeros(len(centroids), classes, device=cells.device)
     mass.index_add_(0, nearest_centroid(cells, centroids), shares)

@@ -22,11 +22,11 @@ from densecl.errors import UserError
 from densecl.evaluation.boxed import BoxedFiles, open_boxed, share_classes
 from densecl.evaluation.clustering import fit_clusters
 from densecl.evaluation.correspondence import fixed_view_pairs, match_scores
-from densecl.evaluation.dense import LabelledMaps, Probe, Segmentation, judge
+from densecl.evaluation.dense import LabeledMaps, Probe, Segmentation, judge
 from densecl.evaluation.detection import detection
 from densecl.evaluation.fine_tuning import fine_tuned_segmentation
-from densecl.evaluation.labelled import VOID, ImagesAlone, LabelledFiles, check_classes, is_labelled, open_labelled
-from densecl.evaluation.neighbours import ClassifiedFiles, neighbours, open_classified
+from densecl.evaluation.labeled import VOID, ImagesAlone, LabeledFiles, check_classes, is_labelled, open_labelled
+from densecl.evaluation.neighbors import ClassifiedFiles, neighbors, open_classified
 from densecl.evaluation.retrieval import MEMORY_CELLS, fit_retrieval
 from densecl.evaluation.segmentation import fit_linear
 from densecl.evaluation.settings import FINE_TUNED, Settings, check_tasks
@@ -71,7 +71,7 @@ COLUMNS = {
     "segmentation": _MIOU,
     "clustering": _MIOU,
     "detection": {"ap": "AP", "ap50": "AP50", "ap75": "AP75"},
-    "neighbours": {"accuracy": "accuracy", "chance": "chance"},
+    "neighbors": {"accuracy": "accuracy", "chance": "chance"},
 }
 
 #: The score that is also shown for parts of the test set.
@@ -118,7 +118,7 @@ def evaluate(
     Args:
         weights: run folders, files of weights, "random" or "imagenet".
         task: one or several of `settings.TASKS`. Those that look at the same labels share the features.
-        data: images for correspondence (whatever `pretrain` takes), labelled ones for the others (docs/evaluate.md).
+        data: images for correspondence (whatever `pretrain` takes), labeled ones for the others (docs/evaluate.md).
         backbone: timm's name, for weights that do not say it. Not given: that of the first weights that do.
         json: file for all results; None: no file.
         settings: fields of `Settings`.
@@ -189,20 +189,20 @@ def _prepare(
         raise UserError("These weights take different numbers of channels; compare those that take the same.")
     if "correspondence" in tasks:
         yield Run(functools.partial(_correspondence, _images(data, settings, channels), settings))
-    if "neighbours" in tasks:
+    if "neighbors" in tasks:
         side = _square(settings, CLASSIFIED_SIZE)
         images = open_classified(data, settings.train_split, settings.test_split, channels=channels, size=side)
         images = images.take(_draw_some(len(images), settings.images or CLASSIFIED))
         unfindable = images.unfindable(range(settings.first_seed, settings.first_seed + settings.seeds))
         if unfindable:
-            note(f"neighbours: no image that answers is of the class {_some_of(unfindable)}, so nothing can find it")
+            note(f"neighbors: no image that answers is of the class {_some_of(unfindable)}, so nothing can find it")
         if images.is_drawn_singly():
             note(
-                "neighbours: a fifth of the images, drawn at random, is asked, and the others answer. Where images show"
+                "neighbors: a fifth of the images, drawn at random, is asked, and the others answer. Where images show"
                 " nearly the same, as frames of a video do, that is too easy: docs/evaluate.md says how to keep them"
                 " together"
             )
-        yield Run(functools.partial(_neighbours, images, settings))
+        yield Run(functools.partial(_neighbors, images, settings))
     if "detection" in tasks:
         train, test = share_classes(
             open_boxed(data, settings.train_split, channels=channels),
@@ -214,7 +214,7 @@ def _prepare(
         yield Run(functools.partial(_detection, train, test, longer_side, settings), usual_stride=None, trained=True)
     if set(tasks) & set(DENSE_TASKS):
         stride = contestants[0].backbone(settings.output_stride).stride
-        splits = LabelledSplits.open(data, channels, stride, settings, note)
+        splits = LabeledSplits.open(data, channels, stride, settings, note)
         frozen = [task for task in tasks if task in DENSE_TASKS and not (settings.fine_tune and task in FINE_TUNED)]
         if frozen:
             yield Run(functools.partial(_dense, frozen, splits, settings))
@@ -237,8 +237,8 @@ def _correspondence(
             for views in fixed_view_pairs(
                 source,
                 image_size=side,
-                mean=weights.normalisation.mean,
-                std=weights.normalisation.std,
+                mean=weights.normalization.mean,
+                std=weights.normalization.std,
                 count=settings.images or PAIRS,
                 seed=seed,
             )
@@ -254,23 +254,23 @@ def _square(settings: Settings, usual: int) -> int:
     return width
 
 
-def _neighbours(
+def _neighbors(
     images: ClassifiedFiles, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
 ) -> Iterator[Result]:
     backbone.grid_at(images.size)  # raises for a size that the model does not take
     if images.test_split is not None:
         seeds = seeds[:1]  # nothing is drawn
-    found = neighbours(
+    found = neighbors(
         backbone,
         images,
-        mean=weights.normalisation.mean,
-        std=weights.normalisation.std,
+        mean=weights.normalization.mean,
+        std=weights.normalization.std,
         batch_size=settings.batch_size or BATCH_SIZE,
         seeds=seeds,
         partition=images.partition,
     )
     for seed, scores in zip(seeds, found, strict=True):
-        yield Result("neighbours", weights.name, seed, "all", scores._asdict())
+        yield Result("neighbors", weights.name, seed, "all", scores._asdict())
 
 
 def _detection(
@@ -289,8 +289,8 @@ def _detection(
             train.take(_draw_labelled(len(train), settings.label_fraction, seed)),
             test,
             classes=len(train.names),
-            mean=weights.normalisation.mean,
-            std=weights.normalisation.std,
+            mean=weights.normalization.mean,
+            std=weights.normalization.std,
             fine_tune=settings.fine_tune,
             seed=seed,
             title=f"{weights.name}, seed {seed}: detection",
@@ -312,25 +312,25 @@ def _draw_some(count: int, most: int) -> list[int]:
 
 
 def _images(data: Path, settings: Settings, channels: int) -> ImageSource:
-    """The images of a folder; of a labelled one those to score on, without the label maps."""
+    """The images of a folder; of a labeled one those to score on, without the label maps."""
     if settings.test_split is not None or is_labelled(data):
         files = open_labelled(data, settings.test_split, channels=channels)
         return open_source(ImagesAlone(files), channels=channels)
     return open_source(data, channels=channels)
 
 
-class LabelledSplits(NamedTuple):
-    """Labelled images to learn from and to score on."""
+class LabeledSplits(NamedTuple):
+    """Labeled images to learn from and to score on."""
 
-    train: LabelledFiles
-    test: LabelledFiles
+    train: LabeledFiles
+    test: LabeledFiles
     classes: int
     subsets: dict[str, frozenset[int]]  # of the test images
 
     @classmethod
     def open(
         cls, data: Path, channels: int, stride: int, settings: Settings, note: Callable[[str], None]
-    ) -> LabelledSplits:
+    ) -> LabeledSplits:
         train = open_labelled(data, settings.train_split, channels=channels)
         test = open_labelled(data, settings.test_split, channels=channels)
         subsets = {}
@@ -342,7 +342,7 @@ class LabelledSplits(NamedTuple):
                 )
         size = settings.image_size
         if size is None:  # whole cells: a map whose last cells hang over the edge would be misplaced by the upsampling
-            width, height = LabelledFiles((*train.pairs, *test.pairs), channels=channels).common_size()
+            width, height = LabeledFiles((*train.pairs, *test.pairs), channels=channels).common_size()
             size = max(stride, width // stride * stride), max(stride, height // stride * stride)
         surveys = train.survey(), test.survey()
         learnt, asked = (set(survey) - {VOID, *settings.ignore} for survey in surveys)
@@ -356,7 +356,7 @@ class LabelledSplits(NamedTuple):
 
 def _dense(
     tasks: Sequence[str],
-    splits: LabelledSplits,
+    splits: LabeledSplits,
     settings: Settings,
     weights: Weights,
     backbone: Backbone,
@@ -374,7 +374,7 @@ def _dense(
                 name = f"{task} {seed}"
                 asked[name] = task, seed
                 probes[name] = functools.partial(_fit, task, seed, [place[index] for index in drawn[seed]])
-    assert train.size is not None, "LabelledSplits sets it"
+    assert train.size is not None, "LabeledSplits sets it"
     _check_takes(backbone, train.size)
     judged = judge(
         backbone,
@@ -382,8 +382,8 @@ def _dense(
         splits.test,
         probes,
         classes=splits.classes,
-        mean=weights.normalisation.mean,
-        std=weights.normalisation.std,
+        mean=weights.normalization.mean,
+        std=weights.normalization.std,
         ignore=settings.ignore,
         subsets=splits.subsets,
         batch_size=settings.batch_size or BATCH_SIZE,
@@ -394,9 +394,9 @@ def _dense(
 
 
 def _fine_tuned_segmentation(
-    splits: LabelledSplits, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
+    splits: LabeledSplits, settings: Settings, weights: Weights, backbone: Backbone, seeds: Sequence[int]
 ) -> Iterator[Result]:
-    assert splits.train.size is not None, "LabelledSplits sets it"
+    assert splits.train.size is not None, "LabeledSplits sets it"
     _check_takes(backbone, splits.train.size)
     for seed in seeds:
         judged = fine_tuned_segmentation(
@@ -404,8 +404,8 @@ def _fine_tuned_segmentation(
             splits.train.take(_draw_labelled(len(splits.train), settings.label_fraction, seed)),
             splits.test,
             classes=splits.classes,
-            mean=weights.normalisation.mean,
-            std=weights.normalisation.std,
+            mean=weights.normalization.mean,
+            std=weights.normalization.std,
             ignore=settings.ignore,
             subsets=splits.subsets,
             seed=seed,
@@ -422,16 +422,16 @@ def _training(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _fit(task: str, seed: int, images: Sequence[int], train: LabelledMaps, classes: int) -> Any:
+def _fit(task: str, seed: int, images: Sequence[int], train: LabeledMaps, classes: int) -> Any:
     some = train if len(images) == len(train.labels) else train.take(images)
     if task == "segmentation":
         return fit_linear(some, classes)
     return {"retrieval": fit_retrieval, "clustering": fit_clusters}[task](some, classes, seed=seed)
 
 
-def _is_drawn(task: str, train: LabelledFiles, backbone: Backbone) -> bool:
+def _is_drawn(task: str, train: LabeledFiles, backbone: Backbone) -> bool:
     """Whether the result depends on the seed although the weights are given and all labels are used."""
-    assert train.size is not None, "LabelledSplits sets it"
+    assert train.size is not None, "LabeledSplits sets it"
     cells = len(train) * math.prod(-(-side // backbone.stride) for side in train.size)
     return task == "clustering" or (task == "retrieval" and cells > MEMORY_CELLS)
 
@@ -466,7 +466,7 @@ class Summary(NamedTuple):
     count: int
 
 
-def summarise(results: Sequence[Result]) -> dict[tuple[str, str, str], dict[str, Summary]]:
+def summarize(results: Sequence[Result]) -> dict[tuple[str, str, str], dict[str, Summary]]:
     """For each (task, weights, subset), in the order of the results, each score over the seeds."""
     grouped: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for result in results:
@@ -483,7 +483,7 @@ def _summary(values: Sequence[float]) -> Summary:
 
 def present(results: Sequence[Result], console: Console, fine_tuned: bool = False) -> None:
     """A table for each task: a row for each set of weights, percent, mean and deviation over the seeds."""
-    summaries = summarise(results)
+    summaries = summarize(results)
     for task in dict.fromkeys(result.task for result in results):
         mine = {key: scores for key, scores in summaries.items() if key[0] == task}
         subsets = [subset for subset in dict.fromkeys(key[2] for key in mine) if subset != "all"]
@@ -526,7 +526,7 @@ def write_results(results: Sequence[Result], path: Path, *, data: str, settings:
                 "subset": subset,
                 "scores": {name: _null_for_nan(summary._asdict()) for name, summary in scores.items()},
             }
-            for (task, weights, subset), scores in summarise(results).items()
+            for (task, weights, subset), scores in summarize(results).items()
         ],
         "results": [{**result._asdict(), "scores": _null_for_nan(result.scores)} for result in results],
     }

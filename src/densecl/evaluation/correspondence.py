@@ -51,8 +51,8 @@ def fixed_view_pairs(
 ) -> tuple[Views, Views]:
     """Query and key views of `count` images spread over the source, fixed by `seed`.
 
-    Crops, flips and colours are drawn as for training with the paper's settings: if the colours were left
-    alone, matching by colour would do, and an untrained network would look good. They are held in memory:
+    Crops, flips and colors are drawn as for training with the paper's settings: if the colors were left
+    alone, matching by color would do, and an untrained network would look good. They are held in memory:
     24 image_size^2 count bytes in all for RGB.
 
     Raises:

@@ -17,32 +17,32 @@ from torch import Tensor, nn
 
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
-from densecl.evaluation.labelled import VOID, LabelledFiles, unknown_label
+from densecl.evaluation.labeled import VOID, LabeledFiles, unknown_label
 from densecl.names import shown
 
 #: An image (uint8 or uint16 "channels height width") and its label map (integers "height width").
-Labelled = tuple[Tensor, Tensor]
+Labeled = tuple[Tensor, Tensor]
 
 #: A training set whose feature maps would take more is refused.
 MAX_FEATURE_BYTES = 8 * 1024**3
 
 
-class LabelledMaps(NamedTuple):
+class LabeledMaps(NamedTuple):
     """Feature maps of images, and their labels."""
 
     features: Float[Tensor, "images channels rows cols"]
     labels: UInt8[Tensor, "images height width"]  # VOID does not count
 
-    def take(self, images: Sequence[int]) -> LabelledMaps:
+    def take(self, images: Sequence[int]) -> LabeledMaps:
         """Those of some of the images."""
-        return LabelledMaps(self.features[list(images)], self.labels[list(images)])
+        return LabeledMaps(self.features[list(images)], self.labels[list(images)])
 
 
 #: From feature maps "batch channels rows cols" to scores of the classes "batch classes rows cols".
 Classify = Callable[[Tensor], Tensor]
 
 #: What learns from the training maps; also given the number of classes.
-Probe = Callable[[LabelledMaps, int], Classify]
+Probe = Callable[[LabeledMaps, int], Classify]
 
 
 class Segmentation(NamedTuple):
@@ -56,8 +56,8 @@ class Segmentation(NamedTuple):
 
 def judge(
     backbone: nn.Module,
-    train: Sequence[Labelled],
-    test: Sequence[Labelled],
+    train: Sequence[Labeled],
+    test: Sequence[Labeled],
     probes: Mapping[str, Probe],
     *,
     classes: int,
@@ -89,7 +89,7 @@ def judge(
             beyond `MAX_FEATURE_BYTES`.
     """
     if len(train) == 0 or len(test) == 0:
-        raise UserError("There are no labelled images to learn from or none to score on.")
+        raise UserError("There are no labeled images to learn from or none to score on.")
     with evaluating(backbone):
         maps = extract(backbone, train, mean, std, classes, ignore, batch_size)
         classifiers = {name: probe(maps, classes) for name, probe in probes.items()}
@@ -109,7 +109,7 @@ def judge(
 
 def score_test(
     module: nn.Module,
-    test: Sequence[Labelled],
+    test: Sequence[Labeled],
     classifiers: Mapping[str, Classify],
     *,
     classes: int,
@@ -143,25 +143,25 @@ def score_test(
 
 def extract(
     backbone: nn.Module,
-    labelled: Sequence[Labelled],
+    labeled: Sequence[Labeled],
     mean: Sequence[float],
     std: Sequence[float],
     classes: int,
     ignore: Collection[int],
     batch_size: int,
-) -> LabelledMaps:
+) -> LabeledMaps:
     """Feature maps and label maps of all images, on the backbone's device. The arguments are those of `judge`."""
-    maps: LabelledMaps | None = None
+    maps: LabeledMaps | None = None
     start = 0
-    for features, labels in _batches(backbone, labelled, mean, std, classes, ignore, batch_size):
+    for features, labels in _batches(backbone, labeled, mean, std, classes, ignore, batch_size):
         if maps is None:
-            need = len(labelled) * features[0].nbytes
+            need = len(labeled) * features[0].nbytes
             if need > MAX_FEATURE_BYTES:
                 raise UserError(
-                    f"The feature maps of {len(labelled)} images would take {need / 1024**3:.1f} GB. Choose a smaller"
+                    f"The feature maps of {len(labeled)} images would take {need / 1024**3:.1f} GB. Choose a smaller"
                     " --image-size, a larger --output-stride or a smaller --label-fraction."
                 )
-            maps = LabelledMaps(*(some.new_empty(len(labelled), *some.shape[1:]) for some in (features, labels)))
+            maps = LabeledMaps(*(some.new_empty(len(labeled), *some.shape[1:]) for some in (features, labels)))
         maps.features[start : start + len(labels)] = features
         maps.labels[start : start + len(labels)] = labels
         start += len(labels)
@@ -171,26 +171,26 @@ def extract(
 
 def _batches(
     backbone: nn.Module,
-    labelled: Sequence[Labelled],
+    labeled: Sequence[Labeled],
     mean: Sequence[float],
     std: Sequence[float],
     classes: int,
     ignore: Collection[int],
     batch_size: int,
-) -> Iterator[LabelledMaps]:
+) -> Iterator[LabeledMaps]:
     device = device_of(backbone)
     first: Tensor | None = None
-    for start in range(0, len(labelled), batch_size):
-        chosen = range(start, min(start + batch_size, len(labelled)))
-        images, labels = labelled_batch(labelled, chosen, classes, ignore)
+    for start in range(0, len(labeled), batch_size):
+        chosen = range(start, min(start + batch_size, len(labeled)))
+        images, labels = labeled_batch(labeled, chosen, classes, ignore)
         first = labels if first is None else first
         if first.shape[1:] != labels.shape[1:]:
-            raise UserError(f"Labelled images must all have one size, but {_name(labelled, start)} differs.")
-        yield LabelledMaps(backbone(normalise(images, mean, std, device)).float(), labels.to(device))
+            raise UserError(f"Labeled images must all have one size, but {_name(labeled, start)} differs.")
+        yield LabeledMaps(backbone(normalize(images, mean, std, device)).float(), labels.to(device))
 
 
-def labelled_batch(
-    labelled: Sequence[Labelled], chosen: Sequence[int], classes: int, ignore: Collection[int]
+def labeled_batch(
+    labeled: Sequence[Labeled], chosen: Sequence[int], classes: int, ignore: Collection[int]
 ) -> tuple[list[Tensor], UInt8[Tensor, "images height width"]]:
     """Some of the images, and their checked label maps.
 
@@ -199,11 +199,11 @@ def labelled_batch(
     """
     images, labels = [], []
     for index in chosen:
-        image, label = labelled[index]
+        image, label = labeled[index]
         if images and (image.shape != images[0].shape or label.shape != labels[0].shape):
-            raise UserError(f"Labelled images must all have one size, but {_name(labelled, index)} differs.")
+            raise UserError(f"Labeled images must all have one size, but {_name(labeled, index)} differs.")
         images.append(image)
-        labels.append(checked(label, classes, ignore, _name(labelled, index)))
+        labels.append(checked(label, classes, ignore, _name(labeled, index)))
     return images, torch.stack(labels)
 
 
@@ -212,7 +212,7 @@ def device_of(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
-def normalise(
+def normalize(
     images: Sequence[Tensor], mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> Float[Tensor, "batch channels height width"]:
     """Eight- or sixteen-bit images as what an encoder takes."""
@@ -235,8 +235,8 @@ def checked(
     return labels.to(torch.uint8).masked_fill(ignored, VOID)
 
 
-def _name(labelled: Sequence[Labelled], index: int) -> str:
-    return shown(labelled.pairs[index][1]) if isinstance(labelled, LabelledFiles) else f"labelled image {index}"
+def _name(labeled: Sequence[Labeled], index: int) -> str:
+    return shown(labeled.pairs[index][1]) if isinstance(labeled, LabeledFiles) else f"labeled image {index}"
 
 
 def label_shares(
@@ -253,14 +253,14 @@ def label_shares(
 def upsample(
     scores: Float[Tensor, "images classes rows cols"], height: int, width: int
 ) -> Float[Tensor, "images classes {height} {width}"]:
-    """Bilinear, cell centres where they lie in the image."""
+    """Bilinear, cell centers where they lie in the image."""
     return F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def confusion_matrix(
     predicted: Integer[Tensor, "*pixels"], labels: Integer[Tensor, "*pixels"], classes: int
 ) -> Int64[Tensor, "{classes} {classes}"]:
-    """Pixels by label (row) and prediction (column); those labelled VOID do not count."""
+    """Pixels by label (row) and prediction (column); those labeled VOID do not count."""
     counted = labels != VOID
     pairs = labels[counted].long() * classes + predicted[counted]
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
@@ -273,7 +273,7 @@ def score(confusion: Int64[Tensor, "classes classes"]) -> Segmentation:
         UserError: there is no pixel.
     """
     if not confusion.any():
-        raise UserError("The test set has no labelled pixel to score.")
+        raise UserError("The test set has no labeled pixel to score.")
     intersection = confusion.diagonal().double()
     union = confusion.sum(dim=0) + confusion.sum(dim=1) - intersection
     iou = 100 * intersection / union  # 0/0 = nan: occurs in neither

@@ -1,4 +1,4 @@
-"""Files of labelled data: which ones count, how a name leads to one, and how one is read.
+"""Files of labeled data: which ones count, how a name leads to one, and how one is read.
 
 Hidden files and folders (leading dot) are never data, as for `pretrain`: neither what an editor leaves
 (``.ipynb_checkpoints``) nor what a Mac does (``._photo.jpg``). Only a file that is named on purpose is read.

@@ -1,4 +1,4 @@
-"""Training on labels: the optimiser and schedule that every fine-tuned model has, and fine-tuned segmentation."""
+"""Training on labels: the optimizer and schedule that every fine-tuned model has, and fine-tuned segmentation."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from densecl.borrowed import copy_to_train, seeded
 from densecl.errors import UserError
 from densecl.evaluation.dense import (
-    Labelled,
+    Labeled,
     Segmentation,
     device_of,
-    labelled_batch,
-    normalise,
+    labeled_batch,
+    normalize,
     score_test,
     upsample,
 )
-from densecl.evaluation.labelled import VOID
+from densecl.evaluation.labeled import VOID
 from densecl.model.backbone import Backbone
 from densecl.progress import Display
 
@@ -109,8 +109,8 @@ def draw_batches(count: int, batch_size: int, steps: int, generator: torch.Gener
 
 def fine_tuned_segmentation(
     backbone: Backbone,
-    train: Sequence[Labelled],
-    test: Sequence[Labelled],
+    train: Sequence[Labeled],
+    test: Sequence[Labeled],
     *,
     classes: int,
     mean: Sequence[float],
@@ -149,18 +149,18 @@ def fine_tuned_segmentation(
         UserError: an empty set, images of different sizes, a label that is neither a class nor ignored.
     """
     if len(train) == 0 or len(test) == 0:
-        raise UserError("There are no labelled images to learn from or none to score on.")
+        raise UserError("There are no labeled images to learn from or none to score on.")
     device = device_of(backbone)
     with seeded(seed, device):  # the head, and whatever the backbone drops at random
         model = nn.Sequential(copy_to_train(backbone), _head(backbone.channels, classes)).to(device)
-        images, labels = labelled_batch(train, range(len(train)), classes, ignore)
+        images, labels = labeled_batch(train, range(len(train)), classes, ignore)
         if (labels == VOID).all():
-            raise UserError("The training set has no labelled pixel to learn from.")
+            raise UserError("The training set has no labeled pixel to learn from.")
         generator = torch.Generator().manual_seed(seed)
         batches = draw_batches(len(images), batch_size, steps, generator)
 
         def loss_at(step: int) -> Tensor:
-            pixels = normalise([images[index] for index in batches[step]], mean, std, device)
+            pixels = normalize([images[index] for index in batches[step]], mean, std, device)
             pixels, target = crop_and_flip(pixels, labels[batches[step]].to(device), generator)
             logits = upsample(model(pixels), *target.shape[1:])
             loss = F.cross_entropy(logits, target.long(), ignore_index=VOID, reduction="sum")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from densecl.errors import UserError
-from densecl.evaluation.dense import Classify, Labelled, LabelledMaps, Segmentation, judge, label_shares
+from densecl.evaluation.dense import Classify, Labeled, LabeledMaps, Segmentation, judge, label_shares
 
 #: Training cells that are remembered. The paper keeps millions; on small data sets this is all of them.
 MEMORY_CELLS = 65_536
@@ -25,8 +25,8 @@ CHUNK = 1024
 
 def retrieval_segmentation(
     backbone: nn.Module,
-    train: Sequence[Labelled],
-    test: Sequence[Labelled],
+    train: Sequence[Labeled],
+    test: Sequence[Labeled],
     *,
     classes: int,
     mean: Sequence[float],
@@ -35,7 +35,7 @@ def retrieval_segmentation(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Segmentation:
-    """Label the cells of `test` by their neighbours in `train` (`fit_retrieval`).
+    """Label the cells of `test` by their neighbors in `train` (`fit_retrieval`).
 
     Arguments and errors are those of `dense.judge`; `seed` draws the memory where the training set is larger.
     """
@@ -54,34 +54,34 @@ def retrieval_segmentation(
 
 
 def fit_retrieval(
-    train: LabelledMaps,
+    train: LabeledMaps,
     classes: int,
     *,
     seed: int = 0,
     memory_cells: int = MEMORY_CELLS,
-    neighbours: int = 30,
+    neighbors: int = 30,
     temperature: float = 0.02,
 ) -> Classify:
-    """Remember labelled cells; a cell's scores are the label shares of its nearest neighbours among them.
+    """Remember labeled cells; a cell's scores are the label shares of its nearest neighbors among them.
 
-    Neighbours are weighted by softmax(cosine / temperature), as in the paper, whose k and temperature are the defaults.
+    Neighbors are weighted by softmax(cosine / temperature), as in the paper, whose k and temperature are the defaults.
 
     Args:
         train: what to remember.
         classes: number of classes.
         seed: draws which cells are remembered.
         memory_cells: how many, at most.
-        neighbours: k.
+        neighbors: k.
         temperature: of the softmax.
     """
-    keys, shares = labelled_cells(train, classes, memory_cells, seed)
-    neighbours = min(neighbours, len(keys))
+    keys, shares = labeled_cells(train, classes, memory_cells, seed)
+    neighbors = min(neighbors, len(keys))
 
     def classify(features: Float[Tensor, "batch channels rows cols"]) -> Float[Tensor, "batch classes rows cols"]:
         queries = unit_cells(features)
         votes = []
         for some in queries.split(CHUNK):
-            similarity, nearest = (some @ keys.T).topk(neighbours, dim=1, sorted=False)
+            similarity, nearest = (some @ keys.T).topk(neighbors, dim=1, sorted=False)
             weights = (similarity / temperature).softmax(dim=1)
             votes.append((weights[:, None, :] @ shares[nearest])[:, 0])
         batch, _, rows, cols = features.shape
@@ -90,15 +90,15 @@ def fit_retrieval(
     return classify
 
 
-def labelled_cells(
-    train: LabelledMaps, classes: int, most: int, seed: int
+def labeled_cells(
+    train: LabeledMaps, classes: int, most: int, seed: int
 ) -> tuple[Float[Tensor, "cells channels"], Float[Tensor, "cells classes"]]:
-    """Unit vectors of cells that have a labelled pixel, and the share of each class in them; drawn, if over `most`."""
+    """Unit vectors of cells that have a labeled pixel, and the share of each class in them; drawn, if over `most`."""
     rows, cols = train.features.shape[2:]
     shares = label_shares(train.labels, classes, rows, cols).permute(0, 2, 3, 1).flatten(0, 2)
     chosen = shares.any(dim=1).nonzero()[:, 0].cpu()
     if len(chosen) == 0:
-        raise UserError("The training set has no labelled pixel to learn from.")
+        raise UserError("The training set has no labeled pixel to learn from.")
     if len(chosen) > most:
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))
         chosen = chosen[order[:most].sort().values]

@@ -9,21 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densecl.errors import UserError
-from densecl.evaluation.dense import Classify, Labelled, LabelledMaps, Segmentation, judge, upsample
-from densecl.evaluation.labelled import VOID
+from densecl.evaluation.dense import Classify, Labeled, LabeledMaps, Segmentation, judge, upsample
+from densecl.evaluation.labeled import VOID
 
 #: The classifier is fitted to this many rows and columns of pixels in each cell: logits upsampled from a feature map
 #: hardly change between them. (Twice as many gave the same mIoU to 0.3 on CamVid and to 0.1 on drawn scenes.)
 PIXELS_PER_CELL = 2
 
-#: Of the squared weights, on standardised features: enough to make the optimum unique.
+#: Of the squared weights, on standardized features: enough to make the optimum unique.
 RIDGE = 1e-4
 
 
 def linear_segmentation(
     backbone: nn.Module,
-    train: Sequence[Labelled],
-    test: Sequence[Labelled],
+    train: Sequence[Labeled],
+    test: Sequence[Labeled],
     *,
     classes: int,
     mean: Sequence[float],
@@ -49,10 +49,10 @@ def linear_segmentation(
     return judged["linear"]["all"]
 
 
-def fit_linear(train: LabelledMaps, classes: int, iterations: int = 40) -> Classify:
+def fit_linear(train: LabeledMaps, classes: int, iterations: int = 40) -> Classify:
     """The 1x1 convolution whose upsampled logits have the least cross-entropy.
 
-    Features are standardised by the training set's statistics, and the convolution is fitted by L-BFGS from zero
+    Features are standardized by the training set's statistics, and the convolution is fitted by L-BFGS from zero
     (at most `iterations`): a convex problem, so nothing is random and there is no rate to tune. L-BFGS sees the
     features along the axes of their covariance, at equal variance, where the same optimum is a few steps away
     (on CamVid 30 iterations there are ahead of 300 without).
@@ -61,7 +61,7 @@ def fit_linear(train: LabelledMaps, classes: int, iterations: int = 40) -> Class
     step = max(1, train.labels.shape[1] // (rows * PIXELS_PER_CELL))
     labels = train.labels[:, step // 2 :: step, step // 2 :: step].long()
     if (labels == VOID).all():
-        raise UserError("The training set has no labelled pixel to learn from.")
+        raise UserError("The training set has no labeled pixel to learn from.")
     cells = train.features.permute(0, 2, 3, 1).flatten(0, 2)
     location = cells.mean(dim=0)
     deviation = cells.std(dim=0, correction=0)

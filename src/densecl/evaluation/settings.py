@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from densecl.errors import UserError, nearest
 
-TASKS = ("correspondence", "retrieval", "segmentation", "clustering", "neighbours", "detection")
+TASKS = ("correspondence", "retrieval", "segmentation", "clustering", "neighbors", "detection")
 
 #: Tasks for which the backbone can be trained on the labels, too.
 FINE_TUNED = ("segmentation", "detection")

@@ -13,7 +13,7 @@ from torch import Tensor
 from densecl.borrowed import seeded
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.weights import Normalisation, initialise_from, load_backbone, read_metadata, weights_file
+from densecl.model.weights import Normalization, initialize_from, load_backbone, read_metadata, weights_file
 
 RANDOM, IMAGENET = "random", "imagenet"
 
@@ -29,14 +29,14 @@ class Weights:
         name: as the user gave it.
         architecture: timm's name.
         in_channels: of the images.
-        normalisation: of the pixels.
+        normalization: of the pixels.
         state: the state dict of the timm model; None: random.
     """
 
     name: str
     architecture: str
     in_channels: int
-    normalisation: Normalisation
+    normalization: Normalization
     state: Mapping[str, Tensor] | None
 
     @property
@@ -107,14 +107,14 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
         if name == RANDOM:
             create_backbone(architecture)  # raises for an unknown name
             in_channels = known.in_channels if known else 3
-            normalisation = known.normalisation if known else _IMAGENET_NORMALISATION
-            found.append(Weights(name, architecture, in_channels, normalisation, None))
+            normalization = known.normalization if known else _IMAGENET_NORMALIZATION
+            found.append(Weights(name, architecture, in_channels, normalization, None))
         else:
-            found.append(_initialised(name, architecture))
+            found.append(_initialized(name, architecture))
     return found
 
 
-_IMAGENET_NORMALISATION = Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+_IMAGENET_NORMALIZATION = Normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 def _is_ours(name: str) -> bool:
@@ -128,12 +128,12 @@ def _is_ours(name: str) -> bool:
 
 
 def _load(name: str) -> Weights:
-    backbone, normalisation = load_backbone(Path(name).expanduser())
-    return Weights(name, backbone.name, backbone.in_channels, normalisation, backbone.model.state_dict())
+    backbone, normalization = load_backbone(Path(name).expanduser())
+    return Weights(name, backbone.name, backbone.in_channels, normalization, backbone.model.state_dict())
 
 
-def _initialised(name: str, architecture: str) -> Weights:
+def _initialized(name: str, architecture: str) -> Weights:
     backbone = create_backbone(architecture)
-    start = initialise_from(backbone, name if name == IMAGENET else Path(name).expanduser())
-    normalisation = start.normalisation or _IMAGENET_NORMALISATION
-    return Weights(name, architecture, backbone.in_channels, normalisation, backbone.model.state_dict())
+    start = initialize_from(backbone, name if name == IMAGENET else Path(name).expanduser())
+    normalization = start.normalization or _IMAGENET_NORMALIZATION
+    return Weights(name, architecture, backbone.in_channels, normalization, backbone.model.state_dict())

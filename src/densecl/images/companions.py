@@ -33,7 +33,7 @@ SAMPLES, PHOTOGRAPHS = 12, 4
 #: Sides of the part in the middle of an image that is looked at, and pixels beyond which an image is not opened.
 WINDOW, MAX_PIXELS = 512, 50_000_000
 
-#: The share of neighbouring pixels, but for those of the background, that are equal in a label map: in those of
+#: The share of neighboring pixels, but for those of the background, that are equal in a label map: in those of
 #: CamVid, of nuclei and of aerial images 0.85 to 0.98, where only borders are drawn 0.64 to 0.81; in photographs, those
 #: of a microscope too, at most 0.4.
 FLAT = 0.6
@@ -41,7 +41,7 @@ FLAT = 0.6
 #: The share of pixels near black or white in a mask that was stored as JPEG, which blurs its edges.
 ALMOST_ALL = 0.95
 
-#: Few colours, and so few that thin lines in them pass for a label map too.
+#: Few colors, and so few that thin lines in them pass for a label map too.
 FEW, VERY_FEW = 64, 16
 
 #: The share of images with a partner that makes them pairs, and of flat images that makes a user wonder.
@@ -81,11 +81,11 @@ class Look(NamedTuple):
     """What the middle of an image looks like."""
 
     areas: bool  # of equal pixels, or nothing at all
-    flat: bool  # that, or too few colours for a photograph
+    flat: bool  # that, or too few colors for a photograph
     empty: bool  # all pixels are equal
     gray: bool
     deep: bool  # sixteen bits, or measured values
-    colours: int
+    colors: int
 
 
 #: Words that say what a folder or a file may be.
@@ -338,15 +338,15 @@ def _verdict(tree: _Tree, kind: Kind) -> Literal["out", "doubtful"] | None:
     looks, beside = tree.looks(kind), [[tree.look(index) for index in those] for those in others]
     # An image beside them that cannot be read here may have more channels: no label map, at any rate.
     if kind.hint.what == "depth maps":
-        coloured = _most(any(look is None or not look.gray for look in those) for those in beside)
-        return "out" if coloured and (all_paired or all(look.deep for look in looks)) else None
+        colored = _most(any(look is None or not look.gray for look in those) for those in beside)
+        return "out" if colored and (all_paired or all(look.deep for look in looks)) else None
     areas, flat = all(look.areas for look in looks), all(look.flat for look in looks)
     if not _most(any(look is None or not (look.areas if areas else look.flat) for look in those) for those in beside):
         # Drawings, scans, dim images: what is flat here is no label map for it.
         return "doubtful" if kind.hint.sure and flat and not beside else None
     if not flat:
         return "doubtful" if all_paired else None
-    plain = all(look.gray and look.colours <= FEW for look in looks) and not all(look.empty for look in looks)
+    plain = all(look.gray and look.colors <= FEW for look in looks) and not all(look.empty for look in looks)
     return "out" if kind.hint.sure or all_paired or plain else "doubtful"
 
 
@@ -372,7 +372,7 @@ def _unnamed(tree: _Tree) -> list[Kind]:
             beside = [tree.paths.images_of(other)[0] for other in _some(others, PHOTOGRAPHS)]
         looks = [tree.look(index) for index in samples]
         if (
-            all(look and look.flat and look.colours <= FEW and (named or look.gray) for look in looks)
+            all(look and look.flat and look.colors <= FEW and (named or look.gray) for look in looks)
             and not all(look and look.empty for look in looks)
             and _most((look := tree.look(index)) is None or not look.flat for index in beside if index is not None)
         ):
@@ -396,30 +396,30 @@ def _look(path: str) -> Look | None:
     try:
         pixels = decode(path, 3, max_pixels=MAX_PIXELS)
     except NoBrightness:
-        return Look(areas=False, flat=False, empty=False, gray=True, deep=True, colours=WINDOW**2)
+        return Look(areas=False, flat=False, empty=False, gray=True, deep=True, colors=WINDOW**2)
     except BadImage:
         return None
     top, left = (max(0, (side - WINDOW) // 2) for side in pixels.shape[1:])
     red, green, blue = pixels[:, top : top + WINDOW, left : left + WINDOW].numpy().astype(np.int64)
     values = (red << 32) + (green << 16) + blue
-    colours, counts = np.unique(values, return_counts=True)
-    background = colours[counts.argmax()]
+    colors, counts = np.unique(values, return_counts=True)
+    background = colors[counts.argmax()]
     across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
     inside = max(
         equal[part].mean() if (part := ahead != background).any() else 1.0
         for equal, ahead in ((across, values[:, 1:]), (down, values[1:]))
     )
-    few = len(colours) <= VERY_FEW and across.mean() > FLAT
+    few = len(colors) <= VERY_FEW and across.mean() > FLAT
     gray = bool((red == green).all() and (green == blue).all())
     white = 65535 if pixels.element_size() == 2 else 255
     bright, dark = (red > white * 15 / 16).mean(), (red < white / 16).mean()
     mask = gray and bright > 0 and dark > 0 and bright + dark > ALMOST_ALL and bright > FLAT * (1 - dark)
-    dim = not path.lower().endswith(LOSSLESS) and np.ptp(pixels.numpy()) < DIM * white and len(colours) > 1
+    dim = not path.lower().endswith(LOSSLESS) and np.ptp(pixels.numpy()) < DIM * white and len(colors) > 1
     return Look(
         areas=bool(inside >= FLAT and not dim),
         flat=bool((inside >= FLAT or few or mask) and not dim),
-        empty=len(colours) == 1,
+        empty=len(colors) == 1,
         gray=gray,
         deep=pixels.element_size() == 2,
-        colours=len(colours),
+        colors=len(colors),
     )

@@ -115,7 +115,7 @@ def _reason(item: Any, error: BadImage) -> str:
         text = isinstance(item, str | bytes | Path)
         return f"is {described(item)}. {FOR_FILES if text else NEEDED}"
     outside = "outside 0 to 1" in str(error)
-    return f"is {described(item)}: {error}.{' Leave out the normalisation, which is done here.' if outside else ''}"
+    return f"is {described(item)}: {error}.{' Leave out the normalization, which is done here.' if outside else ''}"
 
 
 def described(item: Any) -> str:

@@ -99,7 +99,7 @@ def _map(tree: Any, function: Callable[[Any], Any]) -> Any:
 
 
 class LocalCrops(NamedTuple):
-    """The small views of multi-crop: how many, how large, of how much of the image, in what colours."""
+    """The small views of multi-crop: how many, how large, of how much of the image, in what colors."""
 
     count: int
     image_size: int
@@ -115,7 +115,7 @@ class CropPairDataset(Dataset[Sample]):
         image_size: side of a view in pixels.
         crop_scale: share of the image's area that a crop covers, smallest and largest.
         flip_probability: share of views mirrored left to right.
-        draw_photometrics: draws what later happens to the colours of a view. With workers that are
+        draw_photometrics: draws what later happens to the colors of a view. With workers that are
             spawned rather than forked it must be picklable: `functools.partial`, not a lambda.
         seed: with epoch and index, fixes the sample.
         local_crops: further small views of each image. They are drawn last, so that the pair stays what it is.

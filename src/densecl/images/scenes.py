@@ -1,9 +1,9 @@
-"""Labelled scenes to learn from when there is no data: textured objects over textured backgrounds.
+"""Labeled scenes to learn from when there is no data: textured objects over textured backgrounds.
 
-What tells the classes apart is local structure alone. The two colours of a surface are drawn without
-regard to its class, and which of them is the figure and which the ground is tossed, so the colour of a
-pixel says nothing about its class (a linear probe on colours, or on 3x3 patches of them, scores as if it
-had seen nothing). Turn, period, warp, silhouette, colours, lighting, focus and noise vary.
+What tells the classes apart is local structure alone. The two colors of a surface are drawn without
+regard to its class, and which of them is the figure and which the ground is tossed, so the color of a
+pixel says nothing about its class (a linear probe on colors, or on 3x3 patches of them, scores as if it
+had seen nothing). Turn, period, warp, silhouette, colors, lighting, focus and noise vary.
 
 Scene `index` of a split depends on (seed, split, index) alone, and looks the same at every size.
 The numbers below were chosen by linear probes of pixels and random networks and by a supervised network, not by
@@ -35,7 +35,7 @@ TURN = 0.4  # of a texture, at most, in radians either way
 SPREAD_OF_PERIOD = 0.18  # of a texture's period around that of its class, as a share
 BACKGROUND_PERIOD = (0.22, 0.4)  # as a share of the scene's side
 CONTRAST = (0.45, 0.8)  # between the figure and the ground of a surface
-TINT = 0.22  # how far from grey a surface's colours are, at most
+TINT = 0.22  # how far from gray a surface's colors are, at most
 HIDDEN = 0.3  # an object of which less than this share is visible has no box
 
 
@@ -117,13 +117,13 @@ def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Sc
     labels = np.zeros((size, size), dtype=np.uint8)
     owner = np.zeros((size, size), dtype=np.uint8)  # which object a pixel shows, 0 = none
     objects: list[tuple[int, int]] = []  # class and area of each
-    for centre in _spread(geometry, int(geometry.integers(OBJECTS[0], OBJECTS[1] + 1))):
+    for center in _spread(geometry, int(geometry.integers(OBJECTS[0], OBJECTS[1] + 1))):
         label = int(geometry.integers(1, len(CLASSES)))
         radius = geometry.uniform(*RADIUS)
-        reach = 1.45 * radius  # the farthest that a silhouette gets from its centre
-        first, last = (np.rint((centre + way * reach) * size).clip(0, size).astype(int) for way in (-1, 1))
+        reach = 1.45 * radius  # the farthest that a silhouette gets from its center
+        first, last = (np.rint((center + way * reach) * size).clip(0, size).astype(int) for way in (-1, 1))
         window = np.s_[first[1] : last[1], first[0] : last[0]]
-        dx, dy = x[window] - float(centre[0]), y[window] - float(centre[1])
+        dx, dy = x[window] - float(center[0]), y[window] - float(center[1])
         inside = _silhouette(geometry, dx, dy, radius) * size
         surface = _paint(geometry, _textured(geometry, CLASSES[label], dx, dy) * size)
         alpha = np.clip(inside + 0.5, 0, 1)[..., None]
@@ -145,13 +145,13 @@ def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Sc
 
 
 def _spread(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 2"]:
-    """Centres that keep away from each other: of some random places, each time the farthest from the rest."""
+    """Centers that keep away from each other: of some random places, each time the farthest from the rest."""
     candidates = rng.uniform(0.1, 0.9, (count, 6, 2))
-    centres = candidates[:1, 0]
+    centers = candidates[:1, 0]
     for places in candidates[1:]:
-        gaps = np.linalg.norm(places[:, None] - centres[None], axis=-1).min(axis=1)
-        centres = np.concatenate([centres, places[gaps.argmax()][None]])
-    return centres
+        gaps = np.linalg.norm(places[:, None] - centers[None], axis=-1).min(axis=1)
+        centers = np.concatenate([centers, places[gaps.argmax()][None]])
+    return centers
 
 
 def _silhouette(rng: np.random.Generator, dx: Plane, dy: Plane, radius: float) -> Plane:
@@ -189,7 +189,7 @@ def _irregular(rng: np.random.Generator, across: Float32[np.ndarray, " side"]) -
 
 
 def _paint(rng: np.random.Generator, distance: Plane) -> Float32[np.ndarray, "height width 3"]:
-    """Colour a signed distance (in pixels): one colour for the figure, one for the ground, tossed."""
+    """Color a signed distance (in pixels): one color for the figure, one for the ground, tossed."""
     middle = rng.uniform(0.42, 0.58) + rng.uniform(-TINT, TINT, 3)
     apart = rng.choice((-0.5, 0.5)) * rng.uniform(*CONTRAST) + rng.uniform(-TINT, TINT, 3) / 2
     sharpness = rng.uniform(0.6, 1.0)  # below 1: out of focus

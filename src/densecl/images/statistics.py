@@ -49,7 +49,7 @@ def measure_offset(source: ImageSource, images: int = 8) -> tuple[float, bool]:
     """How far from 0 the values of an image lie, in their own standard deviations, and whether they have sixteen bits.
 
     The median over some images between the first and the last, those left out that cannot be read or are of a single
-    colour. Ordinary photographs have about 2. Sixteen bits: most of the images have.
+    color. Ordinary photographs have about 2. Sixteen bits: most of the images have.
     """
     offsets, deep = [], 0
     for index in np.linspace(0, len(source) - 1, min(images, len(source)), dtype=int).tolist():

@@ -1,4 +1,4 @@
-"""Backbones: any timm model or module that gives a feature map, and their initialisation."""
+"""Backbones: any timm model or module that gives a feature map, and their initialization."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Backbone(nn.Module):
 
     @property
     def uses_batch_statistics(self) -> bool:
-        """Whether training normalises by the means and variances of a batch."""
+        """Whether training normalizes by the means and variances of a batch."""
         norms = self._batch_norms()
         return any(norm.running_mean is None or not self.norm_statistics_frozen for norm in norms)
 
@@ -105,7 +105,7 @@ class Backbone(nn.Module):
     def freeze_norm_statistics(self) -> None:
         """Batch norm uses the means and variances that it has from now on, in training too. Weights and biases train.
 
-        Starting weights have statistics of whole images. Small, coloured crops would replace them within a hundred
+        Starting weights have statistics of whole images. Small, colored crops would replace them within a hundred
         steps, and most of what the weights know would be lost with them.
         """
         self.norm_statistics_frozen = True
@@ -258,7 +258,7 @@ def _stride(added: int) -> int | None:
 def create_backbone(name: str, *, channels: int = 3, output_stride: int | None = None) -> Backbone:
     """A timm model with random weights (of torch's global generator), without its classifier.
 
-    Networks with batch norm get the paper's initialisation (`initialise`); others, such as ConvNeXt and
+    Networks with batch norm get the paper's initialization (`initialize`); others, such as ConvNeXt and
     ViTs, keep timm's, which follows their own papers. ViTs keep their native position embedding and
     interpolate it to the image's size, so that their weights load strictly anywhere. For the same reason
     a model whose weights are made for one image size is made for timm's, and takes no other.
@@ -278,7 +278,7 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
     except Exception as error:  # an unknown tag, channels that it cannot have, a package that is not there
         raise UserError(f"--backbone {name}: timm cannot make it{_because(error)}") from error
     if any(isinstance(module, _BatchNorm) for module in model.modules()):
-        initialise(model)
+        initialize(model)
     backbone = Backbone(model, name=name, in_channels=channels, output_stride=output_stride)
     if output_stride not in (None, backbone.stride):
         raise UserError(f"--output-stride {output_stride}: timm's {name} keeps its stride of {backbone.stride}.")
@@ -301,8 +301,8 @@ def create_model(name: str, *, channels: int, output_stride: int | None, pretrai
 
 
 @torch.no_grad()
-def initialise(model: nn.Module) -> None:
-    """The paper's initialisation: convolutions kaiming normal (fan in), batch norm 1 and 0, none of them zero.
+def initialize(model: nn.Module) -> None:
+    """The paper's initialization: convolutions kaiming normal (fan in), batch norm 1 and 0, none of them zero.
 
     (timm's ResNets take fan out and zero the last batch norm of each residual branch.)
     """
@@ -322,6 +322,6 @@ def _because(error: BaseException) -> str:
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch colours some of its messages
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch colors some of its messages
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

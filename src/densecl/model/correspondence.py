@@ -72,7 +72,7 @@ def correspondence(
 ) -> Correspondence:
     """Matches cells by their features (cosine, argmax) and judges them by where the views really lie.
 
-    A key cell is right when its centre lies within `radius` of the query cell's, in the source image
+    A key cell is right when its center lies within `radius` of the query cell's, in the source image
     and in diagonals of the larger cell [PixPro's 0.7].
     """
     rows, cols = query_features.shape[2:]

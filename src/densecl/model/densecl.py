@@ -205,7 +205,7 @@ class DenseCL(nn.Module):
         """The loss between two views of the same images.
 
         A step of training moves the key encoder and renews the queues on the way. In evaluation mode or under
-        `torch.no_grad` nothing moves: no weights, queues or centres, no statistics of batch norm, no count of steps.
+        `torch.no_grad` nothing moves: no weights, queues or centers, no statistics of batch norm, no count of steps.
 
         `small` are further views, usually of fewer pixels, that are queries only: each is compared with the keys of
         the large ones [multi-crop, Caron et al. 2020]. The loss is the mean over all pairs of a query and a key view.

@@ -23,7 +23,7 @@ class Embeddings(NamedTuple):
 
     vector: Float[Tensor, "batch dim"]
     cells: Float[Tensor, "batch cells dim"] | None
-    pooled: Float[Tensor, "batch dim"] | None  # the dense head's output averaged over the cells, then normalised
+    pooled: Float[Tensor, "batch dim"] | None  # the dense head's output averaged over the cells, then normalized
     features: Float[Tensor, "batch channels rows cols"]  # the backbone's map, pooled to the grid
 
 

@@ -27,8 +27,8 @@ FAVOURED = frozenset(("ema", "teacher", "averaged", "average", "avg", "shadow", 
 #: ... but for the network whose only part is to give targets (MoCo's keys, BYOL's target), and the student beside it.
 PASSED_OVER = frozenset(("k", "key", "momentum", "target", "student"))
 
-#: What an optimiser keeps for each weight under the weight's own name is never one of them.
-OF_AN_OPTIMISER = frozenset(("opt", "optim", "optimizer", "optimiser", "exp", "buffer", "grad", "grads", "gradients"))
+#: What an optimizer keeps for each weight under the weight's own name is never one of them.
+OF_AN_OPTIMISER = frozenset(("opt", "optim", "optimizer", "optimizer", "exp", "buffer", "grad", "grads", "gradients"))
 
 #: Tensors that may follow those of a backbone taken in order: those of a classifier.
 MOST_BEHIND = 4
@@ -97,7 +97,7 @@ def _by_name(found: Mapping[str, Stored], own: Mapping[str, Stored]) -> Fit:
     if not matches:
         return Fit("", "", {})
     scores = {place: (Fit(place, "", tensors).matched(own), len(tensors)) for place, tensors in matches.items()}
-    best = max(matches, key=lambda place: (*scores[place], _favour(place)))
+    best = max(matches, key=lambda place: (*scores[place], _favor(place)))
     rivals = tuple(place for place, score in scores.items() if score == scores[best] and place != best)
     unused = tuple(left for path in found if (left := _relative(path, best)) is not None and left not in bare)
     return Fit(best, "", matches[best], unused, rivals)
@@ -123,7 +123,7 @@ def _relative(path: str, place: str) -> str | None:
     return ".".join(part for part in path.removeprefix(place).split(".") if part not in WRAPPERS)
 
 
-def _favour(place: str) -> int:
+def _favor(place: str) -> int:
     words = set(re.split(r"[._]", place.lower()))
     if words & OF_AN_OPTIMISER:
         return -2
@@ -149,7 +149,7 @@ def _in_order(file: TensorFile, own: Mapping[str, Stored]) -> Iterator[Fit]:
         return
     fits = []
     places = _places(file.tensors, len(own))
-    for place in sorted(places, key=_favour, reverse=True):
+    for place in sorted(places, key=_favor, reverse=True):
         paths = places[place]
         pairs = list(zip(own.items(), paths, strict=False))
         if len(paths) <= len(own) + MOST_BEHIND and all(
@@ -174,7 +174,7 @@ def _translated(file: TensorFile, named: Fit, backbone: Backbone, needed: Mappin
         return
     places = _places(file.tensors, len(needed) // 2)
     # The longest first: a translation asks for names from the start.
-    order = sorted(places, key=lambda place: (place == named.place, _favour(place), len(place)), reverse=True)
+    order = sorted(places, key=lambda place: (place == named.place, _favor(place), len(place)), reverse=True)
     for place in order[:MOST_TRANSLATED]:
         state = {_relative(path, place) or path: file.tensors[path].read() for path in places[place]}
         try:

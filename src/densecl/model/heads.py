@@ -77,7 +77,7 @@ class GlobalHead(nn.Module):
 class DenseHead(nn.Module):
     """1x1 convolutions: the global head's layers, cell by cell [DenseCL: two of them with a ReLU between].
 
-    The convolutions keep torch's default initialisation, as the authors' do.
+    The convolutions keep torch's default initialization, as the authors' do.
     """
 
     def __init__(self, channels: int, hidden_dim: int, dim: int, shape: HeadShape | None = None) -> None:
@@ -105,7 +105,7 @@ def head_layers(channels: int, hidden_dim: int, dim: int, shape: HeadShape, *, c
 
 
 class Prototypes(nn.Module):
-    """Cosine similarity to each prototype: a linear layer without bias, weight-normalised at length 1 [DINO].
+    """Cosine similarity to each prototype: a linear layer without bias, weight-normalized at length 1 [DINO].
 
     In full precision: it is yet to be divided by a temperature of a few hundredths.
     """

@@ -60,7 +60,7 @@ def is_counter(name: str) -> bool:
 def read_tensors(path: Path) -> TensorFile:
     """Finds every tensor of a file, wherever it stands, without reading the numbers or running anything.
 
-    What an optimiser remembers (its averages have the weights' own shapes) is left out.
+    What an optimizer remembers (its averages have the weights' own shapes) is left out.
 
     Args:
         path: of safetensors, ``torch.save`` (of a state dict, a checkpoint, or a whole module), ``pickle.dump``
@@ -171,7 +171,7 @@ def _entries(node: Any) -> Mapping[str | int, Any]:
         omitted = fleeting if isinstance(fleeting, list) else ()
         buffers = {name: value for name, value in _plain(entries.get("_buffers")).items() if name not in omitted}
         entries = _plain(entries["_parameters"]) | buffers | _plain(entries["_modules"])
-    if "state" in entries and "param_groups" in entries:  # of an optimiser
+    if "state" in entries and "param_groups" in entries:  # of an optimizer
         return {}
     return {_text(name): value for name, value in entries.items()}
 

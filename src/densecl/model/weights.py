@@ -35,7 +35,7 @@ MOST_CHANNELS = 4096
 IN_A_FOLDER = ("backbone.safetensors", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
 
 
-class Normalisation(NamedTuple):
+class Normalization(NamedTuple):
     """Mean and standard deviation of each channel that a backbone was trained with, on the 0-1 scale."""
 
     mean: tuple[float, ...]
@@ -48,7 +48,7 @@ class Metadata(NamedTuple):
     architecture: str
     in_channels: int
     output_stride: int | None
-    normalisation: Normalisation
+    normalization: Normalization
 
 
 class Start(NamedTuple):
@@ -57,18 +57,18 @@ class Start(NamedTuple):
     Attributes:
         report: how many tensors matched, and what the file was taken for.
         warnings: what the user should look at.
-        normalisation: the one that the weights were trained with, where their configuration says it and the
+        normalization: the one that the weights were trained with, where their configuration says it and the
             images have as many channels.
         whose: in words, whose it is.
     """
 
     report: str
     warnings: tuple[str, ...]
-    normalisation: Normalisation | None
+    normalization: Normalization | None
     whose: str
 
 
-def save_backbone(backbone: Backbone, path: Path | str, normalisation: Normalisation) -> None:
+def save_backbone(backbone: Backbone, path: Path | str, normalization: Normalization) -> None:
     """Writes the weights under their library's own names, with what is needed to use them in the metadata.
 
     The same weights give the same bytes. The file is written beside its place and moved into it.
@@ -79,8 +79,8 @@ def save_backbone(backbone: Backbone, path: Path | str, normalisation: Normalisa
         "architecture": backbone.name,
         "in_channels": json.dumps(backbone.in_channels),
         "output_stride": json.dumps(backbone.output_stride),
-        "mean": json.dumps(list(normalisation.mean)),
-        "std": json.dumps(list(normalisation.std)),
+        "mean": json.dumps(list(normalization.mean)),
+        "std": json.dumps(list(normalization.std)),
     }
     # Clones, because safetensors refuses tensors that share their memory, as tied weights do.
     tensors = {
@@ -136,7 +136,7 @@ def read_metadata(path: Path | str) -> Metadata | None:
     numbers = f"{channels} finite number{'' if channels == 1 else 's'}"
     mean = value("mean", numbers, lambda values: _are_numbers(values, channels))
     std = value("std", f"{numbers} above 0", lambda values: _are_numbers(values, channels) and min(values) > 0)
-    return Metadata(said["architecture"], channels, stride, Normalisation(tuple(mean), tuple(std)))
+    return Metadata(said["architecture"], channels, stride, Normalization(tuple(mean), tuple(std)))
 
 
 def _is_count(value: Any) -> bool:
@@ -151,8 +151,8 @@ def _are_numbers(values: Any, count: int) -> bool:
     )
 
 
-def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Backbone, Normalisation]:
-    """The backbone of a run folder or of a ``backbone.safetensors``, and the normalisation it was trained with.
+def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Backbone, Normalization]:
+    """The backbone of a run folder or of a ``backbone.safetensors``, and the normalization it was trained with.
 
     Args:
         path: the folder or the file.
@@ -195,7 +195,7 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
     _check_fits(stored, model, path, name)
     model.load_state_dict({name: one.read() for name, one in stored.items()})
     _check_finite(model.state_dict(), path)
-    return backbone, metadata.normalisation
+    return backbone, metadata.normalization
 
 
 def _outline(name: str, *, channels: int, output_stride: int | None) -> nn.Module | None:
@@ -249,7 +249,7 @@ def _check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
             raise UserError(f"{source}: its tensor {name} holds NaN or infinities. The training that made it failed.")
 
 
-def initialise_from(backbone: Backbone, source: Path | str) -> Start:
+def initialize_from(backbone: Backbone, source: Path | str) -> Start:
     """Loads existing weights into a backbone.
 
     Args:
@@ -296,7 +296,7 @@ def initialise_from(backbone: Backbone, source: Path | str) -> Start:
     if path is not None:
         adapted = [name for name, tensor in tensors.items() if tensor.shape != fit.tensors[name].shape]
         report += f", taken for: {_described(fit, adapted, backbone)}"
-    return Start(report, tuple(_warnings(fit, matched, total, backbone.name)), *_normalisation_of(backbone, path, fit))
+    return Start(report, tuple(_warnings(fit, matched, total, backbone.name)), *_normalization_of(backbone, path, fit))
 
 
 def weights_file(path: Path) -> Path:
@@ -355,8 +355,8 @@ def _shown(name: str, limit: int = 80) -> str:
     return name if len(name) <= limit else name[: limit - 3] + "..."
 
 
-def _normalisation_of(backbone: Backbone, path: Path | None, fit: Fit) -> tuple[Normalisation | None, str]:
-    """The normalisation that starting weights were trained with, as far as something says it, and what says it."""
+def _normalization_of(backbone: Backbone, path: Path | None, fit: Fit) -> tuple[Normalization | None, str]:
+    """The normalization that starting weights were trained with, as far as something says it, and what says it."""
     if path is None:
         found, whose = _of_configuration(getattr(backbone.model, "pretrained_cfg", {})), f"timm's for {backbone.name}"
     elif (found := _of_file(path)) is not None:
@@ -368,11 +368,11 @@ def _normalisation_of(backbone: Backbone, path: Path | None, fit: Fit) -> tuple[
     return (found, whose) if found is not None and len(found.mean) == backbone.in_channels else (None, "")
 
 
-def _of_file(path: Path) -> Normalisation | None:
+def _of_file(path: Path) -> Normalization | None:
     """As the file itself says it, that of the same run, or the ``config.json`` of timm beside it."""
     result = path.parent.parent / "backbone.safetensors" if path.name == "last.ckpt" else path
     if result.is_file() and _is_safetensors(result) and (metadata := read_metadata(result)) is not None:
-        return metadata.normalisation
+        return metadata.normalization
     beside = path.with_name("config.json")
     try:
         if beside.stat().st_size > 1_000_000:  # one has 1 kB
@@ -383,7 +383,7 @@ def _of_file(path: Path) -> Normalisation | None:
     return _of_configuration(said.get("pretrained_cfg")) if isinstance(said, dict) else None
 
 
-def _of_architecture(name: str) -> Normalisation | None:
+def _of_architecture(name: str) -> Normalization | None:
     """That of the tag in a timm name; without one, that of all tags of the architecture if they agree."""
     if not _known_to_timm(name):
         return None
@@ -392,13 +392,13 @@ def _of_architecture(name: str) -> Normalisation | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _of_configuration(said: Any) -> Normalisation | None:
+def _of_configuration(said: Any) -> Normalization | None:
     """That of a configuration of timm's."""
     mean, std = (said.get(name) if isinstance(said, dict) else None for name in ("mean", "std"))
     mean, std = (list(one) if isinstance(one, (list, tuple)) else [] for one in (mean, std))
     if not mean or not _are_numbers(mean, len(mean)) or not _are_numbers(std, len(mean)) or min(std) <= 0:
         return None
-    return Normalisation(tuple(mean), tuple(std))
+    return Normalization(tuple(mean), tuple(std))
 
 
 def _download(backbone: Backbone) -> nn.Module:

@@ -101,19 +101,19 @@ def _join(pen: ImageDraw.ImageDraw, corners: list[tuple[int, int]], row: MatchRo
         cells = cells[torch.linspace(0, len(cells) - 1, lines).round().long()]
     # The right ones last: they lie on top.
     for cell in sorted(cells.tolist(), key=lambda cell: bool(row.right[pair, cell])):
-        start = _centre(corners[0], row.grid, cell)
-        end = _centre(corners[1], row.grid, int(row.match[pair, cell]))
-        colour = RIGHT if row.right[pair, cell] else WRONG
+        start = _center(corners[0], row.grid, cell)
+        end = _center(corners[1], row.grid, int(row.match[pair, cell]))
+        color = RIGHT if row.right[pair, cell] else WRONG
         thickness = 3 if row.right[pair, cell] else 2
         pen.line((start, end), fill=HALO, width=(thickness + 2) * SCALE)
-        pen.line((start, end), fill=colour, width=thickness * SCALE)
+        pen.line((start, end), fill=color, width=thickness * SCALE)
         for point in (start, end):
             pen.circle(point, 6 * SCALE, fill=HALO)
             pen.circle(point, 5 * SCALE, fill=(255, 255, 255))
-            pen.circle(point, 3.5 * SCALE, fill=colour)
+            pen.circle(point, 3.5 * SCALE, fill=color)
 
 
-def _centre(corner: tuple[int, int], grid: tuple[int, int], cell: int) -> tuple[float, float]:
+def _center(corner: tuple[int, int], grid: tuple[int, int], cell: int) -> tuple[float, float]:
     row, col = divmod(cell, grid[1])
     x = corner[0] + VIEW * (col + 0.5) / grid[1]
     y = corner[1] + VIEW * (row + 0.5) / grid[0]
@@ -122,9 +122,9 @@ def _centre(corner: tuple[int, int], grid: tuple[int, int], cell: int) -> tuple[
 
 def _legend(pen: ImageDraw.ImageDraw, baseline: int) -> None:
     left = MARGIN
-    for colour, text in ((RIGHT, "the same place"), (WRONG, "another place")):
+    for color, text in ((RIGHT, "the same place"), (WRONG, "another place")):
         pen.line(
-            ((left * SCALE, (baseline - 5) * SCALE), ((left + 30) * SCALE, (baseline - 5) * SCALE)), colour, 4 * SCALE
+            ((left * SCALE, (baseline - 5) * SCALE), ((left + 30) * SCALE, (baseline - 5) * SCALE)), color, 4 * SCALE
         )
         _write(pen, (left + 40, baseline), text, size=15, ink=INK)
         left += 40 + round(pen.textlength(text, _font(15)) / SCALE) + 28

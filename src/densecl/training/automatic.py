@@ -67,7 +67,7 @@ def method(images: int, *, keys_given: bool) -> str:
 
 
 def base_learning_rate(optimizer: str, batch_norm: bool, method: Method = METHODS["moco"]) -> float:
-    """At batch size 256. SGD: MoCo's for ImageNet; LARS: SimCLR's; or of the method whose paper takes that optimiser.
+    """At batch size 256. SGD: MoCo's for ImageNet; LARS: SimCLR's; or of the method whose paper takes that optimizer.
 
     AdamW: measured on the drawn scenes. Without batch norm (ConvNeXt, ViT) it takes less, as those networks' own
     recipes do, and DINO's.
@@ -86,7 +86,7 @@ def scaled_learning_rate(base: float, batch_size: int, optimizer: str) -> float:
 
 
 def weight_decay(optimizer: str, method: Method = METHODS["moco"]) -> float:
-    """SGD: the paper's; LARS: BYOL's; or of the method whose paper takes that optimiser. AdamW: measured on the scenes.
+    """SGD: the paper's; LARS: BYOL's; or of the method whose paper takes that optimizer. AdamW: measured on the scenes.
 
     LARS and AdamW spare biases and norms.
     """
@@ -126,7 +126,7 @@ def queue_length(images: int, batch_size: int, momentum: float) -> int:
     """By the number of images and never above it, but no longer than the keys in it stay comparable.
 
     A key is as old as the queue is long. On short runs, where the key encoder moves fast, old keys are
-    recognised by their age instead of their content, and the loss climbs to that of guessing: a quarter
+    recognized by their age instead of their content, and the loss climbs to that of guessing: a quarter
     of the key encoder's memory, and no less than four batches.
     """
     memory = 1 / (1 - momentum) if momentum < 1 else math.inf

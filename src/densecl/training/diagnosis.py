@@ -15,7 +15,7 @@ from densecl.augment import augment
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, collate
-from densecl.model import Backbone, DenseCL, Normalisation, Output
+from densecl.model import Backbone, DenseCL, Normalization, Output
 from densecl.model.correspondence import correspondence
 from densecl.model.distributed import world_size
 from densecl.training.checkpoints import writing
@@ -132,8 +132,8 @@ def spread(vectors: Float[Tensor, "*batch vectors dim"]) -> Float[Tensor, "*batc
 
     It is one minus the mean cosine over all pairs, a vector with itself included.
     """
-    centred = vectors.float() - vectors.float().mean(dim=-2, keepdim=True)  # 1 - |mean|^2 would lose the small ones
-    return centred.square().sum(dim=-1).mean(dim=-1)
+    centered = vectors.float() - vectors.float().mean(dim=-2, keepdim=True)  # 1 - |mean|^2 would lose the small ones
+    return centered.square().sum(dim=-1).mean(dim=-1)
 
 
 def similarity_to_others(
@@ -186,12 +186,12 @@ def not_finite(step: int) -> UserError:
 class FixedPairs:
     """View pairs that stay the same, on which a backbone's match accuracy is followed through a run.
 
-    They are drawn as for training, colours included, from images spread over the data, and made anew for each
+    They are drawn as for training, colors included, from images spread over the data, and made anew for each
     measurement, so that they take no memory in between.
 
     Args:
         pairs: of the run.
-        normalisation: of the run.
+        normalization: of the run.
         quarantine: for the images among them that cannot be used.
         shift_brightness: of the run (`augment`).
     """
@@ -199,14 +199,14 @@ class FixedPairs:
     def __init__(
         self,
         pairs: CropPairDataset,
-        normalisation: Normalisation,
+        normalization: Normalization,
         quarantine: Quarantine,
         *,
         shift_brightness: bool = False,
     ) -> None:
         self.pairs = pairs
         self.shift_brightness = shift_brightness
-        self.normalisation = normalisation
+        self.normalization = normalization
         self.quarantine = quarantine
         count = min(FIXED_PAIRS, len(pairs))
         self.places = [(FIXED_EPOCH, number * len(pairs) // count) for number in range(count)]
@@ -222,7 +222,7 @@ class FixedPairs:
                     self.quarantine.record(batch.bad)
                 crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
                 first, second = (
-                    augment(crop, *self.normalisation, shift_brightness=self.shift_brightness) for crop in crops
+                    augment(crop, *self.normalization, shift_brightness=self.shift_brightness) for crop in crops
                 )
                 query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
                 found = correspondence(query_features, key_features, first, second)

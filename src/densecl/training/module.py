@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densecl.augment import augment
 from densecl.images.loader import Batch
-from densecl.model import DenseCL, Normalisation, Output
+from densecl.model import DenseCL, Normalization, Output
 from densecl.training.optimizer import make_optimizer, regrouped
 from densecl.training.schedules import Schedules
 from densecl.views import Views
@@ -26,14 +26,14 @@ class DenseCLModule(pl.LightningModule):
 
     Args:
         model: the method.
-        normalisation: mean and standard deviation of the images' channels.
+        normalization: mean and standard deviation of the images' channels.
         schedules: of learning rate, dense weight, key momentum and temperature.
         progress: the share (0-1) of the run that lies before a step, given its number.
         optimizer: "sgd", "lars" or "adamw", see `make_optimizer`.
         momentum: of sgd and lars.
-        weight_decay: of the optimiser.
+        weight_decay: of the optimizer.
         start_step: steps done before this trainer begins to count.
-        optimizer_state: of the optimiser after those steps; may have the parameters in other groups.
+        optimizer_state: of the optimizer after those steps; may have the parameters in other groups.
         channels_last: keep images and weights in that memory format.
         seed: with the step and the process, fixes dropout and drop path.
         shift_brightness: see `augment`.
@@ -50,7 +50,7 @@ class DenseCLModule(pl.LightningModule):
     def __init__(
         self,
         model: DenseCL,
-        normalisation: Normalisation,
+        normalization: Normalization,
         schedules: Schedules,
         *,
         progress: Callable[[int], float],
@@ -65,7 +65,7 @@ class DenseCLModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.normalisation = normalisation
+        self.normalization = normalization
         self.schedules = schedules
         self.progress = progress
         self.optimizer_settings = {"name": optimizer, "momentum": momentum, "weight_decay": weight_decay}
@@ -79,8 +79,8 @@ class DenseCLModule(pl.LightningModule):
         self.last: tuple[Output, Views, Views] | None = None
         self.register_buffer("first_bad_step", torch.tensor(torch.iinfo(torch.int64).max), persistent=False)
         # DDP sends the buffers of the first process to all others before each step. Batch-norm statistics need
-        # that; queues and centres are the same everywhere anyway, and queues are large.
-        same = ("queue", "centre")
+        # that; queues and centers are the same everywhere anyway, and queues are large.
+        same = ("queue", "center")
         own = [
             name for name, _ in self.named_buffers() if any(word in name for word in same) or name == "first_bad_step"
         ]
@@ -131,7 +131,7 @@ class DenseCLModule(pl.LightningModule):
         torch.manual_seed(step_seed(self.seed, self.step * parts + batch_idx % parts, self.global_rank))
         with torch.autocast(self.device.type, enabled=False):
             crops = (batch.pairs.first, batch.pairs.second, *batch.pairs.small)
-            views = [augment(crop, *self.normalisation, shift_brightness=self.shift_brightness) for crop in crops]
+            views = [augment(crop, *self.normalization, shift_brightness=self.shift_brightness) for crop in crops]
         first, second, *small = (view._replace(pixels=self._laid_out(view.pixels)) for view in views)
         output: Output = self.model(first, second, small)
         # Remembered on the device: asking for the value each step would stall a GPU.

@@ -1,4 +1,4 @@
-"""The optimiser of a run: which parameters decay, and how a resumed run gets its state back."""
+"""The optimizer of a run: which parameters decay, and how a resumed run gets its state back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _not_decayed(model: nn.Module) -> set[str]:
     Networks name theirs in `no_weight_decay`, but not all of them name all: timm's Hiera leaves out an embedding of
     positions, FastViT its scales. What layers multiply with is called a weight everywhere, so all others are spared.
     """
-    # The last two parts of a name: a normalised weight is "parametrizations.weight.original1".
+    # The last two parts of a name: a normalized weight is "parametrizations.weight.original1".
     spared = {name for name, _ in model.named_parameters() if "weight" not in "".join(name.split(".")[-2:])}
     for path, module in model.named_modules():
         own: Any = getattr(module, "no_weight_decay", None)
@@ -57,7 +57,7 @@ def _not_decayed(model: nn.Module) -> set[str]:
 
 
 def regrouped(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The state of an optimiser, with each parameter in the group where this one has it.
+    """The state of an optimizer, with each parameter in the group where this one has it.
 
     Args:
         state: of a checkpoint. Those before densecl noted names hold all parameters in one group, or those of
@@ -78,7 +78,7 @@ def regrouped(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn
             stored.sort(key=lambda name: name not in matrices)
     if sorted(stored) != sorted(names) or len(names) != sum(len(group["params"]) for group in state["param_groups"]):
         raise UserError(
-            "The checkpoint's optimiser is of other parameters than those that this model trains. Give the same"
+            "The checkpoint's optimizer is of other parameters than those that this model trains. Give the same"
             " backbone, with the same of them frozen, or start a new run with --init."
         )
     place = {name: number for number, name in enumerate(stored)}

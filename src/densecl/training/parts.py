@@ -18,9 +18,9 @@ from densecl.images.cache import CachedSource
 from densecl.images.crops import least_side
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std, measure_offset
-from densecl.model import Backbone, DenseCL, Normalisation, create_backbone
+from densecl.model import Backbone, DenseCL, Normalization, create_backbone
 from densecl.model.methods import Method, find_method
-from densecl.model.weights import Start, initialise_from
+from densecl.model.weights import Start, initialize_from
 from densecl.names import shown
 from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time, resolve_queue_length
 from densecl.training import automatic
@@ -32,7 +32,7 @@ from densecl.training.processor import fast_in_bf16
 
 Value = TypeVar("Value")
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Parts:
     recipe: Recipe  # every setting resolved
     source: ImageSource
     model: DenseCL
-    normalisation: Normalisation
+    normalization: Normalization
     grid: tuple[int, int]  # rows and columns of the feature map
     start_step: int = 0  # where to go on
     seconds: float = 0.0  # trained before
@@ -131,7 +131,7 @@ def build(
                 f" ({checkpoint['images']}). Give the same, or start a new run with --init {resume_from}."
             )
     elif recipe.init is not None:
-        start = initialise_from(backbone, recipe.init)
+        start = initialize_from(backbone, recipe.init)
         reasons += [f"start: {start.report}", *start.warnings]
     recipe, reason = _with_norm_statistics(recipe, backbone)
     reasons += reason
@@ -190,7 +190,7 @@ def build(
             problem = " ".join(str(error).split())[:160]
             raise UserError(f"The checkpoint in {resume_from} does not fit the recipe: {problem}") from error
     assert resolved.mean is not None and resolved.std is not None
-    parts = Parts(resolved, source, model, Normalisation(resolved.mean, resolved.std), grid)
+    parts = Parts(resolved, source, model, Normalization(resolved.mean, resolved.std), grid)
     if checkpoint is not None:
         parts = dataclasses.replace(
             parts,
@@ -339,8 +339,8 @@ def _resolve(
                 " jitter of brightness outweighs the picture; --brightness shift goes by its own contrast"
             )
     if recipe.mean is None:
-        if start is not None and start.normalisation is not None and brightness == "scale":
-            mean, std = start.normalisation
+        if start is not None and start.normalization is not None and brightness == "scale":
+            mean, std = start.normalization
             reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} ({start.whose})")
         elif recipe.channels == 3 and brightness == "scale":
             mean, std = IMAGENET

@@ -277,7 +277,7 @@ class Recorder(pl.Callback):
         result = self.out / "backbone.safetensors"
         with writing(result):
             try:
-                save_backbone(module.model.backbone, result, module.normalisation)
+                save_backbone(module.model.backbone, result, module.normalization)
             finally:  # if that fails, the run can still go on from here, and its result be written then
                 save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
 

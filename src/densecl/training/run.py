@@ -162,7 +162,7 @@ def pretrain(
             result = RunResult(out, out / "backbone.safetensors", parts.start_step, {})
             if first:  # the last time it may have failed, and an earlier one lie there
                 with writing(result.backbone):
-                    save_backbone(parts.model.backbone, result.backbone, parts.normalisation)
+                    save_backbone(parts.model.backbone, result.backbone, parts.normalization)
             return result
         if recipe.processes == 1 or world is not None:
             result = train(parts, out, console if first else None, peers)
@@ -209,7 +209,7 @@ def _keep_memory() -> None:
 
 def _check_machine(recipe: Recipe) -> None:
     if recipe.sync_batch_norm and not torch.cuda.is_available():
-        raise UserError("--sync-batch-norm needs GPUs: torch has no synchronised batch norm on the CPU.")
+        raise UserError("--sync-batch-norm needs GPUs: torch has no synchronized batch norm on the CPU.")
     assert isinstance(recipe.devices, int)
     if torch.cuda.is_available() and recipe.devices > torch.cuda.device_count():
         raise UserError(
@@ -389,7 +389,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
     clock = Clock(parts.seconds)
     module = DenseCLModule(
         parts.model,
-        parts.normalisation,
+        parts.normalization,
         Schedules(
             learning_rate=recipe.learning_rate,
             warmup_steps=recipe.warmup_epochs * float(parts.steps_per_epoch),
@@ -434,7 +434,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         checkpoint_minutes=recipe.checkpoint_minutes,
         interrupts=interrupts,
         quarantine=quarantine,
-        fixed_pairs=FixedPairs(pairs, parts.normalisation, quarantine, shift_brightness=recipe.brightness == "shift"),
+        fixed_pairs=FixedPairs(pairs, parts.normalization, quarantine, shift_brightness=recipe.brightness == "shift"),
         loggers=loggers,
         console=console,
         peers=peers,
@@ -482,7 +482,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
 
 
 def _photometrics(recipe: Recipe, image_size: int) -> Callable[[np.random.Generator], Photometrics]:
-    """Draws what happens to the colours of views of this size."""
+    """Draws what happens to the colors of views of this size."""
     settings = PhotometricSettings.for_image_size(
         image_size,
         jitter=recipe.jitter,

@@ -195,7 +195,7 @@ def _read_names(data: Path) -> tuple[Path | None, dict[int, str] | None]:
 def _objects(path: Path, names: Mapping[int, str] | None, source: Path | None, keypoints: bool) -> Iterator[Object]:
     for place, line in read_lines(path):
         fail = functools.partial(complaint, place)
-        expected = "expected a class, x and y of the centre, width and height, or a class and a polygon"
+        expected = "expected a class, x and y of the center, width and height, or a class and a polygon"
         numbers = [number(word) for word in line.split()]
         which, sides = whole(numbers[0]), [side for side in numbers[1:] if side is not None]
         if which is None or len(sides) < len(numbers) - 1:

@@ -18,7 +18,7 @@ from densecl.images.decode.pillow import orientation, paint
 AVIF = bool(features.check("avif"))
 HEIC = importlib.util.find_spec("pi_heif") is not None
 
-#: Bytes that decoding takes for a pixel: the decoder's planes and colours, what it hands over, and Pillow's picture.
+#: Bytes that decoding takes for a pixel: the decoder's planes and colors, what it hands over, and Pillow's picture.
 IN_DECODING = 20
 
 #: Brands of pictures that are coded as AVIF, and as HEIC.

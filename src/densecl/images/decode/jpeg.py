@@ -1,6 +1,6 @@
 """JPEG, from the segments that make the picture. The others cannot make it unreadable.
 
-Pillow gets tables, frame and scans, with two more segments that say what the colours are. Metadata, stray bytes between
+Pillow gets tables, frame and scans, with two more segments that say what the colors are. Metadata, stray bytes between
 segments and whatever follows the end (the second picture of an MPO, a phone's video) are left out. Of the metadata only
 the orientation is read.
 """
@@ -151,10 +151,10 @@ def _read_header(data: bytes) -> Header:
             exif += content[6:] if exif else content  # long metadata are continued in further segments
         elif marker == APP1 and content.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             xmp = xmp or content
-        of_colours = (marker == APP0 and content.startswith(b"JFIF\0") and len(content) >= 14) or (
+        of_colors = (marker == APP0 and content.startswith(b"JFIF\0") and len(content) >= 14) or (
             marker == APP14 and content.startswith(b"Adobe") and len(content) >= 12
         )
-        if of_colours or marker < APP0:
+        if of_colors or marker < APP0:
             segments.append(segment)
         position = max(end, position + 2)
     raise BadImage(f"a JPEG of more than {MAX_SEGMENTS} segments")

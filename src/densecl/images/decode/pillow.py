@@ -94,7 +94,7 @@ def _in_exif(exif: bytes) -> int | None:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """In one of the modes whose values are those of the picture: gray, colours, either with opacity, or deep gray."""
+    """In one of the modes whose values are those of the picture: gray, colors, either with opacity, or deep gray."""
     if image.mode == "P":
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("PA", "La", "RGBa"):

@@ -15,7 +15,7 @@ def to_channels(
 ) -> Shaped[Tensor, "channels height width"]:
     """The same image with the wanted number of channels, by the table at the top of `densecl.images.decode`.
 
-    With `alpha` the last band is the opacity; `premultiplied` says that the colours already carry it.
+    With `alpha` the last band is the opacity; `premultiplied` says that the colors already carry it.
 
     Raises:
         BadImage: the number of bands cannot be made `channels`.
@@ -100,11 +100,11 @@ def _range(array: np.ndarray) -> str:
 
 def _over_white(
     pixels: Shaped[Tensor, "bands height width"], premultiplied: bool
-) -> Shaped[Tensor, "colours height width"]:
+) -> Shaped[Tensor, "colors height width"]:
     white = torch.iinfo(pixels.dtype).max
-    colours, opacity = pixels[:-1], pixels[-1:]
+    colors, opacity = pixels[:-1], pixels[-1:]
     if bool((opacity == white).all()):
-        return colours
+        return colors
     opacity = opacity.to(torch.float32) / white
-    colours = colours.to(torch.float32) * (1 if premultiplied else opacity)
-    return (colours + white * (1 - opacity)).round().clamp(0, white).to(pixels.dtype)
+    colors = colors.to(torch.float32) * (1 if premultiplied else opacity)
+    return (colors + white * (1 - opacity)).round().clamp(0, white).to(pixels.dtype)

@@ -1,6 +1,6 @@
 """PNG, from the chunks that make the picture. The others cannot make it unreadable.
 
-Pillow gets header, palette, transparency and pixels. Texts, colour profiles, the further frames of an animation and
+Pillow gets header, palette, transparency and pixels. Texts, color profiles, the further frames of an animation and
 whatever follows the end are left out. Of the metadata only the orientation is read, where it stands before the pixels.
 """
 
@@ -30,7 +30,7 @@ MAX_CHUNKS = 1_000_000
 #: Bytes of metadata that are looked at.
 MAX_METADATA = 2**20
 
-GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6  # colour types
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6  # color types
 
 
 class Header(NamedTuple):
@@ -39,21 +39,21 @@ class Header(NamedTuple):
     height: int
     width: int
     bits: int
-    colour_type: int
-    key: tuple[int, ...]  # the gray or the colour that is transparent, where there is one
+    color_type: int
+    key: tuple[int, ...]  # the gray or the color that is transparent, where there is one
     orientation: int
 
     @property
     def deep(self) -> bool:
         """Whether Pillow would cut the values to eight bits."""
-        return self.bits == 16 and self.colour_type in (RGB, GRAY_ALPHA, RGBA)
+        return self.bits == 16 and self.color_type in (RGB, GRAY_ALPHA, RGBA)
 
     @property
     def in_pillow(self) -> int:
-        """Bytes in which Pillow holds a pixel. (Of deep colours it makes two pictures, see `_deep_bands`.)"""
+        """Bytes in which Pillow holds a pixel. (Of deep colors it makes two pictures, see `_deep_bands`.)"""
         if self.deep:
-            return 4 if self.colour_type == GRAY_ALPHA else 8
-        if self.colour_type in (GRAY, PALETTE):
+            return 4 if self.color_type == GRAY_ALPHA else 8
+        if self.color_type in (GRAY, PALETTE):
             return 2 if self.bits == 16 else 1
         return 4
 
@@ -80,7 +80,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     canvas = Canvas(header.height, header.width, wanted, header.orientation)
     if header.bits == 16 and (header.deep or header.key):
         for band in _deep_bands(picture, header, canvas):
-            canvas.put(band, alpha=bool(header.key) or header.colour_type in (GRAY_ALPHA, RGBA))
+            canvas.put(band, alpha=bool(header.key) or header.color_type in (GRAY_ALPHA, RGBA))
         return canvas.tensor()
     with Image.open(picture, formats=("PNG",)) as image:
         if header.key and header.bits < 8:  # Pillow gives the grays of few bits as eight, but not this one
@@ -139,15 +139,15 @@ def _read_header(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> Header:
             file.seek(length + 4, io.SEEK_CUR)
     if len(size) < 25:
         raise BadImage("the header of the PNG is damaged")
-    width, height, bits, colour_type = struct.unpack_from(">IIBB", size, 8)
-    if colour_type == PALETTE and not palette:
-        raise BadImage("a PNG of palette colours without the palette")
+    width, height, bits, color_type = struct.unpack_from(">IIBB", size, 8)
+    if color_type == PALETTE and not palette:
+        raise BadImage("a PNG of palette colors without the palette")
     content = key[8:-4]
-    # Transparency that does not fit the colours is passed over, as every viewer does.
-    fits = len(content) == {GRAY: 2, RGB: 6}.get(colour_type) or (colour_type == PALETTE and 0 < len(content) <= 256)
-    picture.write(size + (palette if colour_type == PALETTE else b"") + (key if fits else b""))
-    values = struct.unpack(f">{len(content) // 2}H", content) if fits and colour_type in (GRAY, RGB) else ()
-    return Header(height, width, bits, colour_type, values, turned)
+    # Transparency that does not fit the colors is passed over, as every viewer does.
+    fits = len(content) == {GRAY: 2, RGB: 6}.get(color_type) or (color_type == PALETTE and 0 < len(content) <= 256)
+    picture.write(size + (palette if color_type == PALETTE else b"") + (key if fits else b""))
+    values = struct.unpack(f">{len(content) // 2}H", content) if fits and color_type in (GRAY, RGB) else ()
+    return Header(height, width, bits, color_type, values, turned)
 
 
 def _copy_pixels(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> None:
@@ -196,13 +196,13 @@ def _deep_bands(
     So it is made to keep every byte. (torchvision's decoder also does, but a damaged file can crash the process.)
     """
     modes = {GRAY: ("I;16B",), GRAY_ALPHA: ("RGBA",), RGB: ("RGB;16B", "RGB;16L"), RGBA: ("RGBA;16B", "RGBA;16L")}
-    images = [_unpacked(picture, mode) for mode in modes[header.colour_type]]
+    images = [_unpacked(picture, mode) for mode in modes[header.color_type]]
     for top, bottom in canvas.bands(per_pixel=4):
         part = Region(top, canvas.part.left, bottom, canvas.part.right)
         first, *second = (np.asarray(image.crop((part.left, top, part.right, bottom))) for image in images)
-        if header.colour_type == GRAY:
+        if header.color_type == GRAY:
             values = first[..., None]
-        elif header.colour_type == GRAY_ALPHA:  # two values, the four bytes of which pass for RGBA
+        elif header.color_type == GRAY_ALPHA:  # two values, the four bytes of which pass for RGBA
             values = first.view(">u2")
         else:
             values = first * np.uint16(256) + second[0]

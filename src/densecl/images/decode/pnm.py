@@ -25,7 +25,7 @@ MAX_HEADER = 65536
 class Header(NamedTuple):
     """What stands before the pixels."""
 
-    kind: int  # 1 to 3 in digits, 4 to 6 binary: bits, grays, colours
+    kind: int  # 1 to 3 in digits, 4 to 6 binary: bits, grays, colors
     height: int
     width: int
     largest: int

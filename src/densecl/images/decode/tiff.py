@@ -1,6 +1,6 @@
 """TIFF, classic and big: the picture among the pages of a file, or the pages that are its channels.
 
-tifffile reads grays, colours and any number of channels; Pillow palettes, CMYK, bilevel and odd compressions. Of a page
+tifffile reads grays, colors and any number of channels; Pillow palettes, CMYK, bilevel and odd compressions. Of a page
 in tiles or strips only those are read that are wanted.
 """
 
@@ -36,7 +36,7 @@ IMAGECODECS = importlib.util.find_spec("imagecodecs") is not None
 #: Alone tifffile undoes PackBits in Python, which for a larger picture would take minutes.
 MAX_PACK_BITS_PIXELS = 16_000_000
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, COLOURS, INKS, YCBCR = 0, 1, 2, 5, 6  # photometric interpretations
+WHITE_IS_ZERO, BLACK_IS_ZERO, COLORS, INKS, YCBCR = 0, 1, 2, 5, 6  # photometric interpretations
 
 #: Pages that are looked at beyond as many as there are channels: small copies and masks of the picture.
 FURTHER_PAGES = 32
@@ -152,7 +152,7 @@ def _plain(page: tifffile.TiffPage) -> bool:
         and page.imagedepth == 1
         and page.bitspersample in (8, 16, 32, 64)
         and (
-            page.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, COLOURS)
+            page.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, COLORS)
             or (page.photometric, page.compression) == (YCBCR, JPEG)
             or (page.photometric == INKS and page.bitspersample == 16 and page.samplesperpixel == 4)
         )
@@ -208,7 +208,7 @@ def _read_plain(
 
 
 def _meant(band: Shaped[np.ndarray, "bands rows width"], photometric: int) -> Shaped[np.ndarray, "_ rows width"]:
-    """Grays and colours from what may be their opposites: 0 as white, or inks."""
+    """Grays and colors from what may be their opposites: 0 as white, or inks."""
     if photometric not in (WHITE_IS_ZERO, INKS) or band.dtype.kind not in "uf":
         return band
     white = np.iinfo(band.dtype).max if band.dtype.kind == "u" else 1

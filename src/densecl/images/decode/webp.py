@@ -70,7 +70,7 @@ def _picture(data: bytes) -> tuple[bytes, int]:
             kept.append(chunk)
         elif name in (b"VP8 ", b"VP8L", b"ANMF") and not whole:
             whole = True
-            # A plain colour ends in 6 % zeros.
+            # A plain color ends in 6 % zeros.
             zeros = len(content) // 8 + 64
             if len(content) >= zeros and content.count(0, -zeros) == zeros:
                 raise BadImage("truncated: the last part of the WebP is zeros")

@@ -17,7 +17,7 @@ from densecl.model.objectives.objective import Objective, Pairs, Temperature
 #: VICReg's threshold of a dimension's standard deviation, and what keeps the root's gradient finite [paper].
 DEVIATION, VARIANCE_EPSILON = 1.0, 1e-4
 
-#: Of the batch norm with which the authors of Barlow Twins normalise dimensions.
+#: Of the batch norm with which the authors of Barlow Twins normalize dimensions.
 NORM_EPSILON = 1e-5
 
 
@@ -86,13 +86,13 @@ def barlow_twins(
     C is the correlation between dimension i of the query vectors and dimension j of their positives.
 
     Args:
-        query: not normalised.
+        query: not normalized.
         positive: one for each query vector.
         valid: 1 for vectors that count, 0 for others.
         off_diagonal: weight of the second term [paper: 0.005].
     """
     count = valid.sum(dim=1).clamp(min=1)[:, None, None]
-    query, positive = (_standardised(vectors, valid, count) for vectors in (query, positive))
+    query, positive = (_standardized(vectors, valid, count) for vectors in (query, positive))
     correlation = query.transpose(1, 2) @ positive / count  # groups dim dim
     diagonal = correlation.diagonal(dim1=1, dim2=2)
     squares = correlation.square().sum(dim=(1, 2)) - diagonal.square().sum(dim=1)
@@ -114,7 +114,7 @@ def vicreg(
     authors' code, for which the weights were chosen: the paper's s adds up the dimensions, and its v both views.
 
     Args:
-        query: not normalised.
+        query: not normalized.
         positive: one for each query vector.
         valid: 1 for vectors that count, 0 for others.
         invariance: its weight [paper: 25].
@@ -126,15 +126,15 @@ def vicreg(
     difference = ((query - positive).square().sum(dim=2) * valid).sum(dim=1) / (count[:, 0, 0] * dim)
     spread, shared = torch.zeros_like(difference), torch.zeros_like(difference)
     for vectors in (query, positive):
-        centred = _centred(vectors, valid, count)
-        covariances = centred.transpose(1, 2) @ centred / (count - 1)  # groups dim dim
+        centered = _centered(vectors, valid, count)
+        covariances = centered.transpose(1, 2) @ centered / (count - 1)  # groups dim dim
         variances = covariances.diagonal(dim1=1, dim2=2)
         spread = spread + (DEVIATION - (variances + VARIANCE_EPSILON).sqrt()).relu().mean(dim=1) / 2
         shared = shared + (covariances.square().sum(dim=(1, 2)) - variances.square().sum(dim=1)) / dim
     return invariance * difference + variance * spread + covariance * shared
 
 
-def _centred(
+def _centered(
     vectors: Float[Tensor, "groups vectors dim"],
     valid: Float[Tensor, "groups vectors"],
     count: Float[Tensor, "groups 1 1"],
@@ -144,10 +144,10 @@ def _centred(
     return (vectors - (vectors * weight).sum(dim=1, keepdim=True) / count) * weight
 
 
-def _standardised(
+def _standardized(
     vectors: Float[Tensor, "groups vectors dim"],
     valid: Float[Tensor, "groups vectors"],
     count: Float[Tensor, "groups 1 1"],
 ) -> Float[Tensor, "groups vectors dim"]:
-    centred = _centred(vectors, valid, count)
-    return centred / (centred.square().sum(dim=1, keepdim=True) / count + NORM_EPSILON).sqrt()
+    centered = _centered(vectors, valid, count)
+    return centered / (centered.square().sum(dim=1, keepdim=True) / count + NORM_EPSILON).sqrt()

@@ -11,29 +11,29 @@ from densecl.model.objectives.objective import Objective, Pairs, Statistics, Tem
 
 
 class DINO(Objective):
-    """Cross entropy -sum_k P_t(k) log P_s(k), with P_t = softmax((teacher - centre) / its lower temperature).
+    """Cross entropy -sum_k P_t(k) log P_s(k), with P_t = softmax((teacher - center) / its lower temperature).
 
-    Centring keeps one prototype from taking all, sharpening keeps all from being equal; each alone collapses. The
-    centre is a moving average of what the teacher gives; image vectors and cells have one each [EsViT, Li et al. 2022].
+    Centering keeps one prototype from taking all, sharpening keeps all from being equal; each alone collapses. The
+    center is a moving average of what the teacher gives; image vectors and cells have one each [EsViT, Li et al. 2022].
     """
 
-    centre: Float[Tensor, "dim"]
+    center: Float[Tensor, "dim"]
 
-    def __init__(self, dim: int, statistics: Statistics = "cells", centre_momentum: float = 0.9) -> None:
+    def __init__(self, dim: int, statistics: Statistics = "cells", center_momentum: float = 0.9) -> None:
         super().__init__(dim, statistics)
-        self.centre_momentum = centre_momentum
-        self.register_buffer("centre", torch.zeros(dim))
+        self.center_momentum = center_momentum
+        self.register_buffer("center", torch.zeros(dim))
 
     def extra_repr(self) -> str:
-        return f"dim={self.dim}, centre_momentum={self.centre_momentum}"
+        return f"dim={self.dim}, center_momentum={self.center_momentum}"
 
     def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
-        teacher = ((pairs.positive - self.centre) / temperature.key).softmax(dim=2)
+        teacher = ((pairs.positive - self.center) / temperature.key).softmax(dim=2)
         losses = -(teacher * (pairs.query / temperature.query).log_softmax(dim=2)).sum(dim=2)
         return mean_over_valid(losses, pairs.valid)
 
     @torch.no_grad()
     def observe(self, keys: Float[Tensor, "vectors dim"]) -> None:
-        """Moves the centre towards the mean of these keys, of all processes [paper, eq. 4]."""
-        momentum = self.centre_momentum ** (1 / self.parts)
-        self.centre.lerp_(mean_over_processes(keys.mean(dim=0)).to(self.centre.dtype), 1 - momentum)
+        """Moves the center towards the mean of these keys, of all processes [paper, eq. 4]."""
+        momentum = self.center_momentum ** (1 / self.parts)
+        self.center.lerp_(mean_over_processes(keys.mean(dim=0)).to(self.center.dtype), 1 - momentum)

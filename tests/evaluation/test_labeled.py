@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.evaluation import labelled
+from densecl.evaluation import labeled
 from densecl.evaluation.files import visible
-from densecl.evaluation.labelled import LabelledFiles, check_classes, is_labelled, open_labelled, resize
+from densecl.evaluation.labeled import LabeledFiles, check_classes, is_labelled, open_labelled, resize
 from densecl.images.listing import list_folder
 
 
@@ -40,7 +40,7 @@ def test_pairs_are_read(folder: Path) -> None:
     for image, labels in files:
         assert image.dtype == labels.dtype == torch.uint8
         assert image.shape == (3, 4, 6) and labels.shape == (4, 6)
-        assert torch.equal(labels == 9, image[0] == 200)  # palette indices, not the palette's colours
+        assert torch.equal(labels == 9, image[0] == 200)  # palette indices, not the palette's colors
 
 
 def test_labels_are_resized_without_being_mixed(folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_a_set_says_of_itself(folder: Path) -> None:
     assert files.survey() == {0: folder / "a_labels.png", 9: folder / "a_labels.png"}
     assert files.matching("a") == files.matching("a.p*") == [0, 1] and files.matching("b*") == []
     Image.new("RGB", (7, 4)).save(folder / "c.png")
-    unequal = LabelledFiles([*files.pairs, (folder / "c.png", folder / "a_labels.png")])
+    unequal = LabeledFiles([*files.pairs, (folder / "c.png", folder / "a_labels.png")])
     with pytest.raises(UserError, match=r"a\.png is 6x4, c\.png is 7x4"):
         unequal.common_size()
     with pytest.raises(UserError, match=r"c\.png is 7x4, but its label map .*a_labels.png is 6x4"):
@@ -188,7 +188,7 @@ def _survey(label_map: Path) -> dict[int, Path]:
     image = label_map.with_name("image.bmp")
     with Image.open(label_map) as file:
         Image.new("RGB", file.size).save(image)
-    return LabelledFiles([(image, label_map)]).survey()
+    return LabeledFiles([(image, label_map)]).survey()
 
 
 def gray_png(depth: int, values: list[int]) -> bytes:
@@ -219,7 +219,7 @@ def test_texts_and_profiles_do_not_decide_about_labels(tmp_path: Path) -> None:
         chunk = name + content
         extra = struct.pack(">I", len(content)) + chunk + struct.pack(">I", check or zlib.crc32(chunk))
         (tmp_path / "labels.png").write_bytes(whole[:33] + extra + whole[33:])
-        files = LabelledFiles([(tmp_path / "image.bmp", tmp_path / "labels.png")])
+        files = LabeledFiles([(tmp_path / "image.bmp", tmp_path / "labels.png")])
         assert files.survey().keys() == {0, 3, 14, 15}
 
 
@@ -252,11 +252,11 @@ def test_files_that_hold_no_labels_whatever_their_name(
     image.save(tmp_path / "labels.png", format, **options)
     image.convert("RGB").save(tmp_path / "image.bmp")
     with pytest.raises(UserError, match=f"labels.png.* {complaint}"):
-        LabelledFiles([(tmp_path / "image.bmp", tmp_path / "labels.png")]).survey()
+        LabeledFiles([(tmp_path / "image.bmp", tmp_path / "labels.png")]).survey()
 
 
 def test_files_of_label_maps_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = LabelledFiles([(folder / "a.png", folder / "labels.png")])
+    files = LabeledFiles([(folder / "a.png", folder / "labels.png")])
     whole = (folder / "a_labels.png").read_bytes()
     for content, complaint in ((whole[:-20], "it is damaged"), (b"no image", "it is no PNG"), (b"", "it is no PNG")):
         (folder / "labels.png").write_bytes(content)
@@ -266,10 +266,10 @@ def test_files_of_label_maps_that_cannot_be_read(folder: Path, monkeypatch: pyte
     os.mkfifo(folder / "labels.png")
     with pytest.raises(UserError, match="labels.png is no regular file"):
         files.survey()
-    monkeypatch.setattr(labelled, "MAX_PIXELS", 23)
+    monkeypatch.setattr(labeled, "MAX_PIXELS", 23)
     with pytest.raises(UserError, match="a_labels.png has more than 23 pixels"):
         open_labelled(folder, "train").survey()
-    monkeypatch.setattr(labelled, "MAX_BYTES", 10)
+    monkeypatch.setattr(labeled, "MAX_BYTES", 10)
     with pytest.raises(UserError, match="a_labels.png is too large"):
         open_labelled(folder, "train").survey()
 

@@ -11,10 +11,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from densecl.errors import UserError
-from densecl.evaluation.neighbours import neighbours, open_classified, vote
+from densecl.evaluation.neighbors import neighbors, open_classified, vote
 
 STANDARD = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-COLOURS = torch.tensor([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]], dtype=torch.uint8)
+COLORS = torch.tensor([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]], dtype=torch.uint8)
 
 
 class Cells(nn.Module):
@@ -23,26 +23,26 @@ class Cells(nn.Module):
 
 
 def images(count: int, shown: int = 4) -> list[tuple[torch.Tensor, int]]:
-    """Images of four classes in turn, in the colour of their class, or of their class modulo `shown`."""
-    return [(COLOURS[n % 4 % shown][:, None, None].expand(3, 8, 8), n % 4) for n in range(count)]
+    """Images of four classes in turn, in the color of their class, or of their class modulo `shown`."""
+    return [(COLORS[n % 4 % shown][:, None, None].expand(3, 8, 8), n % 4) for n in range(count)]
 
 
 def test_classes_painted_into_the_features_score_100() -> None:
-    for found in neighbours(Cells(), images(120), seeds=(0, 1), batch_size=50, **STANDARD):
+    for found in neighbors(Cells(), images(120), seeds=(0, 1), batch_size=50, **STANDARD):
         assert found.accuracy == 100 and 10 < found.chance < 50
 
 
 def test_half_right_features_score_what_was_planted() -> None:
     # Classes 0 and 2 look the same, 1 and 3 too, and the first of each pair are three times as many.
     planted = [item for item in images(400, shown=2) for _ in range(3 if item[1] < 2 else 1)]
-    found = neighbours(Cells(), planted, seeds=range(5), **STANDARD)
+    found = neighbors(Cells(), planted, seeds=range(5), **STANDARD)
     assert sum(each.accuracy for each in found) / 5 == pytest.approx(75, abs=5)
 
 
 def test_noise_scores_chance() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = [(torch.randint(0, 256, (3, 8, 8), generator=generator, dtype=torch.uint8), n % 4) for n in range(500)]
-    found = neighbours(Cells(), noise, seeds=range(4), **STANDARD)
+    found = neighbors(Cells(), noise, seeds=range(4), **STANDARD)
     assert sum(each.accuracy for each in found) / 4 == pytest.approx(25, abs=7)
 
 
@@ -228,7 +228,7 @@ def test_images_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1.png cannot be used"):
         open_classified(tmp_path / "of")[0]
     with pytest.raises(UserError, match="not two images"):
-        neighbours(Cells(), images(1), **STANDARD)
+        neighbors(Cells(), images(1), **STANDARD)
 
 
 def test_splits_that_are_called_otherwise_and_classes_that_nobody_can_find(tmp_path: Path) -> None:

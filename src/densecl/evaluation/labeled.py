@@ -62,7 +62,7 @@ LOSSY = {b"\xff\xd8": "a JPEG", b"RIFF": "a WebP", b"\0\0\0\x0cjP": "a JPEG 2000
 STORED = {"L": 1, "L;4": 17, "L;2": 85, "1": 1}
 
 
-class LabelledFiles(Sequence, Dataset):
+class LabeledFiles(Sequence, Dataset):
     """Pairs of an image file and a file of its label map, read when asked for.
 
     Label maps are eight-bit images (grayscale or palette) whose values are the classes.
@@ -98,13 +98,13 @@ class LabelledFiles(Sequence, Dataset):
             labels = F.interpolate(labels[None, None], size=self.size[::-1], mode="nearest-exact")[0, 0]
         return image, labels
 
-    def resized(self, size: tuple[int, int]) -> LabelledFiles:
+    def resized(self, size: tuple[int, int]) -> LabeledFiles:
         """The same files, resized to (width, height)."""
-        return LabelledFiles(self.pairs, channels=self.channels, size=size)
+        return LabeledFiles(self.pairs, channels=self.channels, size=size)
 
-    def take(self, images: Sequence[int]) -> LabelledFiles:
+    def take(self, images: Sequence[int]) -> LabeledFiles:
         """Some of the images."""
-        return LabelledFiles([self.pairs[index] for index in images], channels=self.channels, size=self.size)
+        return LabeledFiles([self.pairs[index] for index in images], channels=self.channels, size=self.size)
 
     def matching(self, pattern: str) -> list[int]:
         """Indices of the images whose file name, without or with its extension, matches a pattern such as "Seq05V*"."""
@@ -151,9 +151,9 @@ class LabelledFiles(Sequence, Dataset):
 
 
 class ImagesAlone(Sequence, Dataset):
-    """The images of `LabelledFiles` at their own size, for what needs no labels: label maps are not opened."""
+    """The images of `LabeledFiles` at their own size, for what needs no labels: label maps are not opened."""
 
-    def __init__(self, files: LabelledFiles) -> None:
+    def __init__(self, files: LabeledFiles) -> None:
         self.files = files
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ def check_classes(
     """Whether the labels that occur in a split can be scored.
 
     Args:
-        found: what `LabelledFiles.survey` says of the split.
+        found: what `LabeledFiles.survey` says of the split.
         purpose: what the split is for, for the message: "to learn from".
         ignore: labels that do not count; 255 is always one.
         classes: their number. Not given: any that could be one.
@@ -220,8 +220,8 @@ def unknown_label(name: str, label: int, classes: int) -> UserError:
     )
 
 
-def open_labelled(data: Path | str, split: str | None = None, *, channels: int = 3) -> LabelledFiles:
-    """The labelled images of one split of a folder.
+def open_labelled(data: Path | str, split: str | None = None, *, channels: int = 3) -> LabeledFiles:
+    """The labeled images of one split of a folder.
 
     Args:
         data: a folder in one of three layouts, tried in this order:
@@ -238,12 +238,12 @@ def open_labelled(data: Path | str, split: str | None = None, *, channels: int =
     """
     data = Path(data).expanduser()
     if not data.is_dir():
-        raise UserError(f"{shown(data)}: no such folder of labelled images.")
+        raise UserError(f"{shown(data)}: no such folder of labeled images.")
     split = scored_split(data, _splits(data)) if split is None else split
     pairs = _find_pairs(data, split)
     if not pairs:
         raise UserError(f"{shown(data)}: the split {shown(split)} is empty.")
-    return LabelledFiles(pairs, channels=channels)
+    return LabeledFiles(pairs, channels=channels)
 
 
 def is_labelled(data: Path) -> bool:

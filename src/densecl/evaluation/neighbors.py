@@ -1,4 +1,4 @@
-"""k nearest neighbours: whether images of a kind have alike vectors. No training.
+"""k nearest neighbors: whether images of a kind have alike vectors. No training.
 
 Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018.
 """
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
 from densecl.evaluation.boxed import is_boxed
-from densecl.evaluation.dense import device_of, normalise
+from densecl.evaluation.dense import device_of, normalize
 from densecl.evaluation.files import (
     TEST_SPLITS,
     class_name,
@@ -36,14 +36,14 @@ from densecl.evaluation.files import (
     visible,
     what_there_is,
 )
-from densecl.evaluation.labelled import is_labelled, resize
+from densecl.evaluation.labeled import is_labelled, resize
 from densecl.names import shown
 
 #: Of the images, the share that is asked for; the others answer.
 ASKED = 0.2
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """How well images find their class, in percent."""
 
     accuracy: float
@@ -243,7 +243,7 @@ def _listed(listing: Path) -> list[Classified]:
         if path is None:
             raise UserError(f"{place}: there is no file {shown(listing.parent / row[0])}.")
         if path in seen:
-            raise UserError(f"{place}: {shown(path)} is listed again, and would be its own neighbour.")
+            raise UserError(f"{place}: {shown(path)} is listed again, and would be its own neighbor.")
         seen.add(path)
         more = {title: row[column].strip() for title, column in columns.items() if column < len(row)}
         if "split" in columns and not more.get("split"):
@@ -267,7 +267,7 @@ def _rows(listing: Path) -> Iterator[tuple[str, list[str]]]:
             yield place, row
 
 
-def neighbours(
+def neighbors(
     backbone: nn.Module,
     images: Sequence[tuple[Tensor, int]],
     *,
@@ -276,7 +276,7 @@ def neighbours(
     batch_size: int = 32,
     seeds: Sequence[int] = (0,),
     partition: Callable[[int], Partition] | None = None,
-) -> list[Neighbours]:
+) -> list[Neighbors]:
     """Ask some of the images for their class, and let their 20 nearest among the others vote.
 
     The vector of an image is the mean over its feature map. The backbone goes over the images once for all seeds.
@@ -300,7 +300,7 @@ def neighbours(
     with evaluating(backbone):
         for start in range(0, len(images), batch_size):
             some = [images[index] for index in range(start, min(start + batch_size, len(images)))]
-            pixels = normalise([image for image, _ in some], mean, std, device)
+            pixels = normalize([image for image, _ in some], mean, std, device)
             vectors.append(F.normalize(backbone(pixels).float().mean(dim=(2, 3)), dim=1))
             labels += [label for _, label in some]
     all_vectors, all_labels = torch.cat(vectors), torch.tensor(labels, device=device)
@@ -310,7 +310,7 @@ def neighbours(
         right = (answers == all_labels[asked]).float().mean().item()
         commonest = Counter(all_labels[known].tolist()).most_common(1)[0][0]
         chance = (all_labels[asked] == commonest).float().mean().item()
-        found.append(Neighbours(100 * right, 100 * chance))
+        found.append(Neighbors(100 * right, 100 * chance))
     return found
 
 
