@@ -15,10 +15,11 @@ from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
+from densecl.normalization import IMAGENET
 from densecl.views import Crop
 
 BATCH = 64
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = IMAGENET
 
 
 def milliseconds(function: Callable[[], object], repeats: int = 7) -> float:

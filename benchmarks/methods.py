@@ -31,7 +31,8 @@ from densecl.evaluation.correspondence import backbone_correspondence, fixed_vie
 from densecl.evaluation.segmentation import Labeled, linear_segmentation
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
-from densecl.model import METHODS, Backbone, Normalization, create_backbone, load_backbone
+from densecl.model import METHODS, Backbone, create_backbone, load_backbone
+from densecl.normalization import Normalization
 from densecl.training.parts import IMAGENET
 from densecl.views import Crop, Views
 

@@ -22,9 +22,10 @@ from torchvision.transforms.v2 import functional as tv
 from densecl import augment as augment_module
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
+from densecl.normalization import IMAGENET
 from densecl.views import Crop, Photometrics
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = IMAGENET
 NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, "blur_sigma": 0.0, "grayscale": False}
 
 

@@ -13,7 +13,18 @@ import pytest
 import densecl
 
 SOURCE = Path(densecl.__file__).parent
-PLAIN = {"allocator", "borrowed", "errors", "files", "interrupts", "names", "progress", "views"}
+PLAIN = {
+    "allocator",
+    "borrowed",
+    "errors",
+    "files",
+    "interrupts",
+    "names",
+    "normalization",
+    "progress",
+    "version",
+    "views",
+}
 EVERYTHING = {
     *PLAIN, "api", "augment", "cli", "demo", "evaluation", "images", "model", "recipe", "report", "training"
 }  # fmt: skip
@@ -26,7 +37,9 @@ MAY_IMPORT = {
     "files": set(),
     "interrupts": set(),
     "names": set(),
+    "normalization": set(),
     "progress": set(),
+    "version": set(),
     "views": set(),
     "recipe": {"errors", "files"},
     "augment": PLAIN,

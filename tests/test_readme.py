@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from densecl.model.backbone import create_backbone
-from densecl.model.weights import Normalization, save_backbone
+from densecl.model.weights import save_backbone
+from densecl.normalization import Normalization
 from densecl.recipe import field_names, flag
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

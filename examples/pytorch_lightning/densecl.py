@@ -25,13 +25,12 @@ from densecl.errors import UserError
 from densecl.images.loader import Batch, CropPairDataset, Quarantine, StepSampler, make_loader
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
-from densecl.model import METHODS, Normalization, save_backbone
+from densecl.model import METHODS, save_backbone
+from densecl.normalization import IMAGENET
 from densecl.training import automatic
 from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 from densecl.views import Views
-
-IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Pretraining(pl.LightningModule):

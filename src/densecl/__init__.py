@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from densecl.version import __version__
+
 if TYPE_CHECKING:
     from densecl.api import pretrain
     from densecl.evaluation.compare import evaluate
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from densecl.model.weights import load_backbone
     from densecl.recipe import Recipe
 
-__version__ = "0.1.0"
 __all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "evaluate", "load_backbone", "pretrain"]
 
 _HOMES = {

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from densecl import __version__
 from densecl.errors import SharedError, UserError, nearest
 from densecl.evaluation.settings import TASKS, Settings
 from densecl.names import printable, shown
 from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
 from densecl.training.cores import allowed_cores, available_cores
+from densecl.version import __version__
 
 #: What the system says of a path that cannot be used, wherever that comes out.
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)

@@ -23,7 +23,8 @@ from densecl.files import replacing
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.weights import Normalization, load_backbone
+from densecl.model.weights import load_backbone
+from densecl.normalization import Normalization
 from densecl.report.correspondences import MatchRow, draw_correspondences, save_picture
 from densecl.views import Views
 

@@ -19,7 +19,8 @@ from densecl.evaluation.settings import Settings
 from densecl.evaluation.weights import Weights
 from densecl.images.scenes import Scenes
 from densecl.model.backbone import create_backbone
-from densecl.model.weights import Normalization, save_backbone
+from densecl.model.weights import save_backbone
+from densecl.normalization import Normalization
 
 
 @pytest.fixture(scope="module")

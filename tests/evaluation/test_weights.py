@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from densecl.errors import UserError
 from densecl.evaluation.weights import open_weights
 from densecl.model.backbone import create_backbone
-from densecl.model.weights import Normalization, save_backbone
+from densecl.model.weights import save_backbone
+from densecl.normalization import Normalization
 
 NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.weights import Normalization, initialize_from, load_backbone, save_backbone
+from densecl.model.weights import initialize_from, load_backbone, save_backbone
+from densecl.normalization import Normalization
 
 NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 

@@ -14,8 +14,9 @@ from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, collate
 from densecl.images.sources import open_source
-from densecl.model import Backbone, DenseCL, Embeddings, Normalization, Output, create_backbone
+from densecl.model import Backbone, DenseCL, Embeddings, Output, create_backbone
 from densecl.model.correspondence import correspondence
+from densecl.normalization import Normalization
 from densecl.training import diagnosis
 from densecl.training.diagnosis import (
     FIXED_EPOCH,

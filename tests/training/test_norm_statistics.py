@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from densecl.errors import UserError
-from densecl.model import Normalization, create_backbone, load_backbone, save_backbone
+from densecl.model import create_backbone, load_backbone, save_backbone
 from densecl.model.backbone import Backbone
+from densecl.normalization import Normalization
 from densecl.recipe import read_recipe
 from densecl.training import parts
 from densecl.training.recorder import Recorder

@@ -8,7 +8,8 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from densecl.errors import UserError
-from densecl.model import Normalization, create_backbone, save_backbone
+from densecl.model import create_backbone, save_backbone
+from densecl.normalization import Normalization
 from densecl.recipe import make_recipe
 from densecl.training import parts
 

@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from densecl import __version__
 from densecl.errors import UserError
 from densecl.evaluation.boxed import BoxedFiles, open_boxed, share_classes
 from densecl.evaluation.clustering import fit_clusters
@@ -34,6 +33,7 @@ from densecl.evaluation.weights import USUAL_STRIDE, Weights, open_weights
 from densecl.images.sources import ImageSource, open_source
 from densecl.model.backbone import Backbone
 from densecl.names import shown
+from densecl.version import __version__
 from densecl.views import Views
 
 #: Pairs of views, and the side of a view in pixels, unless others are asked for.

@@ -13,7 +13,8 @@ from torch import Tensor
 from densecl.borrowed import seeded
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.weights import Normalization, initialize_from, load_backbone, read_metadata, weights_file
+from densecl.model.weights import initialize_from, load_backbone, read_metadata, weights_file
+from densecl.normalization import Normalization
 
 RANDOM, IMAGENET = "random", "imagenet"
 

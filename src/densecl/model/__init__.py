@@ -5,7 +5,7 @@ from densecl.model.densecl import DenseCL, Output
 from densecl.model.encoder import Embeddings
 from densecl.model.heads import HeadShape
 from densecl.model.methods import METHODS, Method
-from densecl.model.weights import Normalization, load_backbone, save_backbone
+from densecl.model.weights import load_backbone, save_backbone
 
 __all__ = [
     "METHODS",
@@ -14,7 +14,6 @@ __all__ = [
     "Embeddings",
     "HeadShape",
     "Method",
-    "Normalization",
     "Output",
     "create_backbone",
     "load_backbone",

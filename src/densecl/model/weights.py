@@ -21,6 +21,7 @@ from densecl.model.backbone import Backbone, create_backbone, create_model, one_
 from densecl.model.fitting import Fit, adapted_to_channels, best_fit
 from densecl.model.pickles import Stored
 from densecl.model.tensor_files import TensorFile, is_counter, read_tensors
+from densecl.normalization import Normalization
 
 #: Below this share of matched tensors, starting weights are taken for those of another model.
 LEAST_MATCHED = 0.5
@@ -33,13 +34,6 @@ MOST_CHANNELS = 4096
 
 #: The files that are looked for in a folder: of a run of ours, then of others.
 IN_A_FOLDER = ("backbone.safetensors", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
-
-
-class Normalization(NamedTuple):
-    """Mean and standard deviation of each channel that a backbone was trained with, on the 0-1 scale."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class Metadata(NamedTuple):

@@ -15,9 +15,10 @@ from densecl.augment import augment
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, collate
-from densecl.model import Backbone, DenseCL, Normalization, Output
+from densecl.model import Backbone, DenseCL, Output
 from densecl.model.correspondence import correspondence
 from densecl.model.distributed import world_size
+from densecl.normalization import Normalization
 from densecl.training.checkpoints import writing
 from densecl.views import Views, cell_distances
 

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densecl.augment import augment
 from densecl.images.loader import Batch
-from densecl.model import DenseCL, Normalization, Output
+from densecl.model import DenseCL, Output
+from densecl.normalization import Normalization
 from densecl.training.optimizer import make_optimizer, regrouped
 from densecl.training.schedules import Schedules
 from densecl.views import Views

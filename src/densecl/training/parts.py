@@ -18,10 +18,11 @@ from densecl.images.cache import CachedSource
 from densecl.images.crops import least_side
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std, measure_offset
-from densecl.model import Backbone, DenseCL, Normalization, create_backbone
+from densecl.model import Backbone, DenseCL, create_backbone
 from densecl.model.methods import Method, find_method
 from densecl.model.weights import Start, initialize_from
 from densecl.names import shown
+from densecl.normalization import IMAGENET, Normalization
 from densecl.recipe import OF_THE_KEYS, Recipe, flag, parse_time, resolve_queue_length
 from densecl.training import automatic
 from densecl.training.automatic import SMALL_GRID
@@ -31,8 +32,6 @@ from densecl.training.environment import settle_devices
 from densecl.training.processor import fast_in_bf16
 
 Value = TypeVar("Value")
-
-IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True)
