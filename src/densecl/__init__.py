@@ -12,17 +12,17 @@ from densecl.version import __version__
 
 if TYPE_CHECKING:
     from densecl.api import pretrain
+    from densecl.config.recipe import Recipe
     from densecl.evaluation.compare import evaluate
     from densecl.model.backbone import create_backbone
     from densecl.model.densecl import DenseCL
     from densecl.model.weights import load_backbone
-    from densecl.recipe import Recipe
 
 __all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "evaluate", "load_backbone", "pretrain"]
 
 _HOMES = {
     "DenseCL": "densecl.model.densecl",
-    "Recipe": "densecl.recipe",
+    "Recipe": "densecl.config.recipe",
     "create_backbone": "densecl.model.backbone",
     "evaluate": "densecl.evaluation.compare",
     "load_backbone": "densecl.model.weights",

@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from densecl.config.compose import make_recipe
 from densecl.errors import UserError
-from densecl.recipe import make_recipe
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
-    from densecl.training.run import RunResult
+    from densecl.training.fit import RunResult
 
 
 def pretrain(

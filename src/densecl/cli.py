@@ -1,4 +1,4 @@
-"""The commands. Each parses its flags and calls one function; the flags of `pretrain` are the fields of `Recipe`.
+"""The commands. Each parses its flags and calls one function; the flags of `pretrain` are the settings in `config`.
 
 argparse, because it can tell given flags from defaults (a recipe is composed from the given ones
 alone), puts titles over groups of flags, and lets us word its complaints, all through its public interface.
@@ -17,10 +17,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from densecl.config.convert import members, words_of
+from densecl.config.presets import PAPER
+from densecl.config.setting import Meaning, flag
+from densecl.config.settings import defaults, meanings, setting_types
+from densecl.config.words import as_typed
 from densecl.errors import SharedError, UserError, nearest
 from densecl.evaluation.settings import TASKS, Settings
 from densecl.names import printable, shown
-from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
 from densecl.training.cores import allowed_cores, available_cores
 from densecl.version import __version__
 
@@ -112,13 +116,20 @@ def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -
 # --- parsing --------------------------------------------------------------------------------------
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Keeps the lines of a help text, and wraps each of them."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [part for line in text.splitlines() for part in super(_Formatter, self)._split_lines(line, width)]
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that raises UserError instead of printing its usage and leaving."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
+            formatter_class=lambda prog: _Formatter(prog, max_help_position=30),
             **options,
         )
 
@@ -183,31 +194,28 @@ def _add_pretrain(commands: Any) -> None:
     run.add_argument("--out", metavar="RUN", type=Path, required=True, help="Folder that the run is written to.")
     run.add_argument("--resume", action="store_true", help="Go on from the last checkpoint in RUN.")
     run.add_argument("--config", metavar="FILE", help="YAML file of settings, such as another run's recipe.yaml.")
-    for title, settings in documentation().items():
+    for title, settings in meanings().items():
         group = parser.add_argument_group(title)
-        for name, text in settings.items():
+        for name, meaning in settings.items():
             if name == "settled":  # the run's own note, for files
                 continue
-            group.add_argument(flag(name), help=_help(name, text), **_how_to_read(name))
+            group.add_argument(flag(name), help=_help(name, meaning), **_how_to_read(name))
 
 
 def _how_to_read(name: str) -> dict[str, Any]:
     """What argparse has to know about a setting; `make_recipe` turns the strings into values."""
-    kind = setting_types()[name]
-    members = [member for member in _members(kind) if member is not NoneType]
-    if bool in members:  # "auto" beside it is what it is when not given
+    kinds = [kind for kind in members(setting_types()[name]) if kind is not NoneType]
+    if bool in kinds:  # "auto" beside it is what it is when not given
         return {"action": argparse.BooleanOptionalAction}
-    tuples = [member for member in members if get_origin(member) is tuple]
+    tuples = [get_args(kind) for kind in kinds if get_origin(kind) is tuple]
     if tuples:
-        words = get_args(tuples[0])
+        (words,) = tuples
         if words[-1] is ...:
             return {"nargs": "+", "metavar": _metavar(words[0])}
         return {"nargs": len(words), "metavar": tuple(map(_metavar, words))}
-    return {"metavar": "|".join(map(_metavar, members))}
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    return (kind,) if get_origin(kind) in (tuple, Literal) or not get_args(kind) else get_args(kind)
+    if all(get_origin(kind) is Literal for kind in kinds):
+        return {"metavar": "|".join(words_of(setting_types()[name]))}
+    return {"metavar": "|".join(map(_metavar, kinds))}
 
 
 def _metavar(kind: Any) -> str:
@@ -216,23 +224,18 @@ def _metavar(kind: Any) -> str:
     return {int: "N", float: "X", str: "TEXT"}[kind]
 
 
-def _help(name: str, text: str) -> str:
-    """The setting's description with its default, escaped for argparse."""
+def _help(name: str, meaning: Meaning) -> str:
+    """What the setting means, its default, and a line for each of its words; escaped for argparse."""
     notes = []
-    default = getattr(Recipe, name, None)  # `data` has none
-    if default is not None:
-        notes.append(f"default: {_shown(default)}")
-    if name != "recipe" and name in PAPER and PAPER[name] != default:
-        notes.append(f"paper: {_shown(PAPER[name])}")
-    return (f"{text} ({'; '.join(notes)})" if notes else text).replace("%", "%%")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if value is None:
-        return "none"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    default = defaults().get(name)  # `data` has none
+    if default is not None and default not in meaning.choices:
+        notes.append(f"default: {as_typed(default)}")
+    if name in PAPER and name != "recipe" and PAPER[name] != default and PAPER[name] not in meaning.choices:
+        notes.append(f"paper: {as_typed(PAPER[name])}")
+    lines = [f"{meaning.help} ({'; '.join(notes)})" if notes else meaning.help]
+    for word, what in meaning.choices.items():
+        lines.append(f"{word}{' (default)' if word == default else ''}: {what}")
+    return "\n".join(lines).replace("%", "%%")
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 
+from densecl.config.recipe import settle
+from densecl.config.setting import flag
+from densecl.config.settings import Settings
 from densecl.errors import UserError
-from densecl.recipe import Recipe, flag
 
 #: Launchers, and the variables in which each numbers a process: its rank, of how many; the same on its machine.
 #: `launch` speaks as torchrun does.
@@ -121,23 +122,22 @@ def node_rank(nodes: int) -> int:
     return rank
 
 
-def settle_devices(recipe: Recipe) -> Recipe:
-    """The recipe with as many devices and nodes as there are processes, where it leaves them open.
+def settle_devices(asked: Settings[Any]) -> Settings[Any]:
+    """The settings with as many devices and nodes as there are processes, where they are left open.
 
     Raises:
         UserError: if it asks for others than were started.
     """
     world = find_world()
     there = {"devices": 1, "nodes": 1} if world is None else {"devices": world.local_size, "nodes": world.nodes}
-    chosen = {name for name in there if getattr(recipe, name) == "auto" or name in recipe.settled}
+    open_ = {name for name in there if getattr(asked, name) == "auto" or name in asked.settled}
     for name, number in there.items():
-        if world is not None and name not in chosen and getattr(recipe, name) != number:
+        if world is not None and name not in open_ and getattr(asked, name) != number:
             raise UserError(
-                f"{flag(name)} {getattr(recipe, name)} contradicts {world.launcher}, which has started {world.size}"
+                f"{flag(name)} {getattr(asked, name)} contradicts {world.launcher}, which has started {world.size}"
                 f" process(es) on {world.nodes} machine(s). Leave {flag(name)} out, or start as many."
             )
-    settled = tuple(sorted({*recipe.settled, *chosen}))
-    return dataclasses.replace(recipe, **{name: there[name] for name in chosen}, settled=settled)
+    return settle(asked, **{name: there[name] for name in open_})
 
 
 class Placed(ClusterEnvironment):

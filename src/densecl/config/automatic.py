@@ -1,11 +1,10 @@
-"""The values of the settings that were left at "auto", each with its rule and the reason for it."""
+"""The numbers behind what a run chooses itself, each with where it comes from."""
 
 from __future__ import annotations
 
 import math
 
-from densecl.model.methods import METHODS, Method
-from densecl.recipe import resolve_queue_length
+from densecl.config.facts import Traits
 
 #: The batch size that `Recipe.base_learning_rate` is meant for.
 REFERENCE_BATCH = 256
@@ -66,7 +65,7 @@ def method(images: int, *, keys_given: bool) -> str:
     return "moco" if keys_given or images < ENOUGH_NEGATIVES else "simclr"
 
 
-def base_learning_rate(optimizer: str, batch_norm: bool, method: Method = METHODS["moco"]) -> float:
+def base_learning_rate(optimizer: str, batch_norm: bool, method: Traits) -> float:
     """At batch size 256. SGD: MoCo's for ImageNet; LARS: SimCLR's; or of the method whose paper takes that optimizer.
 
     AdamW: measured on the drawn scenes. Without batch norm (ConvNeXt, ViT) it takes less, as those networks' own
@@ -85,7 +84,7 @@ def scaled_learning_rate(base: float, batch_size: int, optimizer: str) -> float:
     return base * (math.sqrt(share) if optimizer == "adamw" else share)
 
 
-def weight_decay(optimizer: str, method: Method = METHODS["moco"]) -> float:
+def weight_decay(optimizer: str, method: Traits) -> float:
     """SGD: the paper's; LARS: BYOL's; or of the method whose paper takes that optimizer. AdamW: measured on the scenes.
 
     LARS and AdamW spare biases and norms.
@@ -130,7 +129,7 @@ def queue_length(images: int, batch_size: int, momentum: float) -> int:
     of the key encoder's memory, and no less than four batches.
     """
     memory = 1 / (1 - momentum) if momentum < 1 else math.inf
-    return min(images, resolve_queue_length(images), batch_size * max(4, round(min(memory / 4, 1e6))))
+    return min(images, longest_queue(images), batch_size * max(4, round(min(memory / 4, 1e6))))
 
 
 def workers(cores: int, devices: int, *, on_gpu: bool) -> int:
@@ -142,3 +141,15 @@ def workers(cores: int, devices: int, *, on_gpu: bool) -> int:
     """
     share = cores if on_gpu else min(cores, max(2, cores // 4))
     return min(16, max(1, share // devices))
+
+
+def longest_queue(images: int) -> int:
+    """The length of the queue for this many images, whatever the momentum.
+
+    A longer queue holds old keys of the query's own image as negatives. Training is then unstable, or the loss only
+    rises (rule of thumb from reported runs).
+    """
+    for most, length in ((1_000, 256), (10_000, 2048), (40_000, 8192), (200_000, 32768)):
+        if images <= most:
+            return length
+    return 65536

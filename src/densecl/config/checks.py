@@ -1,0 +1,78 @@
+"""What settings must fulfil: each its range, and together that they do not contradict each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from densecl.config.optimization import LENGTHS
+from densecl.config.rules import resting
+from densecl.config.setting import check_range, flag
+from densecl.config.settings import Settings
+from densecl.config.words import listing
+from densecl.errors import UserError
+
+#: What a run takes from whoever launched it (torchrun, srun, mpirun).
+LAUNCHED = ("devices", "nodes")
+
+
+def check(settings: Settings[Any]) -> None:
+    """
+    Raises:
+        UserError: for the first value out of its range, or the first settings that contradict each other.
+    """
+    for field in dataclasses.fields(settings):
+        check_range(field, getattr(settings, field.name))
+    if not set(settings.settled) <= {*resting(), *LAUNCHED}:
+        raise UserError("--settled names only settings that a run may choose.")
+    _check_data(settings)
+    _check_local_crops(settings)
+    if settings.recipe == "paper" and settings.method not in ("auto", "moco"):
+        raise UserError(f"--recipe paper is that of moco, not of {settings.method}. Leave it out.")
+    lowest = settings.temperature
+    if settings.temperature_max is not None and isinstance(lowest, float) and settings.temperature_max < lowest:
+        raise UserError(f"--temperature-max must be at least --temperature {lowest}, not {settings.temperature_max}.")
+    lengths = [name for name in LENGTHS if getattr(settings, name) is not None]
+    if len(lengths) > 1:
+        raise UserError(f"Give only one of {listing(map(flag, lengths), 'and')}: each says how long the run is.")
+    if settings.time_limit is not None and settings.schedule_per == "epoch":
+        raise UserError("--schedule-per epoch needs a length in --epochs or --steps; with --time-limit take 'step'.")
+    if settings.batch_size != "auto":
+        _check_shares(settings, settings.batch_size)
+
+
+def _check_data(settings: Settings[Any]) -> None:
+    if not settings.data:
+        raise UserError("--data is empty: give a folder of images, a text file of paths, or a quoted glob.")
+    if (settings.mean == "auto") != (settings.std == "auto"):
+        raise UserError("Give --mean and --std together, or neither.")
+    for name in ("mean", "std"):
+        values = getattr(settings, name)
+        if values != "auto" and len(values) != settings.channels:
+            raise UserError(f"{flag(name)} takes one number a channel: {settings.channels}, not {len(values)}.")
+
+
+def _check_local_crops(settings: Settings[Any]) -> None:
+    size = settings.local_crop_size
+    if settings.local_crops and size is None:
+        raise UserError("--local-crop-size none: --local-crops need a size. Leave it out for auto.")
+    if isinstance(size, int) and not settings.local_crops and "local_crop_size" not in settings.settled:
+        raise UserError(f"--local-crop-size {size} does nothing without --local-crops. Give how many.")
+
+
+def _check_shares(settings: Settings[Any], batch_size: int) -> None:
+    """Raises UserError if the batch cannot be shared out to the devices and parts."""
+    processes = settings.processes
+    if batch_size % processes:
+        raise UserError(f"--batch-size {batch_size} cannot be shared evenly by {processes} devices.")
+    images = batch_size // processes
+    if images % settings.accumulate:
+        raise UserError(
+            f"--accumulate {settings.accumulate}: {images} images a device cannot be divided into equal parts."
+        )
+    images //= settings.accumulate
+    if settings.key_norm == "split" and "key_norm" not in settings.settled and images <= settings.key_split:
+        raise UserError(
+            f"--key-norm split has nothing to split: {images} images at a time are at most --key-split"
+            f" {settings.key_split}. Take a smaller one, such as {max(2, images // 2)}, or a larger --batch-size."
+        )

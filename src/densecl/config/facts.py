@@ -1,0 +1,87 @@
+"""What is known of the images, the backbone, the starting weights and the machine before anything is resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from densecl.normalization import Normalization
+
+
+class Traits(Protocol):
+    """What resolving needs to know of a method. `model.methods.Method` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def symmetric(self) -> bool: ...
+    @property
+    def queue(self) -> bool: ...
+    @property
+    def statistics(self) -> bool: ...
+    @property
+    def dense_negatives(self) -> Sequence[str]: ...
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def teacher_temperature(self) -> tuple[float, float] | None: ...
+    @property
+    def key_momentum(self) -> float | None: ...
+    @property
+    def key_momentum_end(self) -> float | None: ...
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def least_batch(self) -> int: ...
+    @property
+    def needs_batch_in(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What matters of a backbone."""
+
+    name: str
+    stride: int  # pixels per cell
+    grid: tuple[int, int]  # rows and columns of the feature map at the size of a view
+    local_grid: tuple[int, int] | None = None  # at the size of a local crop
+    batch_norm: bool  # whether it has any
+    batch_statistics: bool  # whether its batch norm uses the statistics of the batch
+    always_batch_statistics: bool = False  # even where they are to be frozen: some of it keeps no statistics
+    statistics_frozen: bool = False  # whether it came with those frozen
+    statistics_seen: bool = True  # whether they are those of any images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    gpus: int  # that torch sees
+    cores: int
+    fast_in_bf16: bool
+    why_bf16: str  # why it is fast or not
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """What was measured on some of the images, as far as it is needed."""
+
+    offset: float = 0.0  # how far values lie from 0, in their own standard deviations
+    deep: bool = False  # whether most images have 16 bits
+    measured: Normalization | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What `rules` choose by."""
+
+    images: int
+    pixels: Pixels
+    network: Network
+    machine: Machine
+    methods: Mapping[str, Traits]
+    start: Normalization | None = None  # that the starting weights expect
+    whose_start: str = ""  # who says so

@@ -1,0 +1,147 @@
+"""Whether resolved settings go with the facts: what cannot work is an error, what is likely not meant a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from densecl.config import automatic
+from densecl.config.facts import Facts, Network, Traits
+from densecl.config.recipe import Resolved
+from densecl.config.setting import flag
+from densecl.config.settings import defaults
+from densecl.errors import UserError
+
+
+def check_feasible(resolved: Resolved, facts: Facts) -> None:
+    """
+    Raises:
+        UserError: for the first thing that cannot work.
+    """
+    method = facts.methods[resolved.method]
+    _check_batch(resolved, method, facts.images)
+    _check_traits(resolved, method)
+    _check_grid(resolved, facts.network)
+    _check_local_crops(resolved, facts.network)
+    if facts.network.statistics_frozen and not resolved.freeze_norm_statistics:
+        raise UserError(
+            f"--no-freeze-norm-statistics: those of this {facts.network.name} are frozen. Give a new Backbone."
+        )
+
+
+def _check_batch(resolved: Resolved, method: Traits, images: int) -> None:
+    size, parts = resolved.batch_size, resolved.processes * resolved.accumulate
+    if size > images:
+        raise UserError(
+            f"--batch-size {size} is larger than the data set of {images} images. Take {automatic.power_below(images)}."
+        )
+    if resolved.images_at_once < method.least_batch:
+        accumulated = f" in {resolved.accumulate} parts" if resolved.accumulate > 1 else ""
+        raise UserError(
+            f"--batch-size {size} on {resolved.processes} device(s){accumulated}: {method.name} takes statistics over"
+            f" the batch {method.needs_batch_in} and needs at least {method.least_batch} images on each. Give at least"
+            f" {method.least_batch * parts}."
+        )
+    if resolved.dense_negatives == "others" and size < 2 * resolved.accumulate:
+        raise UserError(
+            "--dense-negatives others: computed one image at a time there are no others. Give --batch-size"
+            f" {2 * resolved.accumulate} or more."
+        )
+
+
+def _check_traits(resolved: Resolved, method: Traits) -> None:
+    """What the method does not have cannot be given, and what it needs cannot be "none"."""
+    for name, has in (("temperature_max", method.temperature), ("key_momentum_end", method.key_momentum)):
+        value = getattr(resolved, name)
+        if has is None and value is not None:
+            what = name.removesuffix("_max").removesuffix("_end").replace("_", " ")
+            raise UserError(f"{flag(name)} {value}: {method.name} has no {what}. Leave it out.")
+    needed = {
+        "temperature": method.temperature,
+        "teacher_temperature": method.teacher_temperature,
+        "key_momentum": method.key_momentum,
+        "queue_length": method.queue,
+        "dense_negatives": method.dense_negatives,
+        "dense_statistics": method.statistics,
+    }
+    for name, has in needed.items():
+        if has and getattr(resolved, name) is None:
+            raise UserError(f"{flag(name)} none: {method.name} does not go without. Leave it out.")
+
+
+def _check_grid(resolved: Resolved, network: Network) -> None:
+    rows, cols = network.grid
+    if resolved.grid is not None and resolved.grid > min(rows, cols):
+        raise UserError(
+            f"--grid {resolved.grid}: the feature map has only {rows}x{cols} cells. Give at most {min(rows, cols)}."
+        )
+    if min(rows, cols) == 1 and resolved.dense_weight > 0:
+        raise UserError(
+            f"The feature map of {network.name} at {resolved.image_size} px is {rows}x{cols}: dense learning would mean"
+            f" nothing. Use {_more_cells(resolved, network)}."
+        )
+
+
+def _more_cells(resolved: Resolved, network: Network) -> str:
+    """What to give for enough cells."""
+    enough = automatic.SMALL_GRID
+    finer = [stride for stride in (16, 8) if stride < network.stride and resolved.image_size // stride >= enough]
+    return f"--image-size {enough * network.stride}" + (f" or --output-stride {finer[0]}" if finer else "")
+
+
+def _check_local_crops(resolved: Resolved, network: Network) -> None:
+    """The dense loss needs some cells in a local crop, too."""
+    if network.local_grid is None or resolved.dense_weight == 0:
+        return
+    rows, cols = network.local_grid
+    least = max(automatic.SMALL_GRID, resolved.grid or 0)
+    if min(rows, cols) < least:
+        raise UserError(
+            f"--local-crop-size {resolved.local_crop_size}: the feature map of {network.name} is then {rows}x{cols},"
+            f" and the dense loss needs {least}x{least} cells. Give at least {least * network.stride}."
+        )
+
+
+def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
+    """A line for each thing that is likely not meant."""
+    network, pixels, images = facts.network, facts.pixels, facts.images
+    if resolved.brightness == "scale" and pixels.offset > automatic.NARROW_BAND:
+        yield (
+            f"the values of an image lie {pixels.offset:.3g} of their standard deviations from 0, so that the jitter of"
+            " brightness outweighs the picture; --brightness shift goes by its own contrast"
+        )
+    if resolved.freeze_norm_statistics and not (network.batch_statistics or network.statistics_frozen):
+        yield f"--freeze-norm-statistics does nothing: {network.name} has no batch norm"
+    elif resolved.freeze_norm_statistics and not network.statistics_seen:
+        yield (
+            f"the batch norm of {network.name} has seen no images, so that the statistics that --freeze-norm-statistics"
+            " keeps are those of none: means of 0, variances of 1"
+        )
+    rows, cols = network.grid
+    if 1 < min(rows, cols) < automatic.SMALL_GRID and resolved.dense_weight > 0:
+        advice = _more_cells(resolved, network)
+        yield f"only {rows}x{cols} cells, on which the dense loss means little; use {advice}"
+    length = resolved.queue_length
+    if length is not None and length > images and "queue_length" not in resolved.settled:
+        yield (
+            f"--queue-length {length} is longer than the data set of {images} images, which then are their own"
+            f" negatives; {min(images, automatic.longest_queue(images))} would fit"
+        )
+    yield from _idle(resolved)
+
+
+def _idle(resolved: Resolved) -> Iterator[str]:
+    """A setting that was given a value, but does nothing beside the others."""
+    needs = {
+        "local_crop_scale": (resolved.local_crops > 0, "--local-crops"),
+        "temperature_period": (resolved.temperature_max is not None, "--temperature-max"),
+        "teacher_warmup": (resolved.method == "dino", "--method dino"),
+        "key_split": (resolved.key_norm == "split", "--key-norm split"),
+        "match_radius": (
+            resolved.matching in ("geometry", "both") or resolved.dense_negatives == "batch",
+            "--matching geometry or both, or --dense-negatives batch",
+        ),
+        "momentum": (resolved.optimizer in ("sgd", "lars"), "--optimizer sgd or lars"),
+    }
+    for name, (used, needed) in needs.items():
+        if not used and getattr(resolved, name) != defaults()[name]:
+            yield f"{flag(name)} does nothing without {needed}"

@@ -1,0 +1,291 @@
+"""How each setting left at "auto" is chosen: a rule a setting, with what it rests on and the reason that is shown.
+
+A rule reads only the settings that it rests on, and facts. So it is also known when a choice has to be made anew:
+when one of those changes. The numbers behind the choices stand in `automatic`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple, cast
+
+from densecl.config import automatic
+from densecl.config.facts import Facts, Traits
+from densecl.config.optimization import LENGTHS
+from densecl.config.setting import flag
+from densecl.config.settings import Settings
+from densecl.errors import UserError
+from densecl.normalization import IMAGENET
+
+#: Whoever gives one of these wants keys from a momentum encoder.
+OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
+
+
+class Choice(NamedTuple):
+    """What a rule has chosen for its settings."""
+
+    values: Mapping[str, Any]
+    because: str | None = None  # shown at the start; "": without a reason; None: not worth a line
+
+
+#: Chooses, given the settings that the rule rests on.
+Choose = Callable[[Settings[Any], Facts], Choice]
+
+
+class Rule(NamedTuple):
+    """How some settings are chosen, which are always left open together."""
+
+    settings: tuple[str, ...]
+    rests_on: tuple[str, ...]
+    choose: Choose
+
+
+class Grounds:
+    """The settings that a rule rests on. It cannot read others, so what it rests on is never incomplete."""
+
+    def __init__(self, values: Mapping[str, Any], rule: Rule) -> None:
+        self._values = {name: values[name] for name in rule.rests_on}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"a rule reads {name}, but does not say that it rests on it") from None
+
+
+RULES: list[Rule] = []
+
+
+def rule(*settings: str, rests_on: Iterable[str]) -> Callable[[Choose], Choose]:
+    """Adds a function to `RULES`. They are applied in the order in which they stand here."""
+
+    def add(choose: Choose) -> Choose:
+        RULES.append(Rule(settings, tuple(rests_on), choose))
+        return choose
+
+    return add
+
+
+def resting() -> dict[str, tuple[str, ...]]:
+    """What each setting that a run may choose rests on, in the order in which they are chosen."""
+    return {name: one.rests_on for one in RULES for name in one.settings}
+
+
+def apply(one: Rule, values: Mapping[str, Any], facts: Facts) -> Choice:
+    return one.choose(cast("Settings[Any]", Grounds(values, one)), facts)
+
+
+# --- the batch, the method ------------------------------------------------------------------------
+
+
+@rule(
+    "batch_size",
+    rests_on=(
+        *("data", "tile", "devices", "nodes", "accumulate", "recipe"),
+        *("method", "dense_negatives", "key_norm", "key_split", *LENGTHS),
+    ),
+)
+def _batch_size(chosen: Settings[Any], facts: Facts) -> Choice:
+    processes = chosen.devices * chosen.nodes
+    parts = processes * chosen.accumulate
+    if facts.images < parts:
+        raise UserError(
+            f"{facts.images} images cannot be shared by {processes} device(s) in {chosen.accumulate} part(s). Take"
+            " fewer --devices, or less --accumulate."
+        )
+    open_method = chosen.method == "auto"  # which is chosen by the batch size
+    least = automatic.ENOUGH_NEGATIVES if open_method else facts.methods[chosen.method].least_batch
+    if chosen.key_norm == "split":
+        least = max(least, 2 * chosen.key_split)
+    if chosen.dense_negatives == "others":
+        least = max(least, 2)
+    on_gpu = facts.machine.gpus > 0
+    size = automatic.batch_size(facts.images, chosen.epochs, parts=parts, least=least, on_gpu=on_gpu)
+    epochs = chosen.epochs
+    length = "" if epochs is None else f"{epochs} {'epoch' if epochs == 1 else 'epochs'} of "
+    return Choice({"batch_size": size}, f"for {length}{facts.images} images on a {'GPU' if on_gpu else 'CPU'}")
+
+
+@rule(
+    "method",
+    rests_on=("batch_size", "devices", "nodes", "accumulate", "recipe", "dense_negatives", *OF_THE_KEYS),
+)
+def _method(chosen: Settings[Any], facts: Facts) -> Choice:
+    given = [flag(name) for name in OF_THE_KEYS if getattr(chosen, name) not in ("auto", None)]
+    if chosen.dense_negatives == "cells":
+        given.append("--dense-negatives cells")
+    if chosen.recipe == "paper":
+        given.append("--recipe paper")
+    images = chosen.batch_size // (chosen.devices * chosen.nodes * chosen.accumulate)
+    name = automatic.method(images, keys_given=bool(given))
+    where = "queue" if name == "moco" else "batch"
+    because = f"for {given[0]}" if given else f"negatives from a {where}, for {images} images a device"
+    return Choice({"method": name}, because)
+
+
+def _own(setting: str, value: Callable[[Traits], Any]) -> None:
+    """A setting whose "auto" is the method's own value; None for what the method does not have."""
+
+    @rule(setting, rests_on=("method",))
+    def choose(chosen: Settings[Any], facts: Facts) -> Choice:
+        return Choice({setting: value(facts.methods[chosen.method])})
+
+
+_own("dim", lambda method: None)  # each head has the length that the method gives it
+_own("temperature", lambda method: method.temperature)
+_own("teacher_temperature", lambda method: method.teacher_temperature)
+_own("key_momentum_end", lambda method: method.key_momentum_end)
+_own("dense_negatives", lambda method: "batch" if method.dense_negatives else None)
+_own("dense_statistics", lambda method: "cells" if method.statistics else None)
+_own("symmetric", lambda method: method.symmetric)
+
+
+# --- the images -----------------------------------------------------------------------------------
+
+
+@rule("brightness", rests_on=("data", "channels"))
+def _brightness(chosen: Settings[Any], facts: Facts) -> Choice:
+    pixels = facts.pixels
+    if pixels.deep and pixels.offset > automatic.NARROW_BAND:
+        because = f"the values of an image lie {pixels.offset:.3g} of their standard deviations from 0"
+        return Choice({"brightness": "shift"}, because)
+    return Choice({"brightness": "scale"})
+
+
+@rule("mean", "std", rests_on=("data", "channels", "brightness", "init", "backbone"))
+def _normalization(chosen: Settings[Any], facts: Facts) -> Choice:
+    if facts.start is not None and chosen.brightness == "scale":
+        return Choice(facts.start._asdict(), facts.whose_start)
+    if chosen.channels == 3 and chosen.brightness == "scale":
+        return Choice(IMAGENET._asdict())
+    assert facts.pixels.measured is not None, "inspect measures where no others fit"
+    return Choice(facts.pixels.measured._asdict(), "measured")
+
+
+def side_of_local_crops(settings: Settings[Any], stride: int) -> int | None:
+    """The side of a local crop in pixels, at so many pixels per cell; None if there are none."""
+    if not settings.local_crops:
+        return None
+    if settings.local_crop_size == "auto":
+        return automatic.local_crop_size(settings.image_size, stride, settings.grid)
+    return settings.local_crop_size
+
+
+@rule("local_crop_size", rests_on=("local_crops", "image_size", "backbone", "output_stride", "grid"))
+def _local_crop_size(chosen: Settings[Any], facts: Facts) -> Choice:
+    size = automatic.local_crop_size(chosen.image_size, facts.network.stride, chosen.grid)
+    return Choice({"local_crop_size": size if chosen.local_crops else None})
+
+
+# --- the encoders ---------------------------------------------------------------------------------
+
+
+@rule("freeze_norm_statistics", rests_on=("init", "backbone"))
+def _freeze_norm_statistics(chosen: Settings[Any], facts: Facts) -> Choice:
+    network = facts.network
+    freeze = network.statistics_frozen or (chosen.init is not None and network.batch_statistics)
+    new = freeze and not network.statistics_frozen
+    because = "those of the starting weights are better than those of small crops" if new else None
+    return Choice({"freeze_norm_statistics": freeze}, because)
+
+
+@rule(
+    "key_norm",
+    rests_on=(
+        *("backbone", "method", "freeze_norm_statistics", "recipe", "devices", "nodes"),
+        *("accumulate", "batch_size", "key_split"),
+    ),
+)
+def _key_norm(chosen: Settings[Any], facts: Facts) -> Choice:
+    network = facts.network
+    uses = network.always_batch_statistics if chosen.freeze_norm_statistics else network.batch_statistics
+    if not uses:
+        return Choice({"key_norm": None})
+    processes = chosen.devices * chosen.nodes
+    images = chosen.batch_size // (processes * chosen.accumulate)
+    if chosen.recipe == "paper" and processes == 1 and images > chosen.key_split:
+        return Choice({"key_norm": "split"}, f"into {chosen.key_split} images, as on each of the paper's devices")
+    if not facts.methods[chosen.method].queue:
+        return Choice({"key_norm": None})
+    return Choice({"key_norm": "shuffle"}, "on one device there is nothing to shuffle" if processes == 1 else "")
+
+
+def _steps(chosen: Settings[Any], facts: Facts) -> int | None:
+    """Steps of the run; None with a time limit."""
+    if chosen.epochs is None:
+        return chosen.steps
+    return math.ceil(chosen.epochs * Fraction(facts.images, chosen.batch_size))
+
+
+@rule("key_momentum", rests_on=("data", "batch_size", "method", *LENGTHS))
+def _key_momentum(chosen: Settings[Any], facts: Facts) -> Choice:
+    highest = facts.methods[chosen.method].key_momentum
+    if highest is None:
+        return Choice({"key_momentum": None})
+    steps = _steps(chosen, facts)
+    because = f"for {'an unknown number of' if steps is None else steps} steps"
+    return Choice({"key_momentum": automatic.key_momentum(steps, highest)}, because)
+
+
+@rule("queue_length", rests_on=("data", "batch_size", "method", "key_momentum", *LENGTHS))
+def _queue_length(chosen: Settings[Any], facts: Facts) -> Choice:
+    if not facts.methods[chosen.method].queue or chosen.key_momentum is None:
+        return Choice({"queue_length": None})
+    length = automatic.queue_length(facts.images, chosen.batch_size, chosen.key_momentum)
+    return Choice({"queue_length": length}, f"for {facts.images} images and this key momentum")
+
+
+# --- the optimizer --------------------------------------------------------------------------------
+
+
+@rule("base_learning_rate", rests_on=("optimizer", "backbone", "method"))
+def _base_learning_rate(chosen: Settings[Any], facts: Facts) -> Choice:
+    method = facts.methods[chosen.method]
+    rate = automatic.base_learning_rate(chosen.optimizer, facts.network.batch_norm, method)
+    return Choice({"base_learning_rate": rate})
+
+
+@rule("learning_rate", rests_on=("base_learning_rate", "batch_size", "optimizer", "backbone", "method"))
+def _learning_rate(chosen: Settings[Any], facts: Facts) -> Choice:
+    rate = automatic.scaled_learning_rate(chosen.base_learning_rate, chosen.batch_size, chosen.optimizer)
+    root = "the square root of " if chosen.optimizer == "adamw" else ""
+    because = (
+        f"base {chosen.base_learning_rate:g} for {chosen.optimizer} x {root}batch size {chosen.batch_size} /"
+        f" {automatic.REFERENCE_BATCH}"
+    )
+    return Choice({"learning_rate": rate}, because)
+
+
+@rule("weight_decay", rests_on=("optimizer", "method"))
+def _weight_decay(chosen: Settings[Any], facts: Facts) -> Choice:
+    return Choice({"weight_decay": automatic.weight_decay(chosen.optimizer, facts.methods[chosen.method])})
+
+
+@rule("warmup_epochs", rests_on=("data", "batch_size", *LENGTHS))
+def _warmup_epochs(chosen: Settings[Any], facts: Facts) -> Choice:
+    steps = _steps(chosen, facts)
+    epochs = None if steps is None else float(steps / Fraction(facts.images, chosen.batch_size))
+    return Choice({"warmup_epochs": automatic.warmup_epochs(epochs)}, "")
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+@rule("precision", rests_on=())
+def _precision(chosen: Settings[Any], facts: Facts) -> Choice:
+    return Choice({"precision": "bf16" if facts.machine.fast_in_bf16 else "32"}, facts.machine.why_bf16)
+
+
+@rule("channels_last", rests_on=("precision",))
+def _channels_last(chosen: Settings[Any], facts: Facts) -> Choice:
+    pays = facts.machine.gpus > 0 or chosen.precision == "bf16"
+    return Choice({"channels_last": pays}, "" if pays else "of little use in float32 on a CPU")
+
+
+@rule("workers", rests_on=("devices",))
+def _workers(chosen: Settings[Any], facts: Facts) -> Choice:
+    machine = facts.machine
+    count = automatic.workers(machine.cores, chosen.devices, on_gpu=machine.gpus > 0)
+    return Choice({"workers": count}, f"{machine.cores} cores")

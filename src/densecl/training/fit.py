@@ -1,0 +1,204 @@
+"""Training on Lightning's Trainer: the parts of a run put together, in one process of maybe several."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
+
+from densecl.augment import PhotometricSettings, draw_photometrics
+from densecl.config.recipe import Resolved
+from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
+from densecl.interrupts import Interrupts
+from densecl.training.build import Parts
+from densecl.training.diagnosis import FixedPairs
+from densecl.training.environment import Placed
+from densecl.training.logs import start_loggers
+from densecl.training.module import DenseCLModule
+from densecl.training.peers import Peers
+from densecl.training.recorder import Recorder
+from densecl.training.schedules import Schedules
+from densecl.views import Photometrics
+
+
+class RunResult(NamedTuple):
+    """How a run ended."""
+
+    out: Path
+    backbone: Path  # the result: safetensors, with architecture, mean and std in its metadata
+    steps: int  # done in all
+    metrics: dict[str, float | int]  # the last row of metrics.csv; empty if there was nothing left to do
+
+
+def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunResult:
+    """Trains to the end of the timeline, and leaves checkpoints and the backbone in `out`.
+
+    Args:
+        parts: from `build`.
+        out: the run's folder.
+        console: on the first process, where to show how it goes.
+        peers: the other processes.
+
+    Raises:
+        UserError: for NaN, collapse, too many bad images, a full disk, want of memory.
+        KeyboardInterrupt, SystemExit: see `pretrain`.
+    """
+    recipe, timeline, world = parts.recipe, parts.timeline, peers.world
+    on_gpu = torch.cuda.is_available()
+    pairs = view_pairs(parts)
+    sampler = StepSampler(
+        len(parts.source),
+        recipe.batch_size // recipe.accumulate,
+        seed=recipe.seed,
+        start_step=timeline.start_step * recipe.accumulate,
+        stop_step=None if timeline.total_steps is None else timeline.total_steps * recipe.accumulate,
+        rank=0 if world is None else world.rank,
+        world_size=recipe.processes,
+    )
+    module = _module(parts)
+    if recipe.compile:
+        parts.model.compile_encoders()
+    interrupts = Interrupts()
+    quarantine = Quarantine(out / "quarantine.csv", len(parts.source))
+    loggers = []
+    if console is not None:
+        loggers = start_loggers(recipe.loggers, out, timeline.start_step, dataclasses.asdict(recipe))
+    recorder = Recorder(
+        out,
+        source=parts.source,
+        batch_size=recipe.batch_size,
+        timeline=timeline,
+        log_every=recipe.log_every,
+        checkpoint_every=recipe.checkpoint_every,
+        checkpoint_minutes=recipe.checkpoint_minutes,
+        interrupts=interrupts,
+        quarantine=quarantine,
+        fixed_pairs=FixedPairs(pairs, parts.normalization, quarantine, shift_brightness=recipe.brightness == "shift"),
+        loggers=loggers,
+        console=console,
+        peers=peers,
+    )
+    trainer = pl.Trainer(
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=recipe.devices,
+        num_nodes=recipe.nodes,
+        strategy=DDPStrategy(gradient_as_bucket_view=True, timeout=peers.patience) if recipe.processes > 1 else "auto",
+        plugins=LightningEnvironment() if world is None else Placed(world),
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        max_epochs=1,  # to Lightning; the sampler's epochs follow each other without a pause for new workers
+        gradient_clip_val=recipe.clip_gradient,
+        accumulate_grad_batches=recipe.accumulate,
+        sync_batchnorm=recipe.sync_batch_norm,
+        use_distributed_sampler=False,
+        callbacks=[recorder],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=out,
+    )
+    loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu, read_timeout=recipe.read_timeout)
+    interrupts.listen()
+    try:
+        trainer.fit(module, loader)
+    except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        recorder.close()
+        interrupts.ignore()
+    if recorder.stopped_by is not None:
+        peers.agreed_to_stop = True
+        _stop(recorder.stopped_by, recorder.done, console)
+    return RunResult(out, out / "backbone.safetensors", recorder.done, recorder.row)
+
+
+def view_pairs(parts: Parts) -> CropPairDataset:
+    """The images of a run as pairs of views, with local crops if it has any."""
+    recipe = parts.recipe
+    local_crops = None
+    if recipe.local_crop_size is not None and recipe.local_crops:
+        local_crops = LocalCrops(
+            count=recipe.local_crops,
+            image_size=recipe.local_crop_size,
+            crop_scale=recipe.local_crop_scale,
+            draw_photometrics=_photometrics(recipe, recipe.local_crop_size),
+        )
+    return CropPairDataset(
+        parts.source,
+        image_size=recipe.image_size,
+        crop_scale=recipe.crop_scale,
+        flip_probability=recipe.flip_probability,
+        draw_photometrics=_photometrics(recipe, recipe.image_size),
+        seed=recipe.seed,
+        local_crops=local_crops,
+    )
+
+
+def _photometrics(recipe: Resolved, image_size: int) -> Callable[[np.random.Generator], Photometrics]:
+    """Draws what happens to the colors of views of this size."""
+    settings = PhotometricSettings.for_image_size(
+        image_size,
+        jitter=recipe.jitter,
+        jitter_probability=recipe.jitter_probability,
+        grayscale_probability=recipe.grayscale_probability,
+        blur_probability=recipe.blur_probability,
+        blur_sigma=recipe.blur_sigma,
+        channels=recipe.channels,
+    )
+    return functools.partial(draw_photometrics, settings=settings)
+
+
+def _module(parts: Parts) -> DenseCLModule:
+    recipe, timeline = parts.recipe, parts.timeline
+    schedules = Schedules(
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_epochs * float(timeline.steps_per_epoch),
+        warmup_share=0.1 if timeline.time_limit is not None and "warmup_epochs" in recipe.settled else math.inf,
+        steps_per_epoch=timeline.steps_per_epoch if recipe.schedule_per == "epoch" else None,
+        dense_weight=recipe.dense_weight,
+        dense_warmup_steps=recipe.dense_warmup_steps,
+        key_momentum=recipe.key_momentum,
+        key_momentum_end=recipe.key_momentum_end,
+        temperature=recipe.temperature,
+        temperature_max=recipe.temperature_max,
+        temperature_period=recipe.temperature_period,
+        teacher_temperature=recipe.teacher_temperature,
+        teacher_warmup=recipe.teacher_warmup,
+    )
+    return DenseCLModule(
+        parts.model,
+        parts.normalization,
+        schedules,
+        progress=timeline.progress,
+        optimizer=recipe.optimizer,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        start_step=timeline.start_step,
+        optimizer_state=parts.optimizer_state,
+        channels_last=recipe.channels_last,
+        seed=recipe.seed,
+        shift_brightness=recipe.brightness == "shift",
+    )
+
+
+def _stop(received: int, done: int, console: Console | None) -> None:
+    """Ends the process as the signal asks for, once all is saved."""
+    message = f"Stopped by {signal.Signals(received).name} after step {done}, which is saved. Go on with --resume."
+    if console is not None:
+        console.print(message, highlight=False, soft_wrap=True, markup=False)
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt(message)
+    raise SystemExit(128 + received)

@@ -1,0 +1,155 @@
+"""What a run meets: images, backbone, starting weights and machine, opened and put into `Facts`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
+
+from densecl.config.facts import Facts, Machine, Network, Pixels
+from densecl.config.rules import side_of_local_crops
+from densecl.config.settings import Settings
+from densecl.errors import UserError
+from densecl.images.cache import CachedSource
+from densecl.images.crops import least_side
+from densecl.images.sources import ImageSource, open_source
+from densecl.images.statistics import measure_mean_std, measure_offset
+from densecl.model import METHODS, Backbone, create_backbone
+from densecl.model.weights import Start, initialize_from
+from densecl.names import shown
+from densecl.normalization import Normalization
+from densecl.training.checkpoints import Checkpoint, load_checkpoint
+from densecl.training.cores import available_cores
+from densecl.training.processor import fast_in_bf16
+
+
+class Found(NamedTuple):
+    """What was opened, and what is known of it."""
+
+    source: ImageSource
+    backbone: Backbone
+    checkpoint: Checkpoint | None  # of the run that goes on
+    facts: Facts
+    notes: tuple[str, ...]  # lines for the user
+
+
+def inspect(
+    asked: Settings[Any], resume_from: Path | None, dataset: Dataset[Any] | None, module: nn.Module | None
+) -> Found:
+    """Opens the images and makes the backbone, with its starting weights.
+
+    Args:
+        asked: the settings.
+        resume_from: folder of the run to go on with, if it has a checkpoint.
+        dataset: instead of ``asked.data``.
+        module: instead of ``asked.backbone``.
+
+    Raises:
+        UserError: for wrong data, an unknown backbone, weights that do not fit, a damaged checkpoint.
+    """
+    backbone = _backbone(asked, module)
+    source = open_source(
+        asked.data if dataset is None else dataset,
+        channels=asked.channels,
+        tile=asked.tile,
+        least_side=_least_side(asked, backbone.stride),
+        max_pixels=asked.max_image_pixels,
+    )
+    source.check()
+    notes = [*source.notes()]
+    if not backbone.model.training:
+        notes.append(
+            f"warning: {backbone.name} is in evaluation mode and stays so: its batch norm keeps its statistics, and"
+            " nothing is dropped at random. If that is not meant, call its train() first."
+        )
+    if asked.cache is not None:
+        source = CachedSource(source, asked.cache, asked.max_image_pixels)
+        notes.append(source.forecast())
+    checkpoint = _checkpoint(asked, resume_from, source)
+    start = None
+    if checkpoint is None and asked.init is not None:
+        start = initialize_from(backbone, asked.init)
+        notes += [f"start: {start.report}", *start.warnings]
+    facts = Facts(
+        images=len(source),
+        pixels=_pixels(asked, source, start),
+        network=_network(asked, backbone, resumed=checkpoint is not None),
+        machine=_machine(),
+        methods=METHODS,
+        start=None if start is None else start.normalization,
+        whose_start="" if start is None else start.whose,
+    )
+    return Found(source, backbone, checkpoint, facts, tuple(notes))
+
+
+def _backbone(asked: Settings[Any], module: nn.Module | None) -> Backbone:
+    if module is None:
+        backbone = create_backbone(asked.backbone, channels=asked.channels, output_stride=asked.output_stride)
+    else:
+        backbone = module if isinstance(module, Backbone) else Backbone(module, in_channels=asked.channels)
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UserError(f"{backbone.name} has no parameters to train: all have requires_grad=False.")
+    others = {str(parameter.dtype).removeprefix("torch.") for parameter in trained} - {"float32"}  # of the images
+    if others:
+        raise UserError(
+            f"{backbone.name} has parameters in {', '.join(sorted(others))}. Give it in float32: module.float();"
+            " --precision bf16 computes in half precision."
+        )
+    return backbone
+
+
+def _least_side(asked: Settings[Any], stride: int) -> int:
+    """The shorter side that an image needs so that no view is enlarged."""
+    large = least_side(asked.image_size, asked.crop_scale)
+    local = side_of_local_crops(asked, stride)
+    return large if local is None else max(large, least_side(local, asked.local_crop_scale))
+
+
+def _checkpoint(asked: Settings[Any], resume_from: Path | None, source: ImageSource) -> Checkpoint | None:
+    if resume_from is None or not (resume_from / "checkpoints" / "last.ckpt").is_file():
+        return None
+    checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
+    if checkpoint["fingerprint"] != source.fingerprint():
+        raise UserError(
+            f"--data {shown(asked.data)} holds other images ({len(source)}) than the run in {resume_from} began with"
+            f" ({checkpoint['images']}). Give the same, or start a new run with --init {resume_from}."
+        )
+    return checkpoint
+
+
+def _pixels(asked: Settings[Any], source: ImageSource, start: Start | None) -> Pixels:
+    """Measures only what a rule will ask for, because it takes reading images."""
+    offset, deep = measure_offset(source) if asked.brightness == "auto" else (0.0, False)
+    measured = None
+    may_shift = asked.brightness == "shift" or (asked.brightness == "auto" and deep)
+    known = asked.channels == 3 or (start is not None and start.normalization is not None)
+    if asked.mean == "auto" and (may_shift or not known):
+        measured = Normalization(*measure_mean_std(source, asked.seed))
+    return Pixels(offset=offset, deep=deep, measured=measured)
+
+
+def _network(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> Network:
+    local_side = side_of_local_crops(asked, backbone.stride)
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    return Network(
+        name=backbone.name,
+        stride=backbone.stride,
+        grid=backbone.grid_at(asked.image_size),
+        local_grid=None if local_side is None else backbone.grid_at(local_side),
+        batch_norm=bool(norms),
+        batch_statistics=backbone.uses_batch_statistics,
+        always_batch_statistics=any(norm.running_mean is None for norm in norms),
+        statistics_frozen=backbone.norm_statistics_frozen,
+        statistics_seen=resumed or backbone.has_norm_statistics,
+    )
+
+
+def _machine() -> Machine:
+    fast, why = fast_in_bf16()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return Machine(gpus=gpus, cores=available_cores(), fast_in_bf16=fast, why_bf16=why)
