@@ -17,9 +17,9 @@ from pathlib import Path
 
 from throughput import HERE, Work, measure
 
+from densecl.config import automatic
+from densecl.config.compose import make_recipe
 from densecl.images.sources import open_source
-from densecl.recipe import make_recipe
-from densecl.training import automatic
 
 
 def main() -> None:

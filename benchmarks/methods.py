@@ -32,8 +32,7 @@ from densecl.evaluation.segmentation import Labeled, linear_segmentation
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, Backbone, create_backbone, load_backbone
-from densecl.normalization import Normalization
-from densecl.training.parts import IMAGENET
+from densecl.normalization import IMAGENET, Normalization
 from densecl.views import Crop, Views
 
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "methods.csv"

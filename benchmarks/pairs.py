@@ -31,7 +31,7 @@ from densecl.evaluation.correspondence import fixed_view_pairs
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, Backbone, DenseCL
-from densecl.training.parts import IMAGENET
+from densecl.normalization import IMAGENET
 from densecl.views import Views
 
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "pairs.csv"

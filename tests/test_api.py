@@ -10,8 +10,9 @@ from torch.utils.data import TensorDataset
 
 import densecl
 from densecl.cli import main
+from densecl.config.compose import make_recipe
+from densecl.config.files import write_recipe
 from densecl.errors import UserError
-from densecl.recipe import make_recipe, write_recipe
 from densecl.training import run
 
 

@@ -13,8 +13,9 @@ import densecl
 import densecl.api
 from densecl import cli
 from densecl.cli import main
+from densecl.config.compose import make_recipe
+from densecl.config.settings import field_names
 from densecl.errors import SharedError, UserError
-from densecl.recipe import field_names, make_recipe
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_only_given_flags_are_handed_on(calls: list) -> None:
 def test_every_kind_of_flag(calls: list) -> None:
     line = "pretrain --out=run --image-size 96 --crop-scale 0.3 1 --no-symmetric --sync-batch-norm --queue-length=auto"
     line += (
-        " --loggers wandb mlflow --mean none --method densecl --resume --config file.yaml --recipe paper --tile none"
+        " --loggers wandb mlflow --mean auto --method densecl --resume --config file.yaml --recipe paper --tile none"
     )
     assert main(line.split()) == 0
     ((positional, named),) = calls
@@ -46,7 +47,7 @@ def test_every_kind_of_flag(calls: list) -> None:
         False,
         True,
     )
-    assert (recipe.loggers, recipe.mean, recipe.tile, recipe.recipe) == (("wandb", "mlflow"), None, None, "paper")
+    assert (recipe.loggers, recipe.mean, recipe.tile, recipe.recipe) == (("wandb", "mlflow"), "auto", None, "paper")
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:

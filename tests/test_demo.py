@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from densecl.config.files import read_recipe
 from densecl.demo import demo
 from densecl.errors import UserError
 from densecl.model.weights import load_backbone
-from densecl.recipe import read_recipe
 
 TINY: dict[str, Any] = {
     "scenes": 24,

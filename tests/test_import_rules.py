@@ -27,7 +27,7 @@ PLAIN = {
     "views",
 }
 EVERYTHING = {
-    *PLAIN, "api", "augment", "cli", "demo", "evaluation", "images", "model", "recipe", "report", "training"
+    *PLAIN, "api", "augment", "cli", "config", "demo", "evaluation", "images", "model", "report", "training"
 }  # fmt: skip
 
 #: Room (a folder or a file at the top) -> the rooms that it may import.
@@ -43,14 +43,14 @@ MAY_IMPORT = {
     "progress": set(),
     "version": set(),
     "views": set(),
-    "recipe": {"choices", "errors", "files"},
+    "config": {"choices", "errors", "files", "normalization"},
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,
     "evaluation": {*PLAIN, "augment", "images", "model"},
     "report": PLAIN,
-    "training": {*PLAIN, "augment", "images", "model", "recipe"},
-    "api": {"errors", "recipe", "training"},
+    "training": {*PLAIN, "augment", "config", "images", "model"},
+    "api": {"config", "errors", "training"},
     "demo": EVERYTHING - {"cli"},
     "cli": EVERYTHING,
     "__init__": EVERYTHING,  # hands out names lazily
@@ -102,7 +102,7 @@ def test_nothing_imports_in_circles() -> None:
 
 
 def test_help_needs_nothing_heavy() -> None:
-    modules = "densecl, densecl.api, densecl.cli, densecl.errors, densecl.evaluation.settings, densecl.recipe"
+    modules = "densecl, densecl.api, densecl.cli, densecl.errors, densecl.evaluation.settings, densecl.config.compose"
     program = f"import sys, {modules}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "densecl" in loaded

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from densecl.config.setting import flag
+from densecl.config.settings import field_names
 from densecl.model.backbone import create_backbone
 from densecl.model.weights import save_backbone
 from densecl.normalization import Normalization
-from densecl.recipe import field_names, flag
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 CODE = re.findall(r"^ *```python\n(.*?)^ *```$", README, flags=re.DOTALL | re.MULTILINE)

@@ -19,13 +19,13 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
 
 from densecl import DenseCL, create_backbone
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
+from densecl.config import automatic
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, Quarantine, StepSampler, make_loader
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, save_backbone
 from densecl.normalization import IMAGENET
-from densecl.training import automatic
 from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 

@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -120,7 +121,8 @@ class _Formatter(argparse.HelpFormatter):
     """Keeps the lines of a help text, and wraps each of them."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return [part for line in text.splitlines() for part in super(_Formatter, self)._split_lines(line, width)]
+        # A flag that is broken at its hyphen cannot be copied.
+        return [part for line in text.splitlines() for part in textwrap.wrap(line, width, break_on_hyphens=False)]
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densecl.recipe import Recipe, make_recipe
+from densecl.config.compose import make_recipe
+from densecl.config.recipe import Recipe
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,11 @@ from densecl.augment import augment
 from densecl.errors import UserError
 from densecl.images.loader import CropPairDataset, StepSampler, collate
 from densecl.model.objectives import DINO
+from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
-from densecl.training.parts import build
+from densecl.training.fit import _photometrics
 from densecl.training.recorder import Recorder
-from densecl.training.run import _photometrics, pretrain
+from densecl.training.run import pretrain
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -19,11 +19,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from densecl.config.recipe import Recipe
 from densecl.errors import UserError
-from densecl.recipe import Recipe
 from densecl.training import run
+from densecl.training.build import Parts
+from densecl.training.fit import RunResult
 from densecl.training.launch import _how_it_died, launch
-from densecl.training.parts import Parts
 from densecl.training.peers import Peers
 from densecl.training.run import pretrain
 
@@ -51,11 +52,11 @@ def resumed_settings(recipe: Recipe, out: Path) -> None:
     """What a process that torchrun has started takes its settings to be, into a file of its own."""
     rank = os.environ["LOCAL_RANK"]
 
-    def note(parts: Parts, out: Path, console: Console | None, peers: Peers) -> run.RunResult:
+    def note(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunResult:
         (out.parent / f"rank{rank}").write_text(f"{parts.recipe.method} {parts.recipe.warmup_epochs}")
-        return run.RunResult(out, out, 0, {})
+        return RunResult(out, out, 0, {})
 
-    run.train = note
+    run.fit = note
     pretrain(recipe, out, resume=True)
 
 

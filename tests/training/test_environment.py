@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from densecl.config.compose import make_recipe
 from densecl.errors import UserError
-from densecl.recipe import make_recipe
 from densecl.training.environment import Placed, World, find_world, node_rank, settle_devices
 
 ELASTIC = {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "5"}

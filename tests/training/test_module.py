@@ -10,8 +10,8 @@ from torch import Tensor
 
 from densecl.images.loader import Batch, StepSampler, make_loader
 from densecl.model import DenseCL, create_backbone
+from densecl.normalization import IMAGENET
 from densecl.training.module import DenseCLModule
-from densecl.training.parts import IMAGENET
 from densecl.training.schedules import Schedules
 from tests.images.test_loader import Patches, pairs_of
 

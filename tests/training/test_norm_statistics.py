@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from densecl.config.files import read_recipe
 from densecl.errors import UserError
 from densecl.model import create_backbone, load_backbone, save_backbone
 from densecl.model.backbone import Backbone
 from densecl.normalization import Normalization
-from densecl.recipe import read_recipe
-from densecl.training import parts
+from densecl.training.build import build
 from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
 
@@ -48,7 +48,7 @@ def test_a_run_from_existing_weights_keeps_their_statistics(tiny, start: Path, t
 
 
 def test_the_key_encoder_keeps_them_too(tiny, start: Path) -> None:
-    model = parts.build(tiny(init=str(start)), None, None, None)[0].model.train()
+    model = build(tiny(init=str(start)), None, None, None)[0].model.train()
     assert model.key_encoder is not None
     norms = [module for module in model.key_encoder.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms and not any(norm.training for norm in norms)
@@ -57,7 +57,7 @@ def test_the_key_encoder_keeps_them_too(tiny, start: Path) -> None:
 
 
 def test_random_weights_and_who_says_so_take_the_statistics_of_their_batches(tiny, start: Path, tmp_path: Path) -> None:
-    made, _ = parts.build(tiny(), None, None, None)
+    made, _ = build(tiny(), None, None, None)
     assert made.recipe.freeze_norm_statistics is False and made.model.backbone.uses_batch_statistics
     result = pretrain(tiny(init=str(start), freeze_norm_statistics=False, steps=1), tmp_path / "run")
     kept, before = statistics(result.backbone), statistics(start)
@@ -97,28 +97,28 @@ def test_a_run_of_before_the_setting_goes_on_as_it_began(tiny, start: Path, tmp_
 
 def test_settings_of_statistics_that_are_frozen_are_refused(tiny, start: Path) -> None:
     with pytest.raises(UserError, match="key_norm ema: test_resnet has its statistics frozen"):
-        parts.build(tiny(init=str(start), key_norm="ema"), None, None, None)
+        build(tiny(init=str(start), key_norm="ema"), None, None, None)
 
 
 def test_a_backbone_that_was_frozen_before_is_recorded_as_such(tiny, start: Path) -> None:
     backbone = load_backbone(start)[0]
     backbone.freeze_norm_statistics()
-    assert parts.build(tiny(), None, None, backbone)[0].recipe.freeze_norm_statistics is True
+    assert build(tiny(), None, None, backbone)[0].recipe.freeze_norm_statistics is True
     with pytest.raises(UserError, match="freeze_norm_statistics=False: those of this test_resnet are frozen"):
-        parts.build(tiny(freeze_norm_statistics=False), None, None, backbone)
+        build(tiny(freeze_norm_statistics=False), None, None, backbone)
 
 
 def test_it_is_said_where_there_are_no_statistics_to_keep(tiny, start: Path, tmp_path: Path) -> None:
     unseen = "warning: the batch norm of test_resnet has seen no images"
-    assert any(unseen in line for line in parts.build(tiny(freeze_norm_statistics=True), None, None, None)[1])
+    assert any(unseen in line for line in build(tiny(freeze_norm_statistics=True), None, None, None)[1])
     state = {name: value for name, value in load_file(start).items() if "running" not in name}
     save_file(state, tmp_path / "bare.safetensors")
     for init, said in ((tmp_path / "bare.safetensors", True), (start, False)):
-        assert any(unseen in line for line in parts.build(tiny(init=str(init)), None, None, None)[1]) == said
+        assert any(unseen in line for line in build(tiny(init=str(init)), None, None, None)[1]) == said
 
 
 def test_it_is_said_where_there_is_nothing_to_freeze(tiny) -> None:
     recipe = tiny(backbone="test_vit", output_stride=None, image_size=128, freeze_norm_statistics=True)
-    made, reasons = parts.build(recipe, None, None, None)
+    made, reasons = build(recipe, None, None, None)
     assert "warning: --freeze-norm-statistics does nothing: test_vit has no batch norm" in reasons
     assert isinstance(made.model.backbone, Backbone)

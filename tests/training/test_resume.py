@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from densecl.config.files import read_recipe, write_recipe
+from densecl.config.recipe import Recipe
 from densecl.errors import UserError
 from densecl.interrupts import STOPPING
 from densecl.model.methods import METHODS, Method
-from densecl.recipe import Recipe, read_recipe, write_recipe
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.recorder import TIMINGS, Recorder
 from densecl.training.run import pretrain
@@ -26,7 +27,7 @@ from densecl.training.timeline import Timeline
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from densecl.recipe import read_recipe
+from densecl.config.files import read_recipe
 from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
 

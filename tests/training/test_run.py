@@ -26,13 +26,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from densecl.config.files import read_recipe, write_recipe
 from densecl.errors import UserError
 from densecl.model import DenseCL, load_backbone, log_sum_exp
 from densecl.model.methods import METHODS
-from densecl.recipe import read_recipe, write_recipe
-from densecl.training import checkpoints, recorder, run
+from densecl.training import checkpoints, explanations, recorder, run
+from densecl.training.build import build
 from densecl.training.diagnosis import PATIENCE
-from densecl.training.parts import build
 from densecl.training.recorder import COLUMNS
 from densecl.training.run import pretrain
 from tests.frozen import WatchedNorm, frozen_norm, modes
@@ -457,7 +457,7 @@ def test_a_process_that_reads_images_and_was_killed(tiny, tmp_path: Path) -> Non
     ],
 )
 def test_what_torch_says_of_a_dead_worker_is_put_in_words(tiny, said: str, told: str) -> None:
-    with pytest.raises(UserError, match=told), run._memory_explained(tiny(workers=2)):
+    with pytest.raises(UserError, match=told), explanations.memory_explained(tiny(workers=2)):
         raise RuntimeError(f"DataLoader worker (pid 7) {said}")
 
 
@@ -469,7 +469,7 @@ def test_out_of_memory_in_a_resumed_run_names_no_sizes(tiny, tmp_path: Path, mon
 
 
 def test_out_of_memory_before_the_first_step(tiny, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("densecl.training.parts.DenseCL", hungry)
+    monkeypatch.setattr("densecl.training.build.DenseCL", hungry)
     with pytest.raises(UserError, match="Try one of: batch_size=16, output_stride=16"):
         pretrain(tiny(batch_size="auto"), tmp_path / "run")
     with pytest.raises(UserError, match="Try one of: batch_size=4, accumulate=2, method moco"):

@@ -35,8 +35,6 @@ def check(settings: Settings[Any]) -> None:
     lengths = [name for name in LENGTHS if getattr(settings, name) is not None]
     if len(lengths) > 1:
         raise UserError(f"Give only one of {listing(map(flag, lengths), 'and')}: each says how long the run is.")
-    if settings.time_limit is not None and settings.schedule_per == "epoch":
-        raise UserError("--schedule-per epoch needs a length in --epochs or --steps; with --time-limit take 'step'.")
     if settings.batch_size != "auto":
         _check_shares(settings, settings.batch_size)
 

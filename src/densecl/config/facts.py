@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from densecl.normalization import Normalization
 
 
+@runtime_checkable
 class Traits(Protocol):
     """What resolving needs to know of a method. `model.methods.Method` has it."""
 

@@ -18,6 +18,8 @@ def check_feasible(resolved: Resolved, facts: Facts) -> None:
         UserError: for the first thing that cannot work.
     """
     method = facts.methods[resolved.method]
+    if resolved.time_limit is not None and resolved.schedule_per == "epoch":
+        raise UserError("--schedule-per epoch needs a length in --epochs or --steps; with --time-limit take 'step'.")
     _check_batch(resolved, method, facts.images)
     _check_traits(resolved, method)
     _check_grid(resolved, facts.network)

@@ -10,6 +10,7 @@ from densecl.config.checks import check
 from densecl.config.settings import Settings
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Settings[Auto]):
     """What was asked for. "auto" stands for what the run shall choose; None ("none") for what is not wanted.
 
@@ -23,6 +24,7 @@ class Recipe(Settings[Auto]):
         check(self)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Resolved(Settings[Never]):
     """What a run does: every "auto" is resolved. None stands for what the method does not have.
 

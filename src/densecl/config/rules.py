@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from densecl.config import automatic
 from densecl.config.facts import Facts, Traits
@@ -30,8 +30,21 @@ class Choice(NamedTuple):
     because: str | None = None  # shown at the start; "": without a reason; None: not worth a line
 
 
+class Grounds:
+    """The settings that a rule rests on. It cannot read others, so what it rests on is never incomplete."""
+
+    def __init__(self, values: Mapping[str, Any], names: Iterable[str]) -> None:
+        self._values = {name: values[name] for name in names}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"a rule reads {name}, but does not say that it rests on it") from None
+
+
 #: Chooses, given the settings that the rule rests on.
-Choose = Callable[[Settings[Any], Facts], Choice]
+Choose = Callable[[Grounds, Facts], Choice]
 
 
 class Rule(NamedTuple):
@@ -40,19 +53,6 @@ class Rule(NamedTuple):
     settings: tuple[str, ...]
     rests_on: tuple[str, ...]
     choose: Choose
-
-
-class Grounds:
-    """The settings that a rule rests on. It cannot read others, so what it rests on is never incomplete."""
-
-    def __init__(self, values: Mapping[str, Any], rule: Rule) -> None:
-        self._values = {name: values[name] for name in rule.rests_on}
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(f"a rule reads {name}, but does not say that it rests on it") from None
 
 
 RULES: list[Rule] = []
@@ -74,7 +74,7 @@ def resting() -> dict[str, tuple[str, ...]]:
 
 
 def apply(one: Rule, values: Mapping[str, Any], facts: Facts) -> Choice:
-    return one.choose(cast("Settings[Any]", Grounds(values, one)), facts)
+    return one.choose(Grounds(values, one.rests_on), facts)
 
 
 # --- the batch, the method ------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def apply(one: Rule, values: Mapping[str, Any], facts: Facts) -> Choice:
         *("method", "dense_negatives", "key_norm", "key_split", *LENGTHS),
     ),
 )
-def _batch_size(chosen: Settings[Any], facts: Facts) -> Choice:
+def _batch_size(chosen: Grounds, facts: Facts) -> Choice:
     processes = chosen.devices * chosen.nodes
     parts = processes * chosen.accumulate
     if facts.images < parts:
@@ -112,7 +112,7 @@ def _batch_size(chosen: Settings[Any], facts: Facts) -> Choice:
     "method",
     rests_on=("batch_size", "devices", "nodes", "accumulate", "recipe", "dense_negatives", *OF_THE_KEYS),
 )
-def _method(chosen: Settings[Any], facts: Facts) -> Choice:
+def _method(chosen: Grounds, facts: Facts) -> Choice:
     given = [flag(name) for name in OF_THE_KEYS if getattr(chosen, name) not in ("auto", None)]
     if chosen.dense_negatives == "cells":
         given.append("--dense-negatives cells")
@@ -129,7 +129,7 @@ def _own(setting: str, value: Callable[[Traits], Any]) -> None:
     """A setting whose "auto" is the method's own value; None for what the method does not have."""
 
     @rule(setting, rests_on=("method",))
-    def choose(chosen: Settings[Any], facts: Facts) -> Choice:
+    def choose(chosen: Grounds, facts: Facts) -> Choice:
         return Choice({setting: value(facts.methods[chosen.method])})
 
 
@@ -146,7 +146,7 @@ _own("symmetric", lambda method: method.symmetric)
 
 
 @rule("brightness", rests_on=("data", "channels"))
-def _brightness(chosen: Settings[Any], facts: Facts) -> Choice:
+def _brightness(chosen: Grounds, facts: Facts) -> Choice:
     pixels = facts.pixels
     if pixels.deep and pixels.offset > automatic.NARROW_BAND:
         because = f"the values of an image lie {pixels.offset:.3g} of their standard deviations from 0"
@@ -155,7 +155,7 @@ def _brightness(chosen: Settings[Any], facts: Facts) -> Choice:
 
 
 @rule("mean", "std", rests_on=("data", "channels", "brightness", "init", "backbone"))
-def _normalization(chosen: Settings[Any], facts: Facts) -> Choice:
+def _normalization(chosen: Grounds, facts: Facts) -> Choice:
     if facts.start is not None and chosen.brightness == "scale":
         return Choice(facts.start._asdict(), facts.whose_start)
     if chosen.channels == 3 and chosen.brightness == "scale":
@@ -174,7 +174,7 @@ def side_of_local_crops(settings: Settings[Any], stride: int) -> int | None:
 
 
 @rule("local_crop_size", rests_on=("local_crops", "image_size", "backbone", "output_stride", "grid"))
-def _local_crop_size(chosen: Settings[Any], facts: Facts) -> Choice:
+def _local_crop_size(chosen: Grounds, facts: Facts) -> Choice:
     size = automatic.local_crop_size(chosen.image_size, facts.network.stride, chosen.grid)
     return Choice({"local_crop_size": size if chosen.local_crops else None})
 
@@ -183,7 +183,7 @@ def _local_crop_size(chosen: Settings[Any], facts: Facts) -> Choice:
 
 
 @rule("freeze_norm_statistics", rests_on=("init", "backbone"))
-def _freeze_norm_statistics(chosen: Settings[Any], facts: Facts) -> Choice:
+def _freeze_norm_statistics(chosen: Grounds, facts: Facts) -> Choice:
     network = facts.network
     freeze = network.statistics_frozen or (chosen.init is not None and network.batch_statistics)
     new = freeze and not network.statistics_frozen
@@ -198,7 +198,7 @@ def _freeze_norm_statistics(chosen: Settings[Any], facts: Facts) -> Choice:
         *("accumulate", "batch_size", "key_split"),
     ),
 )
-def _key_norm(chosen: Settings[Any], facts: Facts) -> Choice:
+def _key_norm(chosen: Grounds, facts: Facts) -> Choice:
     network = facts.network
     uses = network.always_batch_statistics if chosen.freeze_norm_statistics else network.batch_statistics
     if not uses:
@@ -212,7 +212,7 @@ def _key_norm(chosen: Settings[Any], facts: Facts) -> Choice:
     return Choice({"key_norm": "shuffle"}, "on one device there is nothing to shuffle" if processes == 1 else "")
 
 
-def _steps(chosen: Settings[Any], facts: Facts) -> int | None:
+def _steps(chosen: Grounds, facts: Facts) -> int | None:
     """Steps of the run; None with a time limit."""
     if chosen.epochs is None:
         return chosen.steps
@@ -220,7 +220,7 @@ def _steps(chosen: Settings[Any], facts: Facts) -> int | None:
 
 
 @rule("key_momentum", rests_on=("data", "batch_size", "method", *LENGTHS))
-def _key_momentum(chosen: Settings[Any], facts: Facts) -> Choice:
+def _key_momentum(chosen: Grounds, facts: Facts) -> Choice:
     highest = facts.methods[chosen.method].key_momentum
     if highest is None:
         return Choice({"key_momentum": None})
@@ -230,7 +230,7 @@ def _key_momentum(chosen: Settings[Any], facts: Facts) -> Choice:
 
 
 @rule("queue_length", rests_on=("data", "batch_size", "method", "key_momentum", *LENGTHS))
-def _queue_length(chosen: Settings[Any], facts: Facts) -> Choice:
+def _queue_length(chosen: Grounds, facts: Facts) -> Choice:
     if not facts.methods[chosen.method].queue or chosen.key_momentum is None:
         return Choice({"queue_length": None})
     length = automatic.queue_length(facts.images, chosen.batch_size, chosen.key_momentum)
@@ -241,14 +241,14 @@ def _queue_length(chosen: Settings[Any], facts: Facts) -> Choice:
 
 
 @rule("base_learning_rate", rests_on=("optimizer", "backbone", "method"))
-def _base_learning_rate(chosen: Settings[Any], facts: Facts) -> Choice:
+def _base_learning_rate(chosen: Grounds, facts: Facts) -> Choice:
     method = facts.methods[chosen.method]
     rate = automatic.base_learning_rate(chosen.optimizer, facts.network.batch_norm, method)
     return Choice({"base_learning_rate": rate})
 
 
 @rule("learning_rate", rests_on=("base_learning_rate", "batch_size", "optimizer", "backbone", "method"))
-def _learning_rate(chosen: Settings[Any], facts: Facts) -> Choice:
+def _learning_rate(chosen: Grounds, facts: Facts) -> Choice:
     rate = automatic.scaled_learning_rate(chosen.base_learning_rate, chosen.batch_size, chosen.optimizer)
     root = "the square root of " if chosen.optimizer == "adamw" else ""
     because = (
@@ -259,12 +259,12 @@ def _learning_rate(chosen: Settings[Any], facts: Facts) -> Choice:
 
 
 @rule("weight_decay", rests_on=("optimizer", "method"))
-def _weight_decay(chosen: Settings[Any], facts: Facts) -> Choice:
+def _weight_decay(chosen: Grounds, facts: Facts) -> Choice:
     return Choice({"weight_decay": automatic.weight_decay(chosen.optimizer, facts.methods[chosen.method])})
 
 
 @rule("warmup_epochs", rests_on=("data", "batch_size", *LENGTHS))
-def _warmup_epochs(chosen: Settings[Any], facts: Facts) -> Choice:
+def _warmup_epochs(chosen: Grounds, facts: Facts) -> Choice:
     steps = _steps(chosen, facts)
     epochs = None if steps is None else float(steps / Fraction(facts.images, chosen.batch_size))
     return Choice({"warmup_epochs": automatic.warmup_epochs(epochs)}, "")
@@ -274,18 +274,18 @@ def _warmup_epochs(chosen: Settings[Any], facts: Facts) -> Choice:
 
 
 @rule("precision", rests_on=())
-def _precision(chosen: Settings[Any], facts: Facts) -> Choice:
+def _precision(chosen: Grounds, facts: Facts) -> Choice:
     return Choice({"precision": "bf16" if facts.machine.fast_in_bf16 else "32"}, facts.machine.why_bf16)
 
 
 @rule("channels_last", rests_on=("precision",))
-def _channels_last(chosen: Settings[Any], facts: Facts) -> Choice:
+def _channels_last(chosen: Grounds, facts: Facts) -> Choice:
     pays = facts.machine.gpus > 0 or chosen.precision == "bf16"
     return Choice({"channels_last": pays}, "" if pays else "of little use in float32 on a CPU")
 
 
 @rule("workers", rests_on=("devices",))
-def _workers(chosen: Settings[Any], facts: Facts) -> Choice:
+def _workers(chosen: Grounds, facts: Facts) -> Choice:
     machine = facts.machine
     count = automatic.workers(machine.cores, chosen.devices, on_gpu=machine.gpus > 0)
     return Choice({"workers": count}, f"{machine.cores} cores")

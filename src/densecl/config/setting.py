@@ -61,7 +61,7 @@ def meaning_of(field: dataclasses.Field[Any]) -> Meaning:
     return field.metadata["meaning"]
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def settings(group: Group) -> Group:
     """Makes a class of settings a frozen dataclass."""
     return dataclasses.dataclass(frozen=True, kw_only=True)(group)

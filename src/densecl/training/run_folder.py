@@ -18,7 +18,6 @@ from densecl.config.recipe import Resolved
 from densecl.config.rules import resting
 from densecl.config.setting import flag, meaning_of
 from densecl.config.settings import Settings, setting_fields
-from densecl.config.words import as_typed
 from densecl.errors import UserError
 from densecl.files import free_bytes, lock
 from densecl.model import DenseCL
@@ -52,7 +51,7 @@ def agree_with_past(recipe: Settings[Any], out: Path, resume: bool) -> Settings[
     same |= set(LAUNCHED).intersection(recipe.settled)
     recipe = dataclasses.replace(recipe, **inherited, settled=tuple(sorted(same)))
     differences = [
-        f"{flag(name)} {as_typed(getattr(past, name))} -> {as_typed(getattr(recipe, name))}"
+        f"{flag(name)} {_shown(getattr(past, name))} -> {_shown(getattr(recipe, name))}"
         for name, field in setting_fields().items()
         if not meaning_of(field).free and getattr(past, name) != getattr(recipe, name)
     ]
@@ -61,6 +60,10 @@ def agree_with_past(recipe: Settings[Any], out: Path, resume: bool) -> Settings[
         other = f"start a new run with --init {out}" if begun else "begin it anew without --resume"
         raise UserError(f"The run in {out} has other settings: {'; '.join(differences)}. Give its own, or {other}.")
     return recipe
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def check_free(out: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from densecl.config import automatic
 from densecl.model import METHODS
-from densecl.training import automatic
 
 
 def test_the_linear_rule_gives_the_papers_rate_at_the_papers_batch():
@@ -35,8 +35,8 @@ def test_a_method_brings_the_values_of_its_own_optimizer(method):
         assert automatic.base_learning_rate(optimizer, True, method) == method.learning_rate
         assert automatic.weight_decay(optimizer, method) == method.weight_decay
     # With AdamW all take what was measured.
-    assert automatic.base_learning_rate("adamw", True, method) == automatic.base_learning_rate("adamw", True)
-    assert automatic.weight_decay("adamw", method) == automatic.weight_decay("adamw")
+    assert automatic.base_learning_rate("adamw", True, method) == 0.003
+    assert automatic.weight_decay("adamw", method) == 0.02
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_the_queue_never_outgrows_the_data_rule_and_holds_a_batch_or_more(images
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])
 def test_every_optimizer_has_its_values(optimizer):
-    assert automatic.base_learning_rate(optimizer, batch_norm=True) > 0
-    assert automatic.weight_decay(optimizer) > 0
+    assert automatic.base_learning_rate(optimizer, True, METHODS["moco"]) > 0
+    assert automatic.weight_decay(optimizer, METHODS["moco"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -141,3 +141,9 @@ def test_every_optimizer_has_its_values(optimizer):
 )
 def test_workers_follow_the_cores(cores, devices, on_gpu, expected):
     assert automatic.workers(cores, devices, on_gpu=on_gpu) == expected
+
+
+def test_queue_length_follows_the_rule_of_thumb() -> None:
+    table = {1: 256, 1_000: 256, 1_001: 2048, 10_000: 2048, 10_001: 8192, 40_000: 8192, 40_001: 32768}
+    table |= {200_000: 32768, 200_001: 65536, 10**7: 65536}
+    assert {images: automatic.longest_queue(images) for images in table} == table
