@@ -17,7 +17,7 @@ from densecl.training.build import build
 
 def test_what_is_built_is_built_again_from_what_was_resolved(photos) -> None:
     recipe = make_recipe(
-        data=str(photos), backbone="test_resnet", image_size=64, epochs=2, method="dino", local_crops=2
+        data=str(photos), backbone="test_resnet", image_size=128, epochs=2, method="dino", local_crops=2
     )
     first, reasons = build(recipe, None, None, None)
     again, silent = build(first.recipe, None, None, None)
