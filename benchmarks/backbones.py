@@ -30,22 +30,34 @@ TABLE, PAGE = DOCUMENTS / "benchmarks" / "backbones.csv", DOCUMENTS / "backbones
 #: The page, but for its table.
 TEXT = """# Backbones
 
-`--backbone` takes any of timm's models that gives a feature map, and `backbone=` in Python any module that returns one.
-Of {families} families of timm {timm}, the smallest model of each was trained for a step on images of five sizes:
-`python benchmarks/backbones.py`, on one CPU core. {every} families take all five, {some} some of them, {none} none.
-A cell is the feature map's rows and columns; "no" is a size that the model does not take: `densecl` then says so in one
-line, with a size that it takes. The reasons are in [benchmarks/backbones.csv](benchmarks/backbones.csv).
+For whom: anyone who asks whether their network works, and at which image sizes.
 
-- **One size alone.** The weights of some networks are made for one size of the map: a position embedding, or a bias for
-  each pair of cells. timm could build them for another size, but the weights would then load only into a network that
-  is built so, too. So they are always built as timm builds them, and refuse other sizes. ViTs and Swin take other sizes
-  with the same weights: they interpolate their position embedding, or pad their windows.
+`--backbone` takes any of timm's models that gives a feature map. In Python, `backbone=` also takes any module that
+returns one. Not sure? Just start: a size that the model does not take is refused in one line, with a size that it
+takes.
+
+Of {families} families of timm {timm}, the smallest model of each was trained for a step on images of five sizes, on
+one CPU core (`python benchmarks/backbones.py`). {every} families take all five sizes, {some} some of them, {none}
+none.
+
+How to read the table:
+
+- **14x14** and the like are the rows and columns of the feature map: its cells. **no** is a size that the model does
+  not take. The reasons are in [benchmarks/backbones.csv](benchmarks/backbones.csv).
+- **stride** is pixels per cell. Where a model takes one size alone, it is the size divided by the cells (`levit`: 224
+  / 4). `crossvit` resizes every image to one size first.
+- **output strides** are what `--output-stride` can be beside 32. Others are refused where the last strides cannot be
+  replaced by dilation, or timm does not know how.
+
+Why a size is refused:
+
+- **One size alone.** The weights of some networks fit one size of the map only: a position embedding, or a bias for
+  each pair of cells. timm could build them for another size. But then the weights would load only into a network that
+  is built the same way. So they are always built as timm builds them. ViTs and Swin take other sizes with the same
+  weights: they interpolate their position embedding, or pad their windows.
 - **Whole patches or windows.** Some take only sizes that their patch or window divides, such as multiples of 16.
-- **Stride** is pixels per cell. Where there is one size alone it is the size divided by the cells (`levit`: 224 / 4),
-  and `crossvit` makes every image the same size first.
-- **Output strides** are those that `--output-stride` can have beside 32. Where the last strides cannot be replaced by
-  dilation, or timm does not know how, it is refused.
-- Families that are not here were not measured, or come with a newer timm. Try them: `densecl` asks the model itself.
+
+Families that are not here were not measured, or come with a newer timm. Try them: `densecl` asks the model itself.
 
 {table}
 """
