@@ -20,6 +20,7 @@ from densecl.recipe import Recipe, read_recipe, write_recipe
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.recorder import TIMINGS, Recorder
 from densecl.training.run import pretrain
+from densecl.training.timeline import Timeline
 
 #: Runs RECIPE into OUT and sends itself SIGNAL at the end of STEP, before anything of that step is written.
 PROGRAM = """
@@ -238,13 +239,7 @@ def test_other_data_is_told(tiny, photos: Path, tmp_path: Path) -> None:
 
 def test_the_schedule_follows_the_clock_across_a_stop(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A clock on which every step takes a second: the run has ten of them, whatever the machine.
-    from densecl.training import recorder
-
-    class Steps(recorder.Clock):
-        def read(self) -> float:
-            return self.seconds + 1.0
-
-    monkeypatch.setattr("densecl.training.run.Clock", Steps)
+    monkeypatch.setattr(Timeline, "read", lambda self: self.seconds + 1.0)
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         send_at(4, signal.SIGTERM, patch)

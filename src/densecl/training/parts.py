@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,6 +28,7 @@ from densecl.training.checkpoints import load_checkpoint
 from densecl.training.cores import available_cores
 from densecl.training.environment import settle_devices
 from densecl.training.processor import fast_in_bf16
+from densecl.training.timeline import Timeline
 
 Value = TypeVar("Value")
 
@@ -43,34 +42,8 @@ class Parts:
     model: DenseCL
     normalization: Normalization
     grid: tuple[int, int]  # rows and columns of the feature map
-    start_step: int = 0  # where to go on
-    seconds: float = 0.0  # trained before
+    timeline: Timeline  # how long it is, and where it goes on
     optimizer_state: dict[str, Any] | None = None
-
-    @property
-    def steps_per_epoch(self) -> Fraction:
-        assert isinstance(self.recipe.batch_size, int)
-        return Fraction(len(self.source), self.recipe.batch_size)
-
-    @property
-    def total_steps(self) -> int | None:
-        """None with a time limit."""
-        if self.recipe.epochs is not None:
-            return math.ceil(self.recipe.epochs * self.steps_per_epoch)
-        return self.recipe.steps
-
-    @property
-    def time_limit(self) -> float | None:
-        """In seconds."""
-        return parse_time(self.recipe.time_limit, "time_limit") if self.recipe.time_limit is not None else None
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run has reached its length before it starts."""
-        if self.time_limit is not None:
-            return self.seconds >= self.time_limit
-        assert self.total_steps is not None
-        return self.start_step >= self.total_steps
 
 
 def build(
@@ -189,15 +162,18 @@ def build(
             problem = " ".join(str(error).split())[:160]
             raise UserError(f"The checkpoint in {resume_from} does not fit the recipe: {problem}") from error
     assert resolved.mean is not None and resolved.std is not None
-    parts = Parts(resolved, source, model, Normalization(resolved.mean, resolved.std), grid)
+    timeline = _timeline(resolved, images)
     if checkpoint is not None:
-        parts = dataclasses.replace(
-            parts,
-            start_step=checkpoint["step"],
-            seconds=checkpoint["seconds"],
-            optimizer_state=checkpoint["optimizer"],
-        )
-    return parts, reasons
+        timeline = timeline.going_on(checkpoint["step"], checkpoint["seconds"])
+    state = None if checkpoint is None else checkpoint["optimizer"]
+    normalization = Normalization(resolved.mean, resolved.std)
+    return Parts(resolved, source, model, normalization, grid, timeline, state), reasons
+
+
+def _timeline(recipe: Recipe, images: int) -> Timeline:
+    assert isinstance(recipe.batch_size, int)
+    limit = None if recipe.time_limit is None else parse_time(recipe.time_limit, "time_limit")
+    return Timeline.plan(images, recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, time_limit=limit)
 
 
 def _least_side(recipe: Recipe, stride: int) -> int:
@@ -348,8 +324,8 @@ def _resolve(
             reasons.append(f"--mean {_numbers(mean)} --std {_numbers(std)} (measured)")
         chosen |= {"mean": mean, "std": std}
     assert isinstance(recipe.batch_size, int)
-    steps_per_epoch = Fraction(len(source), recipe.batch_size)
-    steps = math.ceil(recipe.epochs * steps_per_epoch) if recipe.epochs is not None else recipe.steps
+    timeline = _timeline(recipe, len(source))
+    steps = timeline.total_steps
     for name, has in (("temperature_max", method.temperature), ("key_momentum_end", method.key_momentum)):
         if has is None and getattr(recipe, name) not in (None, "auto"):
             what = name.removesuffix("_max").removesuffix("_end").replace("_", " ")
@@ -397,7 +373,7 @@ def _resolve(
     if recipe.weight_decay == "auto":
         chosen["weight_decay"] = automatic.weight_decay(recipe.optimizer, method)
     if recipe.warmup_epochs == "auto":
-        chosen["warmup_epochs"] = automatic.warmup_epochs(None if steps is None else float(steps / steps_per_epoch))
+        chosen["warmup_epochs"] = automatic.warmup_epochs(timeline.total_epochs)
         reasons.append(f"--warmup-epochs {chosen['warmup_epochs']:.4g}")
     precision = recipe.precision
     if precision == "auto":

@@ -25,6 +25,7 @@ from densecl.training.diagnosis import MEASURES, CollapseAlarm, FixedPairs, diag
 from densecl.training.logs import Loggers, Table
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
+from densecl.training.timeline import Timeline
 
 #: Columns of metrics.csv. `epoch` is a fraction; `data_wait` is the share of the time since the last row in which
 #: training waited for data; `seconds` is the time spent training since the run began, interruptions left out.
@@ -49,22 +50,6 @@ TIMINGS = ("images_per_second", "data_wait", "seconds")
 MATCH_COLUMNS = ("step", "match_accuracy", "match_chance")
 
 
-class Clock:
-    """The seconds a run has been training, interruptions left out. All processes see the same."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._before = seconds
-        self._start = time.monotonic()
-
-    def start(self) -> None:
-        self._start = time.monotonic()
-
-    def read(self) -> float:
-        """What this process's own clock says; `seconds` is what all agreed upon."""
-        return self._before + time.monotonic() - self._start
-
-
 class Recorder(pl.Callback):
     """Watches a run of `DenseCLModule` and keeps what is worth keeping.
 
@@ -76,9 +61,7 @@ class Recorder(pl.Callback):
         out: the run's folder.
         source: the images.
         batch_size: images per step, over all processes.
-        total_steps: of the run; None: until the time limit.
-        time_limit: seconds; None: until the last step.
-        clock: of the run.
+        timeline: of the run.
         log_every: steps between rows.
         checkpoint_every: steps between checkpoints.
         checkpoint_minutes: minutes between checkpoints, whichever comes first.
@@ -101,9 +84,7 @@ class Recorder(pl.Callback):
         *,
         source: ImageSource,
         batch_size: int,
-        total_steps: int | None,
-        time_limit: float | None,
-        clock: Clock,
+        timeline: Timeline,
         log_every: int,
         checkpoint_every: int,
         checkpoint_minutes: float,
@@ -117,9 +98,7 @@ class Recorder(pl.Callback):
         self.out = out
         self.source = source
         self.batch_size = batch_size
-        self.total_steps = total_steps
-        self.time_limit = time_limit
-        self.clock = clock
+        self.timeline = timeline
         self.log_every = log_every
         self.checkpoint_every = checkpoint_every
         self.checkpoint_minutes = checkpoint_minutes
@@ -145,7 +124,7 @@ class Recorder(pl.Callback):
         # Agreeing on the CPU does not stall a GPU; NCCL knows no CPU.
         if world_size() > 1:
             self._agreement: Any = dist.new_group(backend="gloo", timeout=self.peers.patience)
-        self.done = start = pl_module.start_step
+        self.done = start = self.timeline.start_step
         if trainer.is_global_zero:
             self.metrics = Table(self.out / "metrics.csv", COLUMNS, last_step=start if start > 0 else -1)
             self.matches = Table(self.out / "match_accuracy.csv", MATCH_COLUMNS, last_step=start if start > 0 else -1)
@@ -153,9 +132,11 @@ class Recorder(pl.Callback):
                 self._measure_matches(pl_module, 0)
         self.peers.first_is_done("the start")
         if self.console is not None:
-            self.display = Display(self.console, self.total_steps, start)  # its thread begins after the workers' fork
+            self.display = Display(
+                self.console, self.timeline.total_steps, start
+            )  # its thread begins after the workers' fork
         self._saved_at = time.monotonic()
-        self.clock.start()
+        self.timeline.start()
         self._window = _Window()
 
     def on_train_batch_start(
@@ -176,8 +157,7 @@ class Recorder(pl.Callback):
             return
         self.done = done = pl_module.step
         signal, minutes = self._agree()
-        out_of_time = self.time_limit is not None and self.clock.seconds >= self.time_limit
-        ends = done == self.total_steps or out_of_time
+        ends = self.timeline.ended(done)
         self.stopped_by = None if ends else signal
         if ends or done == 1 or done % self.log_every == 0:
             self._log(trainer, pl_module, done)
@@ -194,7 +174,7 @@ class Recorder(pl.Callback):
         if saves:
             self.peers.first_is_done(f"step {done}")
             self._saved_at = time.monotonic()
-        if out_of_time or self.stopped_by is not None:
+        if ends or self.stopped_by is not None:
             trainer.should_stop = True
         self._window.batch_ended()
 
@@ -216,12 +196,12 @@ class Recorder(pl.Callback):
             The signal, and the minutes since the last checkpoint.
         """
         minutes = (time.monotonic() - self._saved_at) / 60
-        own = [self.clock.read(), float(self.interrupts.received or 0), minutes]
+        own = [self.timeline.read(), float(self.interrupts.received or 0), minutes]
         news = torch.tensor(own, dtype=torch.float64)
         if world_size() > 1:
             dist.all_reduce(news, dist.ReduceOp.MAX, group=self._agreement)
         seconds, signal, minutes = news.tolist()
-        self.clock.seconds = seconds
+        self.timeline.seconds = seconds
         return int(signal) or None, minutes
 
     def _log(self, trainer: pl.Trainer, module: DenseCLModule, done: int) -> None:
@@ -235,9 +215,9 @@ class Recorder(pl.Callback):
             "key_momentum": _or_nan(module.settings.key_momentum),
             "temperature": _or_nan(module.settings.temperature),
         }
-        timings = {"images_per_second": rate, "data_wait": waiting, "seconds": self.clock.seconds}
+        timings = {"images_per_second": rate, "data_wait": waiting, "seconds": self.timeline.seconds}
         measured = dict(zip(MEASURES, measures, strict=True))
-        self.row = {"step": done, "epoch": done * self.batch_size / len(self.source), **measured, **settings, **timings}
+        self.row = {"step": done, "epoch": self.timeline.epoch(done), **measured, **settings, **timings}
         if trainer.is_global_zero:
             self.metrics.append(self.row)
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
@@ -267,7 +247,7 @@ class Recorder(pl.Callback):
         checkpoint = Checkpoint(
             format=FORMAT,
             step=self.done,
-            seconds=self.clock.seconds,
+            seconds=self.timeline.seconds,
             images=len(self.source),
             fingerprint=self.source.fingerprint(),
             model=module.model.state_dict(),
@@ -282,12 +262,8 @@ class Recorder(pl.Callback):
                 save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
 
     def _seconds_left(self, done: int) -> float | None:
-        if self.time_limit is not None:
-            return max(0.0, self.time_limit - self.clock.seconds)
         rate = self.row.get("images_per_second")
-        if not rate or self.total_steps is None:
-            return None
-        return (self.total_steps - done) * self.batch_size / rate
+        return self.timeline.seconds_left(done, rate / self.batch_size if rate else None)
 
 
 def _or_nan(value: float | None) -> float:

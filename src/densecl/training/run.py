@@ -45,7 +45,7 @@ from densecl.training.logs import start_loggers, threads_of_loggers_quiet
 from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
 from densecl.training.peers import Peers
-from densecl.training.recorder import Clock, Recorder
+from densecl.training.recorder import Recorder
 from densecl.training.schedules import Schedules
 from densecl.views import Photometrics
 
@@ -143,7 +143,7 @@ def pretrain(
         with _memory_explained(recipe):
             parts, reasons = build(recipe, out if resume else None, dataset, backbone)
         recipe = parts.recipe
-        held.enter_context(_memory_explained(recipe, resumed=out if parts.start_step else None))
+        held.enter_context(_memory_explained(recipe, resumed=out if parts.timeline.start_step else None))
         _check_length(parts, out)
         if first:
             if not held.enter_context(_claimed(out)):
@@ -157,9 +157,9 @@ def pretrain(
             try_saving(out / "checkpoints" / "last.ckpt")
         peers.first_is_done("the folder")
         _introduce(parts, reasons, out, say)
-        if parts.complete:
+        if parts.timeline.complete:
             say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
-            result = RunResult(out, out / "backbone.safetensors", parts.start_step, {})
+            result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
             if first:  # the last time it may have failed, and an earlier one lie there
                 with writing(result.backbone):
                     save_backbone(parts.model.backbone, result.backbone, parts.normalization)
@@ -186,7 +186,7 @@ def _train_in_process(
     with _quiet(), threads_of_loggers_quiet(), Peers(world, _seconds_to_wait(recipe), tell_parent) as peers:
         with _memory_explained(recipe):
             parts, _ = build(recipe, out if resume else None, dataset, backbone)
-        with _memory_explained(parts.recipe, resumed=out if parts.start_step else None):
+        with _memory_explained(parts.recipe, resumed=out if parts.timeline.start_step else None):
             return train(parts, out, console, peers)
 
 
@@ -304,10 +304,10 @@ def _check_length(parts: Parts, out: Path) -> None:
     Raises:
         UserError: if a resumed run would have to go back.
     """
-    total = parts.total_steps
-    if total is not None and parts.start_step > total:
+    start, total = parts.timeline.start_step, parts.timeline.total_steps
+    if total is not None and start > total:
         raise UserError(
-            f"The run in {out} has done {parts.start_step} steps, more than the {total} that it shall have."
+            f"The run in {out} has done {start} steps, more than the {total} that it shall have."
             " It can be made longer, not shorter."
         )
 
@@ -349,6 +349,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         KeyboardInterrupt, SystemExit: see `pretrain`.
     """
     recipe = parts.recipe
+    timeline = parts.timeline
     processes, world = recipe.processes, peers.world
     assert isinstance(recipe.devices, int) and isinstance(recipe.nodes, int)
     on_gpu = torch.cuda.is_available()
@@ -381,20 +382,19 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         len(parts.source),
         recipe.batch_size // recipe.accumulate,
         seed=recipe.seed,
-        start_step=parts.start_step * recipe.accumulate,
-        stop_step=None if parts.total_steps is None else parts.total_steps * recipe.accumulate,
+        start_step=timeline.start_step * recipe.accumulate,
+        stop_step=None if timeline.total_steps is None else timeline.total_steps * recipe.accumulate,
         rank=0 if world is None else world.rank,
         world_size=processes,
     )
-    clock = Clock(parts.seconds)
     module = DenseCLModule(
         parts.model,
         parts.normalization,
         Schedules(
             learning_rate=recipe.learning_rate,
-            warmup_steps=recipe.warmup_epochs * float(parts.steps_per_epoch),
-            warmup_share=0.1 if parts.time_limit is not None and "warmup_epochs" in recipe.settled else math.inf,
-            steps_per_epoch=parts.steps_per_epoch if recipe.schedule_per == "epoch" else None,
+            warmup_steps=recipe.warmup_epochs * float(timeline.steps_per_epoch),
+            warmup_share=0.1 if timeline.time_limit is not None and "warmup_epochs" in recipe.settled else math.inf,
+            steps_per_epoch=timeline.steps_per_epoch if recipe.schedule_per == "epoch" else None,
             dense_weight=recipe.dense_weight,
             dense_warmup_steps=recipe.dense_warmup_steps,
             key_momentum=recipe.key_momentum,
@@ -405,11 +405,11 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
             teacher_temperature=recipe.teacher_temperature,
             teacher_warmup=recipe.teacher_warmup,
         ),
-        progress=functools.partial(_progress, clock=clock, time_limit=parts.time_limit, total_steps=parts.total_steps),
+        progress=timeline.progress,
         optimizer=recipe.optimizer,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        start_step=parts.start_step,
+        start_step=timeline.start_step,
         optimizer_state=parts.optimizer_state,
         channels_last=recipe.channels_last,
         seed=recipe.seed,
@@ -421,14 +421,12 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
     quarantine = Quarantine(out / "quarantine.csv", len(parts.source))
     loggers = []
     if console is not None:
-        loggers = start_loggers(recipe.loggers, out, parts.start_step, dataclasses.asdict(recipe))
+        loggers = start_loggers(recipe.loggers, out, timeline.start_step, dataclasses.asdict(recipe))
     recorder = Recorder(
         out,
         source=parts.source,
         batch_size=recipe.batch_size,
-        total_steps=parts.total_steps,
-        time_limit=parts.time_limit,
-        clock=clock,
+        timeline=timeline,
         log_every=recipe.log_every,
         checkpoint_every=recipe.checkpoint_every,
         checkpoint_minutes=recipe.checkpoint_minutes,
@@ -495,27 +493,19 @@ def _photometrics(recipe: Recipe, image_size: int) -> Callable[[np.random.Genera
     return functools.partial(draw_photometrics, settings=settings)
 
 
-def _progress(step: int, *, clock: Clock, time_limit: float | None, total_steps: int | None) -> float:
-    """The share of the run that lies before a step."""
-    if time_limit is not None:
-        return min(1.0, clock.seconds / time_limit)
-    assert total_steps is not None
-    return step / total_steps
-
-
 # --- what the user is told ----------------------------------------------------------------------------
 
 
 def _introduce(parts: Parts, reasons: list[str], out: Path, say: Callable[[str], None]) -> None:
-    recipe = parts.recipe
+    recipe, timeline = parts.recipe, parts.timeline
     data = f"{shown(recipe.data)}: {len(parts.source)} images"
-    length = f"{parts.total_steps} steps" if parts.time_limit is None else duration(parts.time_limit)
+    length = f"{timeline.total_steps} steps" if timeline.time_limit is None else duration(timeline.time_limit)
     rows, cols = parts.grid
-    say(f"{data}, {float(parts.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
+    say(f"{data}, {float(timeline.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
     say(f"{recipe.method}, {parts.model.backbone.name} at {recipe.image_size} px: a feature map of {rows}x{cols} cells")
     for reason in reasons:
         say(f"  {reason}")
-    begun = f", going on after step {parts.start_step}" if parts.start_step else ""
+    begun = f", going on after step {timeline.start_step}" if timeline.start_step else ""
     say(f"{length} into {shown(out)}{begun}")
 
 
