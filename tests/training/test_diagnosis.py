@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import functools
 import math
 from pathlib import Path
@@ -8,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, Quarantine, collate
+from densecl.images.loader import BadRecord, CropPairDataset, collate
 from densecl.images.sources import open_source
 from densecl.model import Backbone, DenseCL, Embeddings, Output, create_backbone
 from densecl.model.correspondence import correspondence
@@ -152,22 +152,27 @@ def test_cells_do_not_alarm_while_they_are_not_trained() -> None:
         alarm.check(step, healthy(image_spread=math.nan))  # batch of one
 
 
-def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(diagnosis, "FIXED_PAIRS_AT_ONCE", 7)
-    pairs = CropPairDataset(
-        open_source(str(photos)),
+def crop_pairs(folder: Path) -> CropPairDataset:
+    return CropPairDataset(
+        open_source(str(folder)),
         image_size=32,
         crop_scale=(0.2, 1.0),
         flip_probability=0.5,
         draw_photometrics=functools.partial(draw_photometrics, settings=PhotometricSettings()),
         seed=0,
     )
+
+
+def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "FIXED_PAIRS_AT_ONCE", 7)
+    pairs = crop_pairs(photos)
     normalization = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     backbone = create_backbone("test_resnet", output_stride=8)
     weights = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    fixed = FixedPairs(pairs, normalization, Quarantine(tmp_path / "quarantine.csv", len(pairs)))
+    bad: list[BadRecord] = []
+    fixed = FixedPairs(pairs, normalization, bad.extend)
     accuracy, chance = fixed.match_accuracy(backbone)
     assert fixed.match_accuracy(backbone) == (accuracy, chance)
     assert backbone.training
@@ -180,18 +185,23 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
     at_once = correspondence(query_features, key_features, first, second)
     assert (accuracy, chance) == pytest.approx((at_once.accuracy.item(), at_once.chance.item()))
 
-    def refused(_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(fixed.quarantine, "record", refused)
-    with pytest.raises(UserError, match=r"Cannot write .*quarantine.csv: Input/output error"):
-        fixed.match_accuracy(backbone)
-    monkeypatch.undo()
-
+    assert bad == []
     frozen = Backbone(frozen_norm())
     before = modes(frozen)
     fixed.match_accuracy(frozen)
     assert modes(frozen) == before and not WatchedNorm.trained
+
+
+def test_bad_images_among_the_fixed_pairs_are_told(tmp_path: Path) -> None:
+    for number in range(8):
+        image = Image.new("RGB", (40, 40), (20 * number, 0, 0))
+        image.save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"not an image")
+    pairs = crop_pairs(tmp_path)
+    bad: list[BadRecord] = []
+    fixed = FixedPairs(pairs, Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)), bad.extend)
+    fixed.match_accuracy(create_backbone("test_resnet", output_stride=8))
+    assert {Path(record.name).name for record in bad} == {"3.png"}
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,23 @@ def test_nothing_is_told_when_all_is_well(tmp_path: Path) -> None:
     assert Peers(None, TIMEOUT, print).__enter__().world is None
 
 
+def agree(those: Peers) -> None:
+    own = [5.0, 0.0, 1.5] if those.world.rank == 0 else [3.0, 15.0, 1.75]
+    for _ in range(2):
+        if (numbers := those.agree(own)) != [5.0, 15.0, 1.75]:
+            raise UserError(f"not agreed: {numbers}")
+
+
+def test_all_agree_on_the_largest_of_their_numbers(tmp_path: Path) -> None:
+    assert run(tmp_path, agree, agree) == ["", ""]
+    assert Peers(None, TIMEOUT, print).agree([2.0, 0.0]) == [2.0, 0.0]
+    assert Peers(World("torchrun", 0, 1, 0, 1), TIMEOUT, print).agree([2.0]) == [2.0]
+
+
+def test_a_process_that_fails_is_named_where_the_others_agree(tmp_path: Path) -> None:
+    assert run(tmp_path, agree, refuse)[0] in ("shown: --data x: a mistake.", "ended: --data x: a mistake.")
+
+
 @pytest.mark.parametrize("waiting", [everybody, the_first])
 def test_a_failure_of_the_second_is_shown_by_the_first(tmp_path: Path, waiting: Part) -> None:
     if waiting is the_first:  # which the first does not wait in: it is busy

@@ -32,8 +32,8 @@ from densecl.model.methods import METHODS
 from densecl.recipe import read_recipe, write_recipe
 from densecl.training import checkpoints, recorder, run
 from densecl.training.diagnosis import PATIENCE
+from densecl.training.metrics import COLUMNS
 from densecl.training.parts import build
-from densecl.training.recorder import COLUMNS
 from densecl.training.run import pretrain
 from tests.frozen import WatchedNorm, frozen_norm, modes
 

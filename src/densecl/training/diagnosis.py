@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,11 @@ from torch import Tensor
 from densecl.augment import augment
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, Quarantine, collate
+from densecl.images.loader import BadRecord, CropPairDataset, collate
 from densecl.model import Backbone, DenseCL, Output
 from densecl.model.correspondence import correspondence
 from densecl.model.distributed import world_size
 from densecl.normalization import Normalization
-from densecl.training.checkpoints import writing
 from densecl.views import Views, cell_distances
 
 #: What `diagnose` measures, in this order.
@@ -193,7 +192,7 @@ class FixedPairs:
     Args:
         pairs: of the run.
         normalization: of the run.
-        quarantine: for the images among them that cannot be used.
+        record_bad: is told of the images among them that cannot be used.
         shift_brightness: of the run (`augment`).
     """
 
@@ -201,14 +200,14 @@ class FixedPairs:
         self,
         pairs: CropPairDataset,
         normalization: Normalization,
-        quarantine: Quarantine,
+        record_bad: Callable[[Iterable[BadRecord]], None],
         *,
         shift_brightness: bool = False,
     ) -> None:
         self.pairs = pairs
         self.shift_brightness = shift_brightness
         self.normalization = normalization
-        self.quarantine = quarantine
+        self.record_bad = record_bad
         count = min(FIXED_PAIRS, len(pairs))
         self.places = [(FIXED_EPOCH, number * len(pairs) // count) for number in range(count)]
 
@@ -219,8 +218,7 @@ class FixedPairs:
         with evaluating(backbone):
             for start in range(0, len(self.places), FIXED_PAIRS_AT_ONCE):
                 batch = collate([self.pairs[place] for place in self.places[start : start + FIXED_PAIRS_AT_ONCE]])
-                with writing(self.quarantine.path):
-                    self.quarantine.record(batch.bad)
+                self.record_bad(batch.bad)
                 crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
                 first, second = (
                     augment(crop, *self.normalization, shift_brightness=self.shift_brightness) for crop in crops

@@ -37,10 +37,13 @@ class Table:
             file.write(self._lines([dict(zip(columns, columns, strict=True)), *kept]).encode())
 
     def append(self, row: Mapping[str, float | int]) -> None:
-        """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty."""
+        """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
         written = {name: _written(row[name]) for name in self.columns if name in row}
-        with writing(self.path):
-            append(self.path, self._lines([written]).encode())
+        append(self.path, self._lines([written]).encode())
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():

@@ -20,6 +20,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
 from densecl.errors import SharedError, UserError
@@ -67,6 +68,7 @@ class Peers:
         self._look_every = min(LOOK_EVERY, timeout / 10)
         self._failure: Failure | None = None
         self._seen: dict[int, tuple[bytes, float]] = {}  # the last sign of life of others, and when it was new
+        self._agreement: Any = None  # the group of processes that `agree` talks to
         self._answered = time.monotonic()
         self._together = threading.Event()
         self._leaving = threading.Event()
@@ -135,6 +137,16 @@ class Peers:
             while not self._store.check([f"done/{what}"]):
                 self.check()
                 time.sleep(0.02)
+
+    def agree(self, numbers: list[float]) -> list[float]:
+        """The largest that any process has of each number. All processes must call this at the same time."""
+        if self.world is None or self.world.size == 1:
+            return numbers
+        if self._agreement is None:  # on the CPU, which does not stall a GPU; NCCL knows no CPU
+            self._agreement = dist.new_group(backend="gloo", timeout=self.patience)
+        largest = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._agreement)
+        return largest.tolist()
 
     @contextlib.contextmanager
     def _even_without_torchrun(self) -> Iterator[None]:

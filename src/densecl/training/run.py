@@ -46,6 +46,7 @@ from densecl.training.module import DenseCLModule
 from densecl.training.parts import Parts, build, chosen_method
 from densecl.training.peers import Peers
 from densecl.training.recorder import Recorder
+from densecl.training.rhythm import Rhythm
 from densecl.training.schedules import Schedules
 from densecl.views import Photometrics
 
@@ -387,6 +388,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         rank=0 if world is None else world.rank,
         world_size=processes,
     )
+    shift = recipe.brightness == "shift"
     module = DenseCLModule(
         parts.model,
         parts.normalization,
@@ -413,7 +415,7 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         optimizer_state=parts.optimizer_state,
         channels_last=recipe.channels_last,
         seed=recipe.seed,
-        shift_brightness=recipe.brightness == "shift",
+        shift_brightness=shift,
     )
     if recipe.compile:
         parts.model.compile_encoders()
@@ -427,12 +429,12 @@ def train(parts: Parts, out: Path, console: Console | None, peers: Peers) -> Run
         source=parts.source,
         batch_size=recipe.batch_size,
         timeline=timeline,
-        log_every=recipe.log_every,
-        checkpoint_every=recipe.checkpoint_every,
-        checkpoint_minutes=recipe.checkpoint_minutes,
+        rhythm=Rhythm(recipe.log_every, recipe.checkpoint_every, recipe.checkpoint_minutes),
         interrupts=interrupts,
         quarantine=quarantine,
-        fixed_pairs=FixedPairs(pairs, parts.normalization, quarantine, shift_brightness=recipe.brightness == "shift"),
+        fixed_pairs=FixedPairs(
+            pairs, parts.normalization, quarantine.record, shift_brightness=recipe.brightness == "shift"
+        ),
         loggers=loggers,
         console=console,
         peers=peers,
