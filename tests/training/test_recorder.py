@@ -22,9 +22,11 @@ from densecl.errors import UserError
 from densecl.images.loader import BadRecord, Batch, Quarantine
 from densecl.images.sources import ImageSource
 from densecl.interrupts import Interrupts
-from densecl.training import logs, recorder
+from densecl.training import recorder, table
+from densecl.training.alarms import PATIENCE
 from densecl.training.checkpoints import load_checkpoint
-from densecl.training.diagnosis import MEASURES, PATIENCE, FixedPairs
+from densecl.training.diagnosis import MEASURES
+from densecl.training.fixed_pairs import FixedPairs
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 from densecl.training.recorder import Recorder
@@ -369,8 +371,8 @@ def refused(*_: object) -> None:
 def fails(run: Run, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this cannot be written."""
     if what in ("metrics.csv", "match_accuracy.csv"):
-        append = logs.append
-        monkeypatch.setattr(logs, "append", lambda path, text: refused() if path.name == what else append(path, text))
+        append = table.append
+        monkeypatch.setattr(table, "append", lambda path, text: refused() if path.name == what else append(path, text))
     elif what == "quarantine.csv":
         run.recorder.quarantine.record = refused
     else:
@@ -470,7 +472,7 @@ def test_a_collapsed_run_ends_and_is_not_saved(make) -> None:
 def test_a_real_run_goes_on_from_the_step_whose_row_could_not_be_written(tiny, tmp_path: Path, monkeypatch) -> None:
     recipe = tiny(steps=5)
     whole = load_file(pretrain(recipe, tmp_path / "whole").backbone)
-    append = logs.append
+    append = table.append
 
     def at_the_third(path: Path, text: bytes) -> None:
         if path.name == "metrics.csv" and text.startswith(b"3,"):
@@ -478,7 +480,7 @@ def test_a_real_run_goes_on_from_the_step_whose_row_could_not_be_written(tiny, t
         append(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(logs, "append", at_the_third)
+        patch.setattr(table, "append", at_the_third)
         with pytest.raises(UserError, match=r"metrics.csv: Input/output error\. .*the last checkpoint is whole"):
             pretrain(recipe, tmp_path / "run")
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 3

@@ -31,7 +31,7 @@ from densecl.model import DenseCL, load_backbone, log_sum_exp
 from densecl.model.methods import METHODS
 from densecl.recipe import read_recipe, write_recipe
 from densecl.training import checkpoints, recorder, run
-from densecl.training.diagnosis import PATIENCE
+from densecl.training.alarms import PATIENCE
 from densecl.training.metrics import COLUMNS
 from densecl.training.parts import build
 from densecl.training.run import pretrain

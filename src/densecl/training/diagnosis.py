@@ -1,24 +1,17 @@
-"""The numbers that tell whether a run learns, and the alarm for one that does not."""
+"""The numbers that tell whether a run learns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from densecl.augment import augment
-from densecl.borrowed import evaluating
-from densecl.errors import UserError
-from densecl.images.loader import BadRecord, CropPairDataset, collate
-from densecl.model import Backbone, DenseCL, Output
+from densecl.model import DenseCL, Output
 from densecl.model.correspondence import correspondence
 from densecl.model.distributed import world_size
-from densecl.normalization import Normalization
 from densecl.views import Views, cell_distances
 
 #: What `diagnose` measures, in this order.
@@ -38,18 +31,6 @@ MEASURES = (
     "cell_spread",  # of the cell vectors within an image, 0 (all the same) to 1
     "image_spread",  # of the image vectors within the batch, 0 to 1
 )
-
-#: View pairs on which match accuracy is followed through a run, how many go through the backbone at a time, and
-#: an epoch that no run reaches, so that they are none of the training's.
-FIXED_PAIRS = 256
-FIXED_PAIRS_AT_ONCE = 32
-FIXED_EPOCH = 2**32 - 1
-
-#: Spread below which vectors count as all the same: their mean cosine is above 1 - 1e-4.
-COLLAPSED = 1e-4
-
-#: Rows in a row that must say so before a run is stopped.
-PATIENCE = 10
 
 
 @torch.no_grad()
@@ -149,83 +130,3 @@ def similarity_to_others(
     query_means, key_means = query.mean(dim=1), key.mean(dim=1)
     everything = query_means.sum(dim=0) @ key_means.sum(dim=0)
     return (everything - (query_means * key_means).sum()) / (batch * (batch - 1))
-
-
-class CollapseAlarm:
-    """Stops a run whose vectors have all become the same: such a run does not recover."""
-
-    def __init__(self) -> None:
-        self._rows = {"image_spread": 0, "cell_spread": 0}
-
-    def check(self, step: int, row: Mapping[str, float | int]) -> None:
-        """Looks at a row of metrics; `dense_weight` in it says whether cells matter yet.
-
-        Raises:
-            UserError: if `PATIENCE` rows on end show a spread below `COLLAPSED`.
-        """
-        for name, what in (("image_spread", "images have"), ("cell_spread", "cells of an image have")):
-            matters = name == "image_spread" or row["dense_weight"] > 0
-            self._rows[name] = self._rows[name] + 1 if matters and row[name] < COLLAPSED else 0
-            if self._rows[name] >= PATIENCE:
-                hint = "; or --matching geometry" if name == "cell_spread" else ""
-                raise UserError(
-                    f"Step {step}: collapsed, all {what} had the same vector for {PATIENCE} rows of metrics.csv"
-                    f" ({name} {row[name]:.1g}). Try a lower --base-learning-rate, --warmup-epochs 1, or with"
-                    f" --method moco a longer --queue-length{hint}."
-                )
-
-
-def not_finite(step: int) -> UserError:
-    """What to tell the user whose loss or weights became NaN or infinite at this step."""
-    return UserError(
-        f"Step {step}: the loss or a weight is no longer a finite number. What was last saved is from before."
-        " Try a lower --base-learning-rate, --warmup-epochs 1, --clip-gradient 1 or --precision 32."
-    )
-
-
-class FixedPairs:
-    """View pairs that stay the same, on which a backbone's match accuracy is followed through a run.
-
-    They are drawn as for training, colors included, from images spread over the data, and made anew for each
-    measurement, so that they take no memory in between.
-
-    Args:
-        pairs: of the run.
-        normalization: of the run.
-        record_bad: is told of the images among them that cannot be used.
-        shift_brightness: of the run (`augment`).
-    """
-
-    def __init__(
-        self,
-        pairs: CropPairDataset,
-        normalization: Normalization,
-        record_bad: Callable[[Iterable[BadRecord]], None],
-        *,
-        shift_brightness: bool = False,
-    ) -> None:
-        self.pairs = pairs
-        self.shift_brightness = shift_brightness
-        self.normalization = normalization
-        self.record_bad = record_bad
-        count = min(FIXED_PAIRS, len(pairs))
-        self.places = [(FIXED_EPOCH, number * len(pairs) // count) for number in range(count)]
-
-    def match_accuracy(self, backbone: Backbone) -> tuple[float, float]:
-        """Accuracy and chance of matching by the features of the backbone in evaluation mode, as it will be used."""
-        device = next(backbone.parameters()).device
-        measured = []
-        with evaluating(backbone):
-            for start in range(0, len(self.places), FIXED_PAIRS_AT_ONCE):
-                batch = collate([self.pairs[place] for place in self.places[start : start + FIXED_PAIRS_AT_ONCE]])
-                self.record_bad(batch.bad)
-                crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
-                first, second = (
-                    augment(crop, *self.normalization, shift_brightness=self.shift_brightness) for crop in crops
-                )
-                query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
-                found = correspondence(query_features, key_features, first, second)
-                guessed = found.right.float().mean(dim=2)  # how likely a random match of each cell is right
-                measured.append(torch.stack([found.hits.sum(), guessed.sum(), found.judged.sum()]))
-        hits, guesses, judged = torch.stack(measured).sum(dim=0).tolist()
-        return (hits / judged, guesses / judged) if judged else (math.nan, math.nan)

@@ -19,13 +19,16 @@ from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
 from densecl.model.distributed import mean_over_processes
 from densecl.progress import Display
+from densecl.training.alarms import CollapseAlarm, not_finite
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
-from densecl.training.diagnosis import CollapseAlarm, FixedPairs, diagnose, not_finite
-from densecl.training.logs import Loggers, Table
+from densecl.training.diagnosis import diagnose
+from densecl.training.fixed_pairs import FixedPairs
+from densecl.training.logs import Loggers
 from densecl.training.metrics import COLUMNS, MATCH_COLUMNS, Row, in_one_line, metrics_row
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 from densecl.training.rhythm import Rhythm
+from densecl.training.table import Table
 from densecl.training.timeline import Timeline
 from densecl.training.window import Window
 

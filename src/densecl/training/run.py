@@ -38,8 +38,8 @@ from densecl.progress import Screen, duration
 from densecl.recipe import LENGTHS, RESTS_ON, Recipe, flag, parse_time, read_recipe, write_recipe
 from densecl.training import automatic
 from densecl.training.checkpoints import try_saving, writing
-from densecl.training.diagnosis import FixedPairs
 from densecl.training.environment import Placed, find_world, node_rank, settle_devices
+from densecl.training.fixed_pairs import FixedPairs
 from densecl.training.launch import check_not_importing, launch, tell_parent
 from densecl.training.logs import start_loggers, threads_of_loggers_quiet
 from densecl.training.module import DenseCLModule
