@@ -145,7 +145,7 @@ def test_both_fail_of_the_same(tmp_path: Path) -> None:
 def test_what_is_no_mistake_of_the_users_is_shown_where_it_happened(tmp_path: Path) -> None:
     told = run(tmp_path, everybody, fail)
     assert told[1] == "own: of the user's own code"
-    assert "Process 1 of 2 failed, and says itself where: ZeroDivisionError: of the user's own code" in told[0]
+    assert "Process 1 of 2 failed, see its own traceback: ZeroDivisionError: of the user's own code" in told[0]
 
 
 @pytest.mark.parametrize("waiting", [everybody, the_first])

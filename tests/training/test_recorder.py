@@ -374,7 +374,7 @@ def fails(run: Run, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
         append = table.append
         monkeypatch.setattr(table, "append", lambda path, text: refused() if path.name == what else append(path, text))
     elif what == "quarantine.csv":
-        run.recorder.quarantine.record = refused
+        monkeypatch.setattr(run.recorder.quarantine, "record", refused)
     else:
         run.fixed_pairs.match_accuracy.side_effect = refused
 

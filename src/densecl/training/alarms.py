@@ -6,24 +6,24 @@ from collections.abc import Mapping
 
 from densecl.errors import UserError
 
-#: Spread below which vectors count as all the same: their mean cosine is above 1 - 1e-4.
+#: Below this spread all vectors count as the same. Their mean cosine similarity is then above 1 - 1e-4.
 COLLAPSED = 1e-4
 
-#: Rows in a row that must say so before a run is stopped.
+#: A run is stopped after so many collapsed rows of metrics.csv, one after the other.
 PATIENCE = 10
 
 
 class CollapseAlarm:
-    """Stops a run whose vectors have all become the same: such a run does not recover."""
+    """Stops a run whose vectors have all become the same. Such a run does not recover."""
 
     def __init__(self) -> None:
         self._rows = {"image_spread": 0, "cell_spread": 0}
 
     def check(self, step: int, row: Mapping[str, float | int]) -> None:
-        """Looks at a row of metrics; `dense_weight` in it says whether cells matter yet.
+        """Looks at a row of metrics.csv. Cells count only once the row's `dense_weight` is above 0.
 
         Raises:
-            UserError: if `PATIENCE` rows on end show a spread below `COLLAPSED`.
+            UserError: if this is the last of `PATIENCE` rows whose spread is below `COLLAPSED`.
         """
         for name, what in (("image_spread", "images have"), ("cell_spread", "cells of an image have")):
             matters = name == "image_spread" or row["dense_weight"] > 0
@@ -38,7 +38,7 @@ class CollapseAlarm:
 
 
 def not_finite(step: int) -> UserError:
-    """What to tell the user whose loss or weights became NaN or infinite at this step."""
+    """The error for a loss or weights that became NaN or infinite at this step."""
     return UserError(
         f"Step {step}: the loss or a weight is no longer a finite number. What was last saved is from before."
         " Try a lower --base-learning-rate, --warmup-epochs 1, --clip-gradient 1 or --precision 32."

@@ -18,27 +18,27 @@ from densecl.views import Views, cell_distances
 MEASURES = (
     "loss",  # the weighted sum
     "global_loss",
-    "global_chance_loss",  # what guessing would cost: ln of the number of candidates, for methods that have some
+    "global_chance_loss",  # chance level of the loss: ln of the number of candidates, for methods that have some
     "dense_loss",
     "dense_chance_loss",
     "global_positive",  # similarity of an image's vector to that of its other view
     "global_negative",  # ... to those of the batch's other images
     "dense_positive",  # similarity of a cell's vector to that of its match
-    "dense_negative",  # ... to those of the batch's other images' cells
-    "match_accuracy",  # of matching by features, against where the cells really lie
-    "match_chance",  # ... of guessing
-    "distinct_matches",  # share of key cells that are some query cell's match; near 0: all cells match the same one
-    "cell_spread",  # of the cell vectors within an image, 0 (all the same) to 1
-    "image_spread",  # of the image vectors within the batch, 0 to 1
+    "dense_negative",  # ... to those of the cells of the batch's other images
+    "match_accuracy",  # how often matching by features finds the cell that really lies there
+    "match_chance",  # ... chance level
+    "distinct_matches",  # fraction of key cells that are the match of some query cell; near 0: all match the same one
+    "cell_spread",  # of the cell vectors within an image, from 0 (all the same) to 1
+    "image_spread",  # of the image vectors within the batch, from 0 to 1
 )
 
 
 @torch.no_grad()
 def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Float[Tensor, "measures"]:
-    """The `MEASURES` of one step, on the step's device; nan where a measure means nothing.
+    """The `MEASURES` of one step, on its device. A measure that means nothing for the method is nan.
 
     Args:
-        model: whose output it is.
+        model: gave the output.
         output: of the step.
         first: the query views.
         second: the key views.
@@ -51,7 +51,7 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
     global_chance, dense_chance = chance_losses(model, output, first, second)
     dense_positive = dense_negative = nan
     query_vector, key_vector = (F.normalize(side.vector.float(), dim=1) for side in (output.query, output.key))
-    cells = F.normalize(query_features.flatten(2).transpose(1, 2), dim=2)  # stands in when there is no dense head
+    cells = F.normalize(query_features.flatten(2).transpose(1, 2), dim=2)  # without a dense head, the features
     if output.query.cells is not None and output.key.cells is not None:
         cells, key_cells = (F.normalize(side.float(), dim=2) for side in (output.query.cells, output.key.cells))
         positive = key_cells.gather(1, output.match[:, :, None].expand_as(cells))
@@ -79,17 +79,17 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
 def chance_losses(
     model: DenseCL, output: Output, first: Views, second: Views
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """What guessing costs at both levels: the log of the number of candidates; nan for a loss without candidates."""
+    """The chance level of the global and the dense loss: ln of the number of candidates; nan if it has none."""
     nan = torch.full((), math.nan, device=output.loss.device)
     rows, cols = output.query.features.shape[2:]
     batch = world_size() * len(output.match)
     dense = output.query.cells is not None
-    if model.method.teacher_temperature is not None:  # each prototype alike
+    if model.method.teacher_temperature is not None:  # every prototype equally likely
         chance = [math.log(objective.dim) for objective in (model.global_objective, model.dense_objective) if objective]
         return nan.new_tensor(chance[0]), nan.new_tensor(chance[1]) if dense else nan
     if not model.method.dense_negatives:
         return nan, nan
-    views = 1 if model.method.queue else 2  # in which a method without a queue finds negatives
+    views = 1 if model.method.queue else 2  # without a queue, both views of the batch are negatives
     if model.global_queue is not None:
         global_chance = nan.new_tensor(math.log(len(model.global_queue.keys) + 1))
     else:
@@ -109,20 +109,21 @@ def chance_losses(
 
 
 def spread(vectors: Float[Tensor, "*batch vectors dim"]) -> Float[Tensor, "*batch"]:
-    """How far unit vectors lie apart: their variance, mean |x - mean|^2 = 1 - |mean|^2, from 0 (all the same) to 1.
+    """How far L2-normalized vectors lie apart: their variance, from 0 (all the same) to 1.
 
-    It is one minus the mean cosine over all pairs, a vector with itself included.
+    It equals 1 - |mean|^2, which is 1 - the mean cosine similarity over all pairs, those of a vector with itself
+    included.
     """
-    centered = vectors.float() - vectors.float().mean(dim=-2, keepdim=True)  # 1 - |mean|^2 would lose the small ones
+    centered = vectors.float() - vectors.float().mean(dim=-2, keepdim=True)  # 1 - |mean|^2 would round to 0 too early
     return centered.square().sum(dim=-1).mean(dim=-1)
 
 
 def similarity_to_others(
     query: Float[Tensor, "batch vectors dim"], key: Float[Tensor, "batch vectors dim"]
 ) -> Float[Tensor, ""]:
-    """Mean cosine between the vectors of each image and those of the batch's *other* images; nan for one image.
+    """Mean similarity between the vectors of an image and those of the batch's *other* images; nan for one image.
 
-    Sums of vectors suffice: the mean of all products is the product of the means.
+    It needs no matrix of all pairs: the mean of all products is the product of the means.
     """
     batch = len(query)
     if batch == 1:

@@ -15,24 +15,27 @@ from densecl.model import Backbone
 from densecl.model.correspondence import correspondence
 from densecl.normalization import Normalization
 
-#: View pairs on which match accuracy is followed through a run, how many go through the backbone at a time, and
-#: an epoch that no run reaches, so that they are none of the training's.
+#: Number of view pairs.
 FIXED_PAIRS = 256
+
+#: Pairs that go through the backbone at a time.
 FIXED_PAIRS_AT_ONCE = 32
+
+#: The epoch that the pairs are drawn for. No run reaches it, so training never sees these crops.
 FIXED_EPOCH = 2**32 - 1
 
 
 class FixedPairs:
-    """View pairs that stay the same, on which a backbone's match accuracy is followed through a run.
+    """View pairs that stay the same through a run, to measure the backbone's match accuracy on.
 
-    They are drawn as for training, colors included, from images spread over the data, and made anew for each
-    measurement, so that they take no memory in between.
+    They are drawn as in training, colors included, from images all over the data. Each measurement reads them anew, so
+    that they take no memory in between.
 
     Args:
         pairs: of the run.
         normalization: of the run.
-        record_bad: is told of the images among them that cannot be used.
-        shift_brightness: of the run (`augment`).
+        record_bad: gets those of their images that cannot be used.
+        shift_brightness: of the run, see `augment`.
     """
 
     def __init__(
@@ -51,7 +54,10 @@ class FixedPairs:
         self.places = [(FIXED_EPOCH, number * len(pairs) // count) for number in range(count)]
 
     def match_accuracy(self, backbone: Backbone) -> tuple[float, float]:
-        """Accuracy and chance of matching by the features of the backbone in evaluation mode, as it will be used."""
+        """The accuracy of matching cells by the backbone's features, and its chance level.
+
+        The backbone is in evaluation mode, as it will be when it is used.
+        """
         device = next(backbone.parameters()).device
         measured = []
         with evaluating(backbone):
@@ -64,7 +70,7 @@ class FixedPairs:
                 )
                 query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
                 found = correspondence(query_features, key_features, first, second)
-                guessed = found.right.float().mean(dim=2)  # how likely a random match of each cell is right
+                guessed = found.right.float().mean(dim=2)  # probability that a random match of a cell is right
                 measured.append(torch.stack([found.hits.sum(), guessed.sum(), found.judged.sum()]))
         hits, guesses, judged = torch.stack(measured).sum(dim=0).tolist()
         return (hits / judged, guesses / judged) if judged else (math.nan, math.nan)

@@ -12,14 +12,17 @@ from densecl.training.checkpoints import writing
 
 
 class Table:
-    """A CSV file that grows by a row at a time and can be cut back to a step.
+    """A CSV file that gets one row at a time and can be cut back to a step.
 
     (Lightning's CSVLogger deletes an existing file, so a resumed run would lose its past.)
 
     Args:
-        path: the file. Rows of an earlier part of the run are kept up to and including `last_step`.
-        columns: names of the columns, of which the first must be "step".
+        path: the file. Of the rows that it has, those up to and including `last_step` are kept.
+        columns: their names; the first must be "step".
         last_step: the step to go on from; -1 keeps nothing.
+
+    Raises:
+        UserError: if it cannot be written.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], last_step: int = -1) -> None:
@@ -30,7 +33,7 @@ class Table:
             file.write(self._lines([dict(zip(columns, columns, strict=True)), *kept]).encode())
 
     def append(self, row: Mapping[str, float | int]) -> None:
-        """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty.
+        """Adds a row, which a reader sees at once. Columns with nan or without a value stay empty.
 
         Raises:
             OSError: if it cannot be written.
@@ -42,7 +45,7 @@ class Table:
         if not self.path.is_file():
             return []
         with self.path.open(encoding="utf-8", errors="replace", newline="") as file:
-            # A run that was killed may leave half a line at the end.
+            # A run that was killed may have left half a line at the end.
             whole = [line for line in file if line.endswith("\n")]
         rows = csv.DictReader(whole)
         return [row for row in rows if row.get("step", "").isdigit() and None not in row.values()]
