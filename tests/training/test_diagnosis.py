@@ -1,35 +1,20 @@
 from __future__ import annotations
 
-import errno
-import functools
 import math
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from densecl.augment import PhotometricSettings, augment, draw_photometrics
-from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, Quarantine, collate
-from densecl.images.sources import open_source
-from densecl.model import Backbone, DenseCL, Embeddings, Output, create_backbone
-from densecl.model.correspondence import correspondence
-from densecl.normalization import Normalization
-from densecl.training import diagnosis
+from densecl.model import DenseCL, Embeddings, Output, create_backbone
 from densecl.training.diagnosis import (
-    FIXED_EPOCH,
     MEASURES,
-    PATIENCE,
-    CollapseAlarm,
-    FixedPairs,
     diagnose,
     similarity_to_others,
     spread,
 )
 from densecl.views import Views
-from tests.frozen import WatchedNorm, frozen_norm, modes
 
 BATCH, ROWS, COLS, DIM = 3, 4, 4, 8
 CELLS = ROWS * COLS
@@ -127,71 +112,6 @@ def test_similarity_to_others_against_every_pair() -> None:
     pairs = [(query[i] @ key[j].T).mean().item() for i in range(BATCH) for j in range(BATCH) if i != j]
     assert similarity_to_others(query, key).item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
     assert math.isnan(similarity_to_others(query[:1], key[:1]).item())
-
-
-def healthy(**changes: float) -> dict[str, float]:
-    return {"image_spread": 0.3, "cell_spread": 0.3, "dense_weight": 0.5} | changes
-
-
-@pytest.mark.parametrize("name", ["image_spread", "cell_spread"])
-def test_the_alarm_needs_patience(name: str) -> None:
-    alarm = CollapseAlarm()
-    for step in range(PATIENCE - 1):
-        alarm.check(step, healthy(**{name: 1e-6}))
-    alarm.check(PATIENCE, healthy())  # it recovered
-    for step in range(PATIENCE - 1):
-        alarm.check(step, healthy(**{name: 1e-6}))
-    with pytest.raises(UserError, match=rf"Step 77: collapsed.*{name}.*base_learning_rate"):
-        alarm.check(77, healthy(**{name: 1e-6}))
-
-
-def test_cells_do_not_alarm_while_they_are_not_trained() -> None:
-    alarm = CollapseAlarm()
-    for step in range(3 * PATIENCE):
-        alarm.check(step, healthy(cell_spread=0.0, dense_weight=0.0))
-        alarm.check(step, healthy(image_spread=math.nan))  # batch of one
-
-
-def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(diagnosis, "FIXED_PAIRS_AT_ONCE", 7)
-    pairs = CropPairDataset(
-        open_source(str(photos)),
-        image_size=32,
-        crop_scale=(0.2, 1.0),
-        flip_probability=0.5,
-        draw_photometrics=functools.partial(draw_photometrics, settings=PhotometricSettings()),
-        seed=0,
-    )
-    normalization = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-    backbone = create_backbone("test_resnet", output_stride=8)
-    weights = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    fixed = FixedPairs(pairs, normalization, Quarantine(tmp_path / "quarantine.csv", len(pairs)))
-    accuracy, chance = fixed.match_accuracy(backbone)
-    assert fixed.match_accuracy(backbone) == (accuracy, chance)
-    assert backbone.training
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.state_dict().items())
-
-    batch = collate([pairs[FIXED_EPOCH, index] for index in range(len(pairs))])
-    first, second = (augment(crop, *normalization) for crop in batch.pairs[:2])
-    with torch.no_grad():
-        query_features, key_features = (backbone.eval()(view.pixels) for view in (first, second))
-    at_once = correspondence(query_features, key_features, first, second)
-    assert (accuracy, chance) == pytest.approx((at_once.accuracy.item(), at_once.chance.item()))
-
-    def refused(_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(fixed.quarantine, "record", refused)
-    with pytest.raises(UserError, match=r"Cannot write .*quarantine.csv: Input/output error"):
-        fixed.match_accuracy(backbone)
-    monkeypatch.undo()
-
-    frozen = Backbone(frozen_norm())
-    before = modes(frozen)
-    fixed.match_accuracy(frozen)
-    assert modes(frozen) == before and not WatchedNorm.trained
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_how_processes_end() -> None:
         launch(operator.truediv, 2, 1, 0)
     with pytest.raises(SystemExit, match="143"):
         launch(sys.exit, 2, 143)
-    with pytest.raises(UserError, match=r"was killed \(exit code -9\), most likely .* want of memory"):
+    with pytest.raises(UserError, match=r"was killed \(exit code -9\), most likely .* because memory ran out"):
         launch(signal.raise_signal, 2, signal.SIGKILL)
     with pytest.raises(UserError, match="Process [01] of 2 ended with exit code 1 before it could say why"):
         launch(os._exit, 2, 1)
@@ -93,10 +93,10 @@ def test_how_processes_end() -> None:
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        (-9, "want of memory"),
-        (137, "want of memory"),
-        (-7, "want of shared memory"),
-        (135, "want of shared memory"),
+        (-9, "because memory ran out"),
+        (137, "because memory ran out"),
+        (-7, "because shared memory ran out"),
+        (135, "because shared memory ran out"),
         (-11, "died of SIGSEGV"),
         (134, "died of SIGABRT"),
         (-15, "died of SIGTERM"),
@@ -107,7 +107,7 @@ def test_how_processes_end() -> None:
         (255, "ended with exit code 255 "),
     ],
 )
-def test_only_what_was_killed_is_taken_for_want_of_memory(code: int, told: str) -> None:
+def test_only_what_was_killed_is_said_to_have_run_out_of_memory(code: int, told: str) -> None:
     text = _how_it_died(code)
     assert re.search(told, text)
     assert ("memory" in text) == ("memory" in told)
@@ -163,6 +163,6 @@ def test_a_script_that_its_own_processes_import_does_not_train_in_them(
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
-    with pytest.raises(UserError, match="must therefore do so under if __name__ == '__main__'"):
+    with pytest.raises(UserError, match="so the call must stand under if __name__ == '__main__'"):
         pretrain(tiny(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -105,6 +105,23 @@ def test_nothing_is_told_when_all_is_well(tmp_path: Path) -> None:
     assert Peers(None, TIMEOUT, print).__enter__().world is None
 
 
+def agree(those: Peers) -> None:
+    own = [5.0, 0.0, 1.5] if those.world.rank == 0 else [3.0, 15.0, 1.75]
+    for _ in range(2):
+        if (numbers := those.agree(own)) != [5.0, 15.0, 1.75]:
+            raise UserError(f"not agreed: {numbers}")
+
+
+def test_all_agree_on_the_largest_of_their_numbers(tmp_path: Path) -> None:
+    assert run(tmp_path, agree, agree) == ["", ""]
+    assert Peers(None, TIMEOUT, print).agree([2.0, 0.0]) == [2.0, 0.0]
+    assert Peers(World("torchrun", 0, 1, 0, 1), TIMEOUT, print).agree([2.0]) == [2.0]
+
+
+def test_a_process_that_fails_is_named_where_the_others_agree(tmp_path: Path) -> None:
+    assert run(tmp_path, agree, refuse)[0] in ("shown: --data x: a mistake.", "ended: --data x: a mistake.")
+
+
 @pytest.mark.parametrize("waiting", [everybody, the_first])
 def test_a_failure_of_the_second_is_shown_by_the_first(tmp_path: Path, waiting: Part) -> None:
     if waiting is the_first:  # which the first does not wait in: it is busy
@@ -128,7 +145,7 @@ def test_both_fail_of_the_same(tmp_path: Path) -> None:
 def test_what_is_no_mistake_of_the_users_is_shown_where_it_happened(tmp_path: Path) -> None:
     told = run(tmp_path, everybody, fail)
     assert told[1] == "own: of the user's own code"
-    assert "Process 1 of 2 failed, and says itself where: ZeroDivisionError: of the user's own code" in told[0]
+    assert "Process 1 of 2 failed, see its own traceback: ZeroDivisionError: of the user's own code" in told[0]
 
 
 @pytest.mark.parametrize("waiting", [everybody, the_first])

@@ -19,7 +19,8 @@ from densecl.errors import UserError
 from densecl.interrupts import STOPPING
 from densecl.model.methods import METHODS, Method
 from densecl.training.checkpoints import load_checkpoint
-from densecl.training.recorder import TIMINGS, Recorder
+from densecl.training.metrics import TIMINGS
+from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
 from densecl.training.timeline import Timeline
 

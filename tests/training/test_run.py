@@ -31,9 +31,9 @@ from densecl.errors import UserError
 from densecl.model import DenseCL, load_backbone, log_sum_exp
 from densecl.model.methods import METHODS
 from densecl.training import checkpoints, explanations, recorder, run
+from densecl.training.alarms import PATIENCE
 from densecl.training.build import build
-from densecl.training.diagnosis import PATIENCE
-from densecl.training.recorder import COLUMNS
+from densecl.training.metrics import COLUMNS
 from densecl.training.run import pretrain
 from tests.frozen import WatchedNorm, frozen_norm, modes
 

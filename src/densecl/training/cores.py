@@ -1,4 +1,4 @@
-"""How many cores this process may use, which in a container or a cluster job is not all that the machine has."""
+"""How many cores this process may use. In a container or a cluster job these are fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Cores that the scheduler gives this process: of its affinity, and no more than its control group's quota."""
+    """Cores this process may use: those of its affinity, at most as many as its control group allows."""
     return max(1, math.ceil(min(allowed_cores(), quota())))
 
 
 def allowed_cores() -> int:
-    """Cores of this process's affinity, which programs take for all there are."""
+    """Cores of this process's affinity. Most programs look only at these."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota(root: Path = Path("/")) -> float:
-    """Seconds of computing a second that Linux's control groups allow (docker's ``--cpus``), infinite without a limit.
+    """The number of cores that Linux's control groups allow (docker's ``--cpus``); infinite without a limit.
 
-    A group is also bound by the limits of those above it. In a container the path of the own group may be one that only
-    the host sees; its limit then stands at the top.
+    The limits of the groups above count, too. In a container, the path of this process's group may exist on the host
+    only. Its limit is then found at the top.
+
+    Args:
+        root: of the file system; another one in tests.
     """
     try:
         own = (root / "proc/self/cgroup").read_text().splitlines()
@@ -50,7 +53,7 @@ def _upwards(mount: Path, group: str) -> Iterator[Path]:
 
 
 def _ratio(*files: Path) -> float:
-    """Quota over period; no file, "max" and -1 stand for no limit."""
+    """Quota / period. A missing file, "max" and -1 mean that there is no limit."""
     try:
         quota, period = (int(word) for file in files for word in file.read_text().split())
     except (OSError, ValueError):

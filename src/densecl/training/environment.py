@@ -1,4 +1,4 @@
-"""Which of how many processes this one is: asked of whoever started it."""
+"""How many processes a run has and which one this is, from the environment variables of whoever started it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from densecl.config.setting import flag
 from densecl.config.settings import Settings
 from densecl.errors import UserError
 
-#: Launchers, and the variables in which each numbers a process: its rank, of how many; the same on its machine.
-#: `launch` speaks as torchrun does.
+#: Launchers and their variables: the rank of a process, the number of processes, and both on its machine alone.
+#: `launch` sets the same ones as torchrun.
 LAUNCHERS = (
     ("torchrun", ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")),
     ("mpirun", tuple(f"OMPI_COMM_WORLD_{word}" for word in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
@@ -23,18 +23,18 @@ LAUNCHERS = (
     ("srun", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")),
 )
 
-#: Addresses that no other machine can reach.
+#: Addresses of this machine that no other machine can reach.
 HERE = ("", "127.0.0.1", "localhost", "::1")
 
 
 class World(NamedTuple):
-    """The processes that another program has started, and which of them this one is."""
+    """The processes of a run that a launcher has started, and which one this is."""
 
-    launcher: str  # its name
+    launcher: str
     rank: int
     size: int
     local_rank: int
-    local_size: int  # processes on this machine, as on every other
+    local_size: int  # processes on this machine; all machines have equally many
 
     @property
     def nodes(self) -> int:
@@ -42,28 +42,28 @@ class World(NamedTuple):
 
 
 def find_world() -> World | None:
-    """The processes of which this is one; None if it was started by itself.
+    """The processes of this run; None if no launcher has started this one.
 
     Raises:
-        UserError: if its environment contradicts itself.
+        UserError: if the environment variables contradict each other.
     """
     for launcher, names in LAUNCHERS:
         rank, size, local_rank, local_size = map(_number, names)
         if rank is None or size is None:
             continue
-        if size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # it may start others itself
+        if size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # a single process may start others itself
             continue
         if launcher == "srun":
             if not _is_task_of_srun():
                 continue
             local_size = _tasks_a_node(size, local_size)
-        elif names[0] == "PMI_RANK" and local_rank is None:  # srun numbers its tasks in this way, too
+        elif names[0] == "PMI_RANK" and local_rank is None:  # srun, which sets some of these variables, too
             continue
         if local_rank is None or local_size is None:
             here = os.environ.get("MASTER_ADDR", "") in HERE
             if local_rank is not None and not here:
                 raise UserError(f"{launcher}: {names[2]} is set, but not {names[3]}, the processes on each machine.")
-            local_rank, local_size = (rank, size) if here else (0, 1)  # else each on a machine of its own
+            local_rank, local_size = (rank, size) if here else (0, 1)  # all on this machine, or one on each
         if not (0 <= rank < size and 0 <= local_rank < local_size and size % local_size == 0):
             told = " ".join(f"{name}={os.environ.get(name, '')}" for name in names)
             raise UserError(
@@ -88,7 +88,7 @@ def _number(name: str) -> int | None:
 def _is_task_of_srun() -> bool:
     """Whether srun has started this process as one of several.
 
-    A batch script, a shell and a notebook in an allocation have the numbers of their job, too, and are no tasks.
+    A batch script, a shell and a notebook inside a job have the job's variables, too, but are not its tasks.
     """
     alone = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive") or "JPY_PARENT_PID" in os.environ
     return not alone and ("SLURM_STEP_ID" in os.environ or "SLURM_SUBMIT_DIR" not in os.environ)
@@ -105,12 +105,12 @@ def _tasks_a_node(tasks: int, most: int | None) -> int:
 
 
 def node_rank(nodes: int) -> int:
-    """Number of this machine, where the user has started us on each of several.
+    """Number of this machine, if the user has started the run by hand on each of several.
 
     Raises:
-        UserError: if what the others are to be found by is not set.
+        UserError: if variables are missing by which the machines find each other.
     """
-    if nodes == 1:  # whatever stands in the environment for others
+    if nodes == 1:  # NODE_RANK may be set for another program
         return 0
     missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
@@ -126,7 +126,7 @@ def settle_devices(asked: Settings[Any]) -> Settings[Any]:
     """The settings with as many devices and nodes as there are processes, where they are left open.
 
     Raises:
-        UserError: if it asks for others than were started.
+        UserError: if it asks for other numbers than the launcher has started.
     """
     world = find_world()
     there = {"devices": 1, "nodes": 1} if world is None else {"devices": world.local_size, "nodes": world.nodes}
@@ -141,7 +141,7 @@ def settle_devices(asked: Settings[Any]) -> Settings[Any]:
 
 
 class Placed(ClusterEnvironment):
-    """Tells Lightning what `World` says, whoever started the processes."""
+    """Tells Lightning what `World` says, whichever launcher started the processes."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Placed(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        """Of the machine of the first process."""
+        """The address of the machine of the first process."""
         if "MASTER_ADDR" in os.environ:
             return os.environ["MASTER_ADDR"]
         nodes = next(filter(None, map(os.environ.get, ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))), None)
@@ -179,13 +179,13 @@ class Placed(ClusterEnvironment):
         return self.world.size
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: it is what it is."""
+        """Does nothing: the launcher has decided."""
 
     def global_rank(self) -> int:
         return self.world.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: it is what it is."""
+        """Does nothing: the launcher has decided."""
 
     def local_rank(self) -> int:
         return self.world.local_rank

@@ -22,12 +22,13 @@ from densecl.config.recipe import Resolved
 from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
 from densecl.interrupts import Interrupts
 from densecl.training.build import Parts
-from densecl.training.diagnosis import FixedPairs
 from densecl.training.environment import Placed
+from densecl.training.fixed_pairs import FixedPairs
 from densecl.training.logs import start_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 from densecl.training.recorder import Recorder
+from densecl.training.rhythm import Rhythm
 from densecl.training.schedules import Schedules
 from densecl.views import Photometrics
 
@@ -79,12 +80,12 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
         source=parts.source,
         batch_size=recipe.batch_size,
         timeline=timeline,
-        log_every=recipe.log_every,
-        checkpoint_every=recipe.checkpoint_every,
-        checkpoint_minutes=recipe.checkpoint_minutes,
+        rhythm=Rhythm(recipe.log_every, recipe.checkpoint_every, recipe.checkpoint_minutes),
         interrupts=interrupts,
         quarantine=quarantine,
-        fixed_pairs=FixedPairs(pairs, parts.normalization, quarantine, shift_brightness=recipe.brightness == "shift"),
+        fixed_pairs=FixedPairs(
+            pairs, parts.normalization, quarantine.record, shift_brightness=recipe.brightness == "shift"
+        ),
         loggers=loggers,
         console=console,
         peers=peers,

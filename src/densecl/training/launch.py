@@ -1,6 +1,11 @@
-"""Starts one process for each device of this machine, and ends with them.
+"""Starts one process for each device of this machine, and waits for them.
 
-Nothing heavy is imported here, so that a process starts with its own threads set and costs only what it uses.
+Nothing heavy is imported here. A new process imports this module first and torch later, when its number of threads is
+set.
+
+Torch's elastic launcher would not be simpler (tried with torch 2.14). It sets the number of threads after torch is
+imported, which is too late; it waits forever for a process that Ctrl-C has ended; it shows a user's mistake as 20
+lines of traceback; and it sends every signal to all processes, where ours must agree on a step to stop at.
 """
 
 from __future__ import annotations
@@ -22,11 +27,10 @@ from densecl.errors import UserError
 from densecl.interrupts import STOPPING, Interrupts
 from densecl.training.cores import available_cores
 
-#: Seconds that processes have to leave once they have told how they ended.
+#: Seconds that a process has to leave once it has told how it ended.
 GRACE = 10.0
 
-
-#: In a process that was started here: its end of the pipe to the one that waits for it.
+#: In a process that was started here: its end of the pipe to the parent, which waits for it.
 _to_parent: Connection | None = None
 
 
@@ -34,29 +38,30 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: i
     """Calls ``function(*arguments)`` in a new process for each device of this machine.
 
     Lightning's own launcher repeats ``sys.argv``, which means nothing when the run was started by a call in
-    Python or in a notebook. The processes are spawned, as CUDA demands; Lightning finds its place in their
-    environment. On several machines the same is done on each, with MASTER_ADDR and MASTER_PORT set.
+    Python or in a notebook. The processes are spawned, because CUDA does not survive a fork. They find their rank in
+    environment variables, as if torchrun had started them. With several machines, call this on each of them, with
+    MASTER_ADDR and MASTER_PORT set.
 
     Returns:
-        What the first of them returned.
+        What the first process returned.
 
     Args:
-        function: of a module, so that it can be found by the new processes.
-        devices: number of processes.
+        function: must be defined in a module, where the new processes can import it.
+        devices: number of processes on this machine.
         arguments: must be picklable.
-        nodes: machines on which the same is done.
-        node: the number of this one among them.
+        nodes: number of machines.
+        node: number of this machine, from 0.
 
     Raises:
-        UserError: if one of them raised it, or was killed.
-        RuntimeError: with the traceback of the first that failed otherwise.
-        SystemExit, KeyboardInterrupt: as the first process ended.
+        UserError: if a process raised it, or was killed.
+        RuntimeError: if a process failed in another way; with its traceback.
+        SystemExit, KeyboardInterrupt: if the first process ended with it.
     """
     if not hasattr(signal, "pthread_sigmask"):
         raise UserError(f"--devices {devices}: several processes need Linux or macOS. Take one device.")
     context = multiprocessing.get_context("spawn")
-    wished = os.environ.get("OMP_NUM_THREADS", "")  # may be a list, for loops within loops
-    threads = int(wished) if wished.isdecimal() else available_cores()
+    wished = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(wished) if wished.isdecimal() else available_cores()  # OpenMP allows a list, too, such as 4,2
     environment = {
         "OMP_NUM_THREADS": str(max(1, threads // devices)),
         "WORLD_SIZE": str(devices * nodes),
@@ -66,12 +71,12 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: i
     }
     pipes = [context.Pipe(duplex=False) for _ in range(devices)]
     processes = [context.Process(target=_process, args=(sender, function, arguments)) for _, sender in pipes]
-    # Before the first process, with which it would otherwise start, and let signals through again. It holds back for
-    # ever those that are held back here, which would end it.
+    # Python's resource tracker would start with the first process, and its start lets signals through again: too early.
+    # So it starts here, with signals held back, as they then are in the tracker: they must not end it.
     with _signals_held():
         resource_tracker.ensure_running()
     with contextlib.ExitStack() as until_the_end:
-        with _signals_held():  # there must be a process to forward them to
+        with _signals_held():  # until there is a process to forward them to
             interrupts = until_the_end.enter_context(_forwarding(processes))
             until_the_end.callback(_end, processes)
             for rank, process in enumerate(processes):
@@ -94,18 +99,18 @@ def launch(function: Callable[..., Any], devices: int, *arguments: Any, nodes: i
 def check_not_importing() -> None:
     """
     Raises:
-        UserError: in a new process that is still importing the script that started it. Its environment is already that
-            of one of several, so that the training would begin once more.
+        UserError: if this is a new process that is still importing the user's script. A call of pretrain at the top
+            of that script would start the training once more.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself asks
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing checks the same
         raise UserError(
-            "Each of several processes imports the script that calls pretrain, which must therefore do so under"
+            "Each of several processes imports the script that calls pretrain, so the call must stand under"
             " if __name__ == '__main__':"
         )
 
 
 def tell_parent(text: str) -> None:
-    """Hands on the message for the user, in a process that has to be ended without returning from its function."""
+    """Sends the parent a message for the user, from a process that is about to be ended where it stands."""
     assert _to_parent is not None
     _to_parent.send(("user error", text))
 
@@ -115,8 +120,8 @@ def _start(process: Any, devices: int) -> None:
         process.start()
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UserError(
-            f"--devices {devices} gives every process a copy of the data set and the module, but one of them cannot be"
-            f" pickled ({error}). Define its class at the top of a module, or start the script with torchrun."
+            f"--devices {devices} gives every process a copy of the data set and the module, but one of the two cannot"
+            f" be pickled ({error}). Define its class at the top of a module, or start the script with torchrun."
         ) from error
 
 
@@ -128,12 +133,12 @@ def _end(processes: list[Any]) -> None:
 
 
 def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts: Interrupts) -> tuple[str, Any]:
-    """Waits until all have ended in good order and tells how the first did, or raises the first failure."""
+    """Waits until all processes have ended. Returns how the first one did, or raises the first failure."""
     outcomes: dict[int, tuple[str, Any]] = {}
     stops: dict[int, tuple[str, Any]] = {}
     waiting = {receiver: rank for rank, receiver in enumerate(receivers)}
     while waiting:
-        # One that a signal reached before the processes met is gone; the others would wait for it for ever.
+        # A signal may end one process before they have all met. The others would then wait for it forever.
         ready = wait(list(waiting), timeout=GRACE if stops else None)
         if not ready:
             break
@@ -147,7 +152,8 @@ def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts
                 raise UserError(
                     f"Process {rank} of {len(processes)} {_how_it_died(processes[rank].exitcode)}"
                 ) from None
-            if kind == "failed" and interrupts.received is not None:  # for want of one that was stopped
+            # After a signal, a process may fail only because another one has stopped.
+            if kind == "failed" and interrupts.received is not None:
                 kind, content = outcomes[rank] = "exit", 128 + interrupts.received
             if kind == "user error":
                 raise UserError(content)
@@ -159,27 +165,31 @@ def _first_outcome(processes: list[Any], receivers: list[Connection], interrupts
 
 
 def _how_it_died(code: int) -> str:
-    """What to tell of a process that ended before it could say why, by its exit code; -n: of signal n."""
-    number = -code if code < 0 else code - 128  # as a shell reports it, where there was one in between
+    """What to tell the user of a process that ended without a word.
+
+    Args:
+        code: its exit code. Signal n gives -n, or 128 + n if a shell stood in between.
+    """
+    number = -code if code < 0 else code - 128
     name = next((each.name for each in signal.Signals if each == number), "")
     if name == "SIGKILL":
         return (
-            f"was killed (exit code {code}), most likely by the system for want of memory. Go on with --resume; a"
+            f"was killed (exit code {code}), most likely by the system because memory ran out. Go on with --resume; a"
             " smaller --batch-size or fewer --workers need less."
         )
     if name == "SIGBUS":
         return (
-            f"was killed (exit code {code}), most likely for want of shared memory. In a container give more"
+            f"was killed (exit code {code}), most likely because shared memory ran out. In a container give more"
             " ('docker run --shm-size 8g'), or take --workers 0; then go on with --resume."
         )
     if name:
         return (
-            f"died of {name} (exit code {code}), which is a fault in compiled code or a signal from elsewhere; what it"
-            " wrote before stands above. Go on with --resume."
+            f"died of {name} (exit code {code}): an error in compiled code, or a signal from outside. What it wrote"
+            " before is above. Go on with --resume."
         )
     return (
-        f"ended with exit code {code} before it could say why: what it wrote itself stands above. (Each process imports"
-        " the script that calls pretrain, which must therefore do so under if __name__ == '__main__'.)"
+        f"ended with exit code {code} before it could say why. What it wrote before is above. (Each process imports the"
+        " script that calls pretrain, so the call must stand under if __name__ == '__main__'.)"
     )
 
 
@@ -188,8 +198,8 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
     _to_parent = sender
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        # Until training listens to them, signals end the process: there is nothing to save yet. Not by an exception,
-        # which is lost if a destructor or a callback of C happens to run when the signal comes.
+        # Until training listens for signals there is nothing to save, so a signal ends the process at once. An
+        # exception would not do: it is lost if the signal comes while a destructor or a callback from C runs.
         class Leave(Interrupts):
             def _note(self, number: int, frame: Any) -> None:
                 sender.send(("interrupt", "") if number == signal.SIGINT else ("exit", 128 + number))
@@ -214,7 +224,10 @@ def _process(sender: Connection, function: Callable[..., Any], arguments: tuple[
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals that come here are delivered at the end; a process that is started here holds them until it is ready."""
+    """Signals that come in this block are delivered at its end.
+
+    A process that is started in it inherits this, and lets signals through when it is ready.
+    """
     held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
@@ -225,13 +238,13 @@ def _signals_held() -> Iterator[None]:
 def _leave_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()  # only a killed parent ends before its children
+    parent.join()  # a parent that ends before its children was killed
     os._exit(1)
 
 
 @contextlib.contextmanager
 def _in_environment(variables: dict[str, str]) -> Iterator[None]:
-    """What is started here has these environment variables."""
+    """Processes that are started in this block have these environment variables."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -243,7 +256,7 @@ def _in_environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _forwarding(processes: list[Any]) -> Iterator[Interrupts]:
-    """Signals to this process are noted and go to the first of `processes`, which ends the run in good order."""
+    """Notes signals to this process and forwards them to the first of `processes`, which ends the run properly."""
 
     class Forward(Interrupts):
         def _note(self, number: int, frame: Any) -> None:

@@ -1,69 +1,19 @@
-"""Where the numbers of a run go: ``metrics.csv`` always, TensorBoard, Weights & Biases and MLflow on demand."""
+"""Loggers that get the numbers of a run beside metrics.csv: TensorBoard, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densecl.errors import UserError
-from densecl.files import append, replacing
-from densecl.training.checkpoints import writing
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
-
-class Table:
-    """A CSV file that grows by a row at a time and can be cut back to a step.
-
-    (Lightning's CSVLogger deletes an existing file, so a resumed run would lose its past.)
-
-    Args:
-        path: the file. Rows of an earlier part of the run are kept up to and including `last_step`.
-        columns: names of the columns, of which the first must be "step".
-        last_step: the step to go on from; -1 keeps nothing.
-    """
-
-    def __init__(self, path: Path, columns: tuple[str, ...], last_step: int = -1) -> None:
-        self.path = path
-        self.columns = columns
-        kept = [row for row in self._rows() if int(row["step"]) <= last_step]
-        with writing(path), replacing(path) as file:
-            file.write(self._lines([dict(zip(columns, columns, strict=True)), *kept]).encode())
-
-    def append(self, row: Mapping[str, float | int]) -> None:
-        """Adds a row, so that a reader sees it at once. Columns without a value, or with nan, stay empty."""
-        written = {name: _written(row[name]) for name in self.columns if name in row}
-        with writing(self.path):
-            append(self.path, self._lines([written]).encode())
-
-    def _rows(self) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(encoding="utf-8", errors="replace", newline="") as file:
-            # A run that was killed may leave half a line at the end.
-            whole = [line for line in file if line.endswith("\n")]
-        rows = csv.DictReader(whole)
-        return [row for row in rows if row.get("step", "").isdigit() and None not in row.values()]
-
-    def _lines(self, rows: list[dict[str, str]]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
-        return text.getvalue()
-
-
-def _written(value: float | int) -> str:
-    if value != value:
-        return ""
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
-#: What helps where a logger cannot start.
+#: What to do if a logger cannot start.
 HELP = {
     "tensorboard": "Put that right",
     "wandb": "Log in with 'wandb login' or WANDB_API_KEY, keep it on this machine with WANDB_MODE=offline",
@@ -72,20 +22,20 @@ HELP = {
 
 
 def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: Mapping[str, Any]) -> list[Logger]:
-    """Lightning's loggers for these names, writing into the run (MLflow: or to MLFLOW_TRACKING_URI), and at work.
+    """Makes and starts Lightning's loggers with these names.
 
-    TensorBoard drops what an interrupted run had logged after `last_step`; to W&B and MLflow a
-    resumed run is a new run of the same name.
+    They write into the run's folder; MLflow writes to MLFLOW_TRACKING_URI if that is set. In a resumed run, TensorBoard
+    drops what was logged after `last_step`. For W&B and MLflow it is a new run with the same name.
 
     Args:
         names: some of "tensorboard", "wandb" and "mlflow".
         out: the run's folder.
         last_step: the step to go on from.
-        settings: of the run, which they note.
+        settings: of the run, which are logged, too.
 
     Raises:
-        UserError: if the package that a logger needs is not installed, or it cannot start: nobody is logged in, no
-            such server, a folder that cannot be written.
+        UserError: if a logger's package is not installed, or the logger cannot start: nobody is logged in, there is no
+            such server, the folder cannot be written.
     """
     from lightning.pytorch import loggers
 
@@ -94,12 +44,11 @@ def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: M
     for name in names:
         try:
             if name == "tensorboard":
-                if (
-                    _as_text(path := str(out.absolute())) != path
-                ):  # its thread would fail, and keep others waiting for ever
+                if _as_text(path := str(out.absolute())) != path:
+                    # TensorBoard's own thread would fail, and we would wait for it forever.
                     raise ValueError("the name of the run's folder is no UTF-8")
                 logger = loggers.TensorBoardLogger(out, name="tensorboard", version="", purge_step=last_step + 1)
-                _ = logger.experiment  # makes its folder; what fails later is told in other words
+                _ = logger.experiment  # makes its folder now, where a failure gets the message below
             elif name == "wandb":
                 logger = loggers.WandbLogger(name=title, save_dir=out, project="densecl")
             else:
@@ -108,7 +57,7 @@ def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: M
         except ImportError as error:
             install = "tensorboard" if name == "tensorboard" else f"densecl[{name}]"
             raise UserError(f"--loggers {name} needs a package that is not here: pip install '{install}'.") from error
-        except Exception as error:  # each has kinds of its own
+        except Exception as error:  # each logger raises its own kinds
             raise UserError(
                 f"--loggers {name} cannot start: {in_short(error)}. {HELP[name]}, or leave it out (--loggers none)."
             ) from error
@@ -117,13 +66,13 @@ def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: M
 
 
 class Loggers:
-    """Loggers at work. One that fails is left out from then on: none is worth losing the run.
+    """Loggers that cannot end a run: one that fails is left out from then on.
 
-    (In the hands of Lightning's Trainer they would end it.)
+    (If Lightning's Trainer had them, a failure of one would end the run.)
 
     Args:
         loggers: from `start_loggers`.
-        say: tells the user.
+        say: shows the user a line.
     """
 
     def __init__(self, loggers: list[Logger], say: Callable[[str], None]) -> None:
@@ -131,25 +80,25 @@ class Loggers:
         self.say = say
 
     def log(self, numbers: Mapping[str, float | int], step: int) -> None:
-        """Notes the numbers of a step."""
+        """Logs the numbers of a step."""
         self._each(lambda logger: logger.log_metrics(dict(numbers), step=step))
 
     def close(self, status: str) -> None:
-        """Writes what is still to be written. The status is "success" or "failed"."""
+        """Writes what is not written yet. The status is "success" or "failed"."""
         self._each(lambda logger: logger.finalize(status))
 
     def _each(self, act: Callable[[Logger], None]) -> None:
         for logger in list(self.loggers):
             try:
                 act(logger)
-            except Exception as error:  # each has kinds of its own
+            except Exception as error:  # each logger raises its own kinds
                 self.loggers.remove(logger)
                 self.say(f"warning: {type(logger).__name__} fails and is left out from now on: {in_short(error)}")
 
 
 @contextlib.contextmanager
 def threads_of_loggers_quiet() -> Iterator[None]:
-    """No traceback of what fails in TensorBoard's own thread, which is raised once more where it is used."""
+    """Shows no traceback of TensorBoard's own thread. Its error is raised again at the next call of the logger."""
     before = threading.excepthook
 
     def told(failure: threading.ExceptHookArgs) -> None:
@@ -164,12 +113,12 @@ def threads_of_loggers_quiet() -> Iterator[None]:
 
 
 def _as_text(value: Any) -> Any:
-    """A text without the bytes of a file's name that are no UTF-8, which no logger can write."""
+    """Escapes bytes of a file's name that are not UTF-8, because no logger can write them."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def in_short(error: Exception, limit: int = 200) -> str:
-    """What an error of another library, or what led to it, says in one line of at most so many characters."""
+    """What an error of another library says, or the error that caused it, in one line of at most `limit` characters."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     words = " ".join(str(error).split()).rstrip(".") or type(error).__name__

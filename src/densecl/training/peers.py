@@ -1,8 +1,9 @@
-"""What the processes of a run know of each other: who is there, who has failed, and of what.
+"""What the processes of a run know of each other: who is there, who has failed, and why.
 
-A process that fails leaves the others in the middle of an operation that all take part in, where they would wait for it
-for as long as their library likes. So every process shows that it lives, and a failure, in a small table that the first
-one keeps (torch's TCPStore), and a thread of each looks there. It ends the process if it does not come back by itself.
+When a process fails, the others may be in the middle of an operation that needs all of them. There they would wait for
+as long as gloo or NCCL allows. So the first process keeps a small table (torch's TCPStore). Every process writes there
+that it is alive, and why it fails. A thread in each process reads the table. If the run has failed and the process does
+not return by itself, the thread ends it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
 from densecl.errors import SharedError, UserError
@@ -29,10 +31,10 @@ from densecl.training.environment import Placed, World
 #: Seconds between two looks at the table.
 LOOK_EVERY = 1.0
 
-#: Seconds that a process has to end by itself once a failure is known.
+#: Seconds that a process has to end by itself after a failure is known.
 GRACE = 5.0
 
-#: Seconds that operations of all processes wait longer than the threads do, which know who is missing.
+#: Operations that need all processes wait so many seconds longer than the threads, whose message names who is missing.
 LATER = 15.0
 
 _RUNS = itertools.count()
@@ -41,22 +43,22 @@ _RUNS = itertools.count()
 class Failure(NamedTuple):
     """Why the run ends."""
 
-    rank: int  # of the process that it concerns
+    rank: int  # of the process that failed
     text: str  # for the user
-    own_words: bool  # that process shows it itself, as it is no mistake of the user's
-    lost: bool = False  # that process is gone, and shows nothing
+    own_words: bool  # that process shows its own traceback, because it was not the user's mistake
+    lost: bool = False  # that process is gone and cannot show anything
 
 
 class Peers:
-    """The other processes of a run, from their first meeting to their end. With one process it does nothing.
+    """The other processes of a run, from their first meeting to their end. With a single process it does nothing.
 
     Args:
-        world: of which this process is one; None if it is alone.
+        world: all processes, and which one this is; None if there is only one.
         timeout: seconds to wait for a process that does not answer.
-        end: tells the user a failure where the process has to be ended in the midst of something.
+        end: shows the user a failure when this process has to be ended where it stands.
 
     Attributes:
-        agreed_to_stop: set where all processes leave alike because of a signal.
+        agreed_to_stop: to be set when all processes stop at the same step because of a signal. That is no failure.
     """
 
     def __init__(self, world: World | None, timeout: float, end: Callable[[str], None]) -> None:
@@ -66,7 +68,8 @@ class Peers:
         self.agreed_to_stop = False
         self._look_every = min(LOOK_EVERY, timeout / 10)
         self._failure: Failure | None = None
-        self._seen: dict[int, tuple[bytes, float]] = {}  # the last sign of life of others, and when it was new
+        self._seen: dict[int, tuple[bytes, float]] = {}  # by rank: the last sign of life, and when it changed
+        self._agreement: Any = None  # the group of processes that `agree` talks to
         self._answered = time.monotonic()
         self._together = threading.Event()
         self._leaving = threading.Event()
@@ -108,7 +111,7 @@ class Peers:
 
     @property
     def patience(self) -> timedelta:
-        """How long an operation of all processes may wait for one of them."""
+        """How long an operation that needs all processes may wait for one of them."""
         return timedelta(seconds=self.timeout + LATER)
 
     def check(self) -> None:
@@ -120,10 +123,10 @@ class Peers:
             raise self._as_error(self._failure)
 
     def first_is_done(self, what: str) -> None:
-        """The first process tells that it has done something; the others wait for that, as long as it lives.
+        """The first process says that it has done something. The others wait for that, however long it takes.
 
         Raises:
-            UserError: if a process has failed in the meantime.
+            UserError: if a process fails in the meantime.
         """
         if self.world is None:
             return
@@ -136,9 +139,19 @@ class Peers:
                 self.check()
                 time.sleep(0.02)
 
+    def agree(self, numbers: list[float]) -> list[float]:
+        """The largest that any process has of each number. All processes must call this at the same time."""
+        if self.world is None or self.world.size == 1:
+            return numbers
+        if self._agreement is None:  # on the CPU, which does not stall a GPU; NCCL knows no CPU
+            self._agreement = dist.new_group(backend="gloo", timeout=self.patience)
+        largest = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._agreement)
+        return largest.tolist()
+
     @contextlib.contextmanager
     def _even_without_torchrun(self) -> Iterator[None]:
-        """The run that torchrun has left can still be saved; see `_talk`."""
+        """If torchrun is gone, and the table with it, the run can still save a checkpoint; see `_talk`."""
         try:
             yield
         except (dist.DistError, RuntimeError):
@@ -155,21 +168,21 @@ class Peers:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             return Failure(self.world.rank, f"{name} was interrupted. Go on with --resume.", own_words=True)
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return Failure(self.world.rank, f"{name} failed, and says itself where: {words}", own_words=True)
+        return Failure(self.world.rank, f"{name} failed, see its own traceback: {words}", own_words=True)
 
     def _tell(self, failure: Failure) -> Failure:
-        """Puts a failure into the table, and returns the one that was there first."""
-        with contextlib.suppress(dist.DistError, RuntimeError):  # nobody there to be told
+        """Puts a failure into the table and returns the first one that is in it."""
+        with contextlib.suppress(dist.DistError, RuntimeError):  # the table is gone
             first = self._store.compare_set("failure", "", json.dumps(failure))
             failure = Failure(*json.loads(first))
         self._failure = failure
         return failure
 
     def _as_error(self, failure: Failure) -> UserError:
-        """What this process raises: the first one shows it, or where there is none any more, every one."""
+        """What this process raises. The first process shows the failure; if that one is gone, every other does."""
         assert self.world is not None
         if failure.own_words:
-            time.sleep(2 * self._look_every)  # the other one's words come first
+            time.sleep(2 * self._look_every)  # the traceback of the other process comes first
         if self.world.rank == 0:
             with contextlib.suppress(dist.DistError, RuntimeError):
                 self._store.set("shown", "")
@@ -184,8 +197,7 @@ class Peers:
         return UserError(failure.text)
 
     def _find_who_is_gone(self) -> None:
-        """Waits a moment for the reason why a connection was lost: a failure that was told, or a sign of life that is
-        missing."""
+        """Waits a moment to learn why a connection was lost: from a failure in the table or a missing sign of life."""
         until = time.monotonic() + 2 * GRACE
         while self._failure is None and time.monotonic() < until:
             time.sleep(0.05)
@@ -203,7 +215,7 @@ class Peers:
     def _connect(self, world: World) -> Any:
         place = Placed(world)
         address, port = place.main_address, place.main_port
-        self._of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # it keeps the table itself
+        self._of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun keeps the table
         self._keeps_table = world.rank == 0 and not self._of_torchrun
         try:
             if not self._keeps_table:
@@ -214,7 +226,7 @@ class Peers:
                 is_master=self._keeps_table,
                 timeout=timedelta(seconds=self.timeout),
                 wait_for_workers=False,
-                multi_tenant=True,  # the process group's is the same
+                multi_tenant=True,  # the process group opens the same store once more
             )
         except (OSError, UnicodeError, dist.DistError, RuntimeError) as error:
             what = "cannot listen" if self._keeps_table else "does not reach process 0"
@@ -226,7 +238,7 @@ class Peers:
         return dist.PrefixStore(f"densecl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_RUNS)}", store)
 
     def _talk(self) -> None:
-        """Shows that this process lives, and looks at the others."""
+        """The first thread: shows that this process is alive, and looks for the others."""
         assert self.world is not None
         host = socket.gethostname()
         try:
@@ -239,7 +251,9 @@ class Peers:
         except (dist.DistError, RuntimeError):
             if self._leaving.is_set() or self._failure is not None:
                 return
-            if self._of_torchrun:  # it is gone, as a cluster's notice ends it. It would ask for an end in this way
+            if self._of_torchrun:
+                # torchrun is gone: a cluster that ends a job tells torchrun first. This process gets the signal that
+                # torchrun would have sent, so that it saves a checkpoint.
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
                 self._failure = self._lost(0, "is gone, and with it the run: it was killed, or its machine was lost")
@@ -260,11 +274,11 @@ class Peers:
             self._together.set()
         if self._failure is None and self._store.check(["failure"]):
             if self.world.rank == 0:
-                self._store.set("shown", "")  # it will be, in one way or another
+                self._store.set("shown", "")  # this process will show it, by returning or when it is ended
             self._failure = Failure(*json.loads(self._store.get("failure")))
 
     def _watch(self) -> None:
-        """Ends this process if it hangs though the run has failed, or if the table is silent: process 0 keeps it."""
+        """The second thread: ends this process if it hangs after a failure, or if whoever keeps the table is silent."""
         while not self._leaving.wait(self._look_every):
             if time.monotonic() - self._answered > self.timeout + self._look_every and self._failure is None:
                 who = "torchrun" if self._of_torchrun else ""
@@ -273,7 +287,7 @@ class Peers:
                 )
             if self._failure is not None and not self._leaving.wait(GRACE):
                 assert self.world is not None
-                silent = time.monotonic() - self._answered > GRACE  # then there is no asking either
+                silent = time.monotonic() - self._answered > GRACE  # then the table cannot be asked
                 error = UserError(self._failure.text) if silent else self._as_error(self._failure)
                 if not isinstance(error, SharedError):
                     self.end(self._failure.text)
@@ -285,9 +299,12 @@ class Peers:
         self._wait_for_others()
 
     def _wait_for_others(self) -> None:
-        """Until all have read what stands in the table, where it goes with this process; and until the first has gone
-        on to show what went wrong, because torchrun ends all as soon as one has ended."""
-        with contextlib.suppress(dist.DistError, RuntimeError):  # whoever kept the table is gone
+        """Waits until this process may end.
+
+        If it keeps the table, the others must have read it. If the run has failed, the first process must have shown
+        why, because torchrun ends all processes as soon as one has ended.
+        """
+        with contextlib.suppress(dist.DistError, RuntimeError):  # the table is gone
             self._wait_while_there_is_a_table()
 
     def _wait_while_there_is_a_table(self) -> None:
@@ -299,17 +316,17 @@ class Peers:
             return
         now = time.monotonic()
         living = [rank for rank, (_, at) in self._seen.items() if now - at < GRACE]
-        while time.monotonic() < now + 3 * GRACE:  # they may need as long as this one to notice, and to end themselves
+        while time.monotonic() < now + 3 * GRACE:  # the others may take as long as this one to notice, and then to end
             if self._store.check([f"left/{rank}" for rank in living]):
                 return
             time.sleep(0.02)
 
 
 def _reach(address: str, port: int, timeout: float) -> None:
-    """Waits until somebody listens there. Torch would wait as well, but then writes pages of frames.
+    """Waits until somebody listens there. Torch would wait, too, but prints pages of stack frames if nobody does.
 
     Raises:
-        OSError, UnicodeError: nobody does, or there is no such address.
+        OSError, UnicodeError: if nobody listens, or there is no such address.
     """
     until = time.monotonic() + timeout
     while True:
@@ -323,7 +340,7 @@ def _reach(address: str, port: int, timeout: float) -> None:
 
 
 def _of_a_lost_connection(error: BaseException) -> bool:
-    """Whether an operation of all processes failed, for which there is a reason elsewhere."""
+    """Whether an operation that needs all processes failed. The reason then lies in another process."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
     )

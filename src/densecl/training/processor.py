@@ -1,6 +1,7 @@
-"""Which precision the processor of this machine is fast in: by what it is, not by a trial.
+"""Whether this machine's processor is faster in bf16 than in float32.
 
-A trial's answer follows whatever else the machine is doing, and two runs of one command would then differ.
+The answer comes from a table of processors, not from a measurement. A measurement depends on what else the machine is
+doing, so two runs of the same command could end up with different settings.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from typing import NamedTuple
 
 import torch
 
-#: CPUs by their instructions and maker (None: any), and whether training is faster in bf16 than in float32. Measured,
-#: forward and backward: with AMX a ResNet-18 takes half the time; with AMD's Zen 4 ResNets half of it, ViT two thirds,
-#: ConvNeXt three quarters (docs/speed.md). The last row is a CPU whose maker was not noted: a third more.
+#: CPUs by instruction and maker (None: any), and whether they train faster in bf16. The first row that fits counts.
+#: Measured as the time of forward and backward pass in bf16 / in float32 (docs/speed.md).
 CPUS = (
-    ("amx_bf16", None, True),
-    ("avx512_bf16", "AuthenticAMD", True),
-    ("avx512_bf16", None, False),
+    ("amx_bf16", None, True),  # ResNet-18: 1/2
+    ("avx512_bf16", "AuthenticAMD", True),  # Zen 4. ResNets: 1/2, ViT: 2/3, ConvNeXt: 3/4
+    ("avx512_bf16", None, False),  # a CPU whose maker was not noted: 4/3
 )
 
 
@@ -28,7 +28,7 @@ class Cpu(NamedTuple):
 
 
 def fast_in_bf16() -> tuple[bool, str]:
-    """Whether this machine's GPU, or else its CPU, trains faster in bf16 than in float32; and why, in a few words."""
+    """Whether this machine's GPU, or its CPU if it has none, trains faster in bf16; and why, in a few words."""
     if torch.cuda.is_available():
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         return has, f"the GPU {'has' if has else 'lacks'} bf16"
@@ -40,11 +40,15 @@ def fast_in_bf16() -> tuple[bool, str]:
 
 
 def read_cpu(root: Path = Path("/")) -> Cpu:
-    """The CPU of this machine; without a name or instructions where the system is not Linux."""
+    """The CPU of this machine. Outside Linux maker and instructions are empty.
+
+    Args:
+        root: of the file system; another one in tests.
+    """
     try:
         text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    first = text.partition("\n\n")[0]  # all cores are described, one after the other
+    first = text.partition("\n\n")[0]  # the file has a paragraph for every core
     told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
     return Cpu(told.get("vendor_id", ""), frozenset(told.get("flags", "").split()))

@@ -1,76 +1,56 @@
-"""What happens between two steps: numbers are written, checkpoints saved, and the run is told to stop."""
+"""What happens between two steps: numbers are written, checkpoints are saved, and the run learns that it must stop."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
+from densecl.errors import UserError
 from densecl.images.loader import Batch, Quarantine
 from densecl.images.sources import ImageSource
 from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
-from densecl.model.distributed import mean_over_processes, world_size
+from densecl.model.distributed import mean_over_processes
 from densecl.progress import Display
+from densecl.training.alarms import CollapseAlarm, not_finite
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
-from densecl.training.diagnosis import MEASURES, CollapseAlarm, FixedPairs, diagnose, not_finite
-from densecl.training.logs import Loggers, Table
+from densecl.training.diagnosis import diagnose
+from densecl.training.fixed_pairs import FixedPairs
+from densecl.training.logs import Loggers
+from densecl.training.metrics import COLUMNS, MATCH_COLUMNS, Row, in_one_line, metrics_row
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
+from densecl.training.rhythm import Rhythm
+from densecl.training.table import Table
 from densecl.training.timeline import Timeline
-
-#: Columns of metrics.csv. `epoch` is a fraction; `data_wait` is the share of the time since the last row in which
-#: training waited for data; `seconds` is the time spent training since the run began, interruptions left out.
-COLUMNS = (
-    "step",
-    "epoch",
-    *MEASURES[:5],
-    "learning_rate",
-    "dense_weight",
-    "key_momentum",
-    "temperature",
-    *MEASURES[5:],
-    "images_per_second",
-    "data_wait",
-    "seconds",
-)
-
-#: Columns that no repetition of a run gives again.
-TIMINGS = ("images_per_second", "data_wait", "seconds")
-
-#: Columns of match_accuracy.csv: matching by the backbone's features on fixed view pairs, and guessing.
-MATCH_COLUMNS = ("step", "match_accuracy", "match_chance")
+from densecl.training.window import Window
 
 
 class Recorder(pl.Callback):
     """Watches a run of `DenseCLModule` and keeps what is worth keeping.
 
-    After every step that is due: a row of metrics.csv and of the other loggers; the match accuracy on fixed views;
-    ``checkpoints/last.ckpt`` with ``backbone.safetensors``. What is due follows from the step alone, but for
-    checkpoints by the clock, which change nothing of the run.
+    After the steps for which it is due: a row of metrics.csv, also for the other loggers; the match accuracy on fixed
+    views; ``checkpoints/last.ckpt`` and ``backbone.safetensors``. Only the first process writes these.
 
     Args:
         out: the run's folder.
         source: the images.
         batch_size: images per step, over all processes.
-        timeline: of the run.
-        log_every: steps between rows.
-        checkpoint_every: steps between checkpoints.
-        checkpoint_minutes: minutes between checkpoints, whichever comes first.
+        timeline: where the run stands; its `seconds` are set here.
+        rhythm: when something is due.
         interrupts: signals that ask the run to stop.
         quarantine: for the bad images of each batch.
-        fixed_pairs: on which to measure the backbone's match accuracy.
-        loggers: that shall have the numbers of metrics.csv, too.
+        fixed_pairs: on which the backbone's match accuracy is measured.
+        loggers: get the numbers of metrics.csv, too.
         console: on the first process, where to show how it goes.
-        peers: the other processes, which wait while the first one measures and saves.
+        peers: the other processes; they wait while the first one measures and saves.
 
     Attributes:
         done: steps done in all.
@@ -85,9 +65,7 @@ class Recorder(pl.Callback):
         source: ImageSource,
         batch_size: int,
         timeline: Timeline,
-        log_every: int,
-        checkpoint_every: int,
-        checkpoint_minutes: float,
+        rhythm: Rhythm,
         interrupts: Interrupts,
         quarantine: Quarantine,
         fixed_pairs: FixedPairs,
@@ -99,9 +77,7 @@ class Recorder(pl.Callback):
         self.source = source
         self.batch_size = batch_size
         self.timeline = timeline
-        self.log_every = log_every
-        self.checkpoint_every = checkpoint_every
-        self.checkpoint_minutes = checkpoint_minutes
+        self.rhythm = rhythm
         self.interrupts = interrupts
         self.quarantine = quarantine
         self.fixed_pairs = fixed_pairs
@@ -111,8 +87,8 @@ class Recorder(pl.Callback):
         self.display: Display | None = None
         self.alarm = CollapseAlarm()
         self.stopped_by: int | None = None
-        self.done = 0
-        self.row: dict[str, float | int] = {}
+        self.done = self._saved_step = timeline.start_step
+        self.row: Row = {}
         self._status = "failed"
 
     # --- Lightning's hooks ----------------------------------------------------------------------
@@ -121,29 +97,29 @@ class Recorder(pl.Callback):
         assert isinstance(pl_module, DenseCLModule)
         # By now Lightning has installed a handler of its own, which talks to other processes from within the signal.
         self.interrupts.listen()
-        # Agreeing on the CPU does not stall a GPU; NCCL knows no CPU.
-        if world_size() > 1:
-            self._agreement: Any = dist.new_group(backend="gloo", timeout=self.peers.patience)
-        self.done = start = self.timeline.start_step
+        self.peers.agree([0.0])  # connects them now, so that the time is not part of the first step's
+        start = self.timeline.start_step
         if trainer.is_global_zero:
-            self.metrics = Table(self.out / "metrics.csv", COLUMNS, last_step=start if start > 0 else -1)
-            self.matches = Table(self.out / "match_accuracy.csv", MATCH_COLUMNS, last_step=start if start > 0 else -1)
+            last = start if start > 0 else -1
+            self.metrics = Table(self.out / "metrics.csv", COLUMNS, last_step=last)
+            self.matches = Table(self.out / "match_accuracy.csv", MATCH_COLUMNS, last_step=last)
             if start == 0:
-                self._measure_matches(pl_module, 0)
+                self._measure_matches(pl_module)
         self.peers.first_is_done("the start")
         if self.console is not None:
-            self.display = Display(
-                self.console, self.timeline.total_steps, start
-            )  # its thread begins after the workers' fork
-        self._saved_at = time.monotonic()
+            # Its thread must begin after the workers were forked.
+            self.display = Display(self.console, self.timeline.total_steps, start)
+        self._saved_at = self.timeline.now()
+        self._window = Window(self.timeline.now)
         self.timeline.start()
-        self._window = _Window()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, DenseCLModule)
         self._window.fetched()
-        with writing(self.quarantine.path):
+        between_steps = batch_idx % trainer.accumulate_grad_batches == 0
+        with self._writing(self.quarantine.path, pl_module, between_steps=between_steps):
             self.quarantine.record(batch.bad)
 
     def on_train_batch_end(
@@ -151,37 +127,14 @@ class Recorder(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, DenseCLModule)
         self._window.worked()
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._after_step(trainer, pl_module)
+        else:
             pl_module.last = None
-            self._window.batch_ended()
-            return
-        self.done = done = pl_module.step
-        signal, minutes = self._agree()
-        ends = self.timeline.ended(done)
-        self.stopped_by = None if ends else signal
-        if ends or done == 1 or done % self.log_every == 0:
-            self._log(trainer, pl_module, done)
-        pl_module.last = None
-        due = done % self.checkpoint_every == 0
-        saves = ends or due or self.stopped_by is not None or minutes >= self.checkpoint_minutes
-        if trainer.is_global_zero:
-            if ends or due:
-                self._measure_matches(pl_module, done)
-            if saves:
-                self._save(pl_module)
-            if self.display is not None:
-                self.display.step(done, self._seconds_left(done))
-        if saves:
-            self.peers.first_is_done(f"step {done}")
-            self._saved_at = time.monotonic()
-        if ends or self.stopped_by is not None:
-            trainer.should_stop = True
         self._window.batch_ended()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._status = "success"
-
-    # --- the parts ------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Leaves the terminal and the loggers in order, however the run ended."""
@@ -189,55 +142,62 @@ class Recorder(pl.Callback):
             self.display.close()
         self.loggers.close(self._status)
 
+    # --- the parts ------------------------------------------------------------------------------
+
+    def _after_step(self, trainer: pl.Trainer, module: DenseCLModule) -> None:
+        self.done = module.step
+        signal, minutes = self._agree()
+        ended = self.timeline.ended(self.done)
+        self.stopped_by = None if ended else signal
+        due = self.rhythm.after(self.done, ended=ended, stopped=self.stopped_by is not None, minutes=minutes)
+        if due.row:
+            self._log(trainer, module)
+        module.last = None  # its memory is free for what follows
+        if trainer.is_global_zero:
+            if due.matches:
+                self._measure_matches(module)
+            if due.checkpoint:
+                self._save(module)
+            if self.display is not None:
+                self.display.step(self.done, self._seconds_left())
+        if due.checkpoint:
+            self.peers.first_is_done(f"step {self.done}")
+            self._saved_at = self.timeline.now()
+        if ended or self.stopped_by is not None:
+            trainer.should_stop = True
+
     def _agree(self) -> tuple[int | None, float]:
-        """All processes take the latest of their clocks, and learn of the signal that any of them has received.
+        """All processes take the latest of their clocks, and learn of a signal that any of them has received.
 
         Returns:
             The signal, and the minutes since the last checkpoint.
         """
-        minutes = (time.monotonic() - self._saved_at) / 60
+        minutes = (self.timeline.now() - self._saved_at) / 60
         own = [self.timeline.read(), float(self.interrupts.received or 0), minutes]
-        news = torch.tensor(own, dtype=torch.float64)
-        if world_size() > 1:
-            dist.all_reduce(news, dist.ReduceOp.MAX, group=self._agreement)
-        seconds, signal, minutes = news.tolist()
-        self.timeline.seconds = seconds
+        self.timeline.seconds, signal, minutes = self.peers.agree(own)
         return int(signal) or None, minutes
 
-    def _log(self, trainer: pl.Trainer, module: DenseCLModule, done: int) -> None:
+    def _log(self, trainer: pl.Trainer, module: DenseCLModule) -> None:
         assert module.last is not None
         measures = mean_over_processes(diagnose(module.model, *module.last)).tolist()  # waits for the device
         rate, waiting = self._window.close(self.batch_size // trainer.accumulate_grad_batches)
         self._check_finite(module)
-        settings = {
-            "learning_rate": module.settings.learning_rate,
-            "dense_weight": module.settings.dense_weight,
-            "key_momentum": _or_nan(module.settings.key_momentum),
-            "temperature": _or_nan(module.settings.temperature),
-        }
-        timings = {"images_per_second": rate, "data_wait": waiting, "seconds": self.timeline.seconds}
-        measured = dict(zip(MEASURES, measures, strict=True))
-        self.row = {"step": done, "epoch": self.timeline.epoch(done), **measured, **settings, **timings}
+        timings = rate, waiting, self.timeline.seconds
+        self.row = metrics_row(self.done, self.timeline.epoch(self.done), measures, module.settings, timings)
         if trainer.is_global_zero:
-            self.metrics.append(self.row)
+            with self._writing(self.metrics.path, module):
+                self.metrics.append(self.row)
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
-            self.loggers.log(numbers, done)
+            self.loggers.log(numbers, self.done)
             if self.display is not None:
-                self.display.report(done, _shown(self.row), self._seconds_left(done))
-        self.alarm.check(done, self.row)
+                self.display.report(self.done, in_one_line(self.row), self._seconds_left())
+        self.alarm.check(self.done, self.row)
 
-    def _say(self, text: str) -> None:
-        if self.console is not None:
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    def _check_finite(self, module: DenseCLModule) -> None:
-        first_bad = int(module.first_bad_step)
-        if first_bad < torch.iinfo(torch.int64).max:
-            raise not_finite(first_bad + 1)
-
-    def _measure_matches(self, module: DenseCLModule, done: int) -> None:
-        accuracy, chance = self.fixed_pairs.match_accuracy(module.model.backbone)
-        self.matches.append({"step": done, "match_accuracy": accuracy, "match_chance": chance})
+    def _measure_matches(self, module: DenseCLModule) -> None:
+        with self._writing(self.quarantine.path, module):
+            accuracy, chance = self.fixed_pairs.match_accuracy(module.model.backbone)
+        with self._writing(self.matches.path, module):
+            self.matches.append({"step": self.done, "match_accuracy": accuracy, "match_chance": chance})
 
     def _save(self, module: DenseCLModule) -> None:
         """Writes checkpoint and backbone, but never weights that are not finite."""
@@ -253,65 +213,46 @@ class Recorder(pl.Callback):
             model=module.model.state_dict(),
             optimizer=module.trainer.optimizers[0].state_dict(),
         )
-        # The result first: a run whose checkpoint says that it is complete then has one.
+        # The result goes first, so that a run whose checkpoint says that it is complete has one.
         result = self.out / "backbone.safetensors"
         with writing(result):
             try:
                 save_backbone(module.model.backbone, result, module.normalization)
-            finally:  # if that fails, the run can still go on from here, and its result be written then
+            finally:  # if the result cannot be written, the run can still go on from here and write it then
                 save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
+        self._saved_step = self.done
 
-    def _seconds_left(self, done: int) -> float | None:
+    @contextlib.contextmanager
+    def _writing(self, path: Path, module: DenseCLModule, *, between_steps: bool = True) -> Iterator[None]:
+        """A file of the run that cannot be written ends the run, but what it has learned is saved first.
+
+        The same holds for bad images that end it.
+
+        Args:
+            path: the file.
+            module: whose state is saved.
+            between_steps: False in the middle of a step, where there is no state from which a run could go on.
+
+        Raises:
+            UserError: if the file, or then the checkpoint, cannot be written.
+        """
+        with writing(path):
+            try:
+                yield
+            except (OSError, UserError):
+                if module.trainer.is_global_zero and between_steps and self.done > self._saved_step:
+                    self._save(module)
+                raise
+
+    def _check_finite(self, module: DenseCLModule) -> None:
+        first_bad = int(module.first_bad_step)
+        if first_bad < torch.iinfo(torch.int64).max:
+            raise not_finite(first_bad + 1)
+
+    def _seconds_left(self) -> float | None:
         rate = self.row.get("images_per_second")
-        return self.timeline.seconds_left(done, rate / self.batch_size if rate else None)
+        return self.timeline.seconds_left(self.done, rate / self.batch_size if rate else None)
 
-
-def _or_nan(value: float | None) -> float:
-    """What a method does not have stays empty in the tables."""
-    return math.nan if value is None else value
-
-
-class _Window:
-    """Measures the time since the last row: working and waiting for data. What is done between steps is left out."""
-
-    def __init__(self) -> None:
-        self.batches = 0
-        self._waited = self._worked = 0.0
-        self._mark: float | None = None
-
-    def fetched(self) -> None:
-        """The next batch has come. (The first one comes late, with the start of the workers, and does not count.)"""
-        if self._mark is not None:
-            self._waited += self._lap()
-        self._mark = time.monotonic()
-
-    def worked(self) -> None:
-        """A batch is done (as far as the host knows: a GPU may still be at it)."""
-        self._worked += self._lap()
-        self.batches += 1
-
-    def batch_ended(self) -> None:
-        """Everything that follows a batch is done."""
-        self._mark = time.monotonic()
-
-    def close(self, batch_size: int) -> tuple[float, float]:
-        """Images per second, and the share of waiting; begins anew."""
-        self._worked += self._lap()
-        total = self._waited + self._worked
-        numbers = self.batches * batch_size / total, self._waited / total
-        self.batches, self._waited, self._worked = 0, 0.0, 0.0
-        return numbers
-
-    def _lap(self) -> float:
-        assert self._mark is not None
-        now = time.monotonic()
-        passed, self._mark = now - self._mark, now
-        return passed
-
-
-def _shown(row: Mapping[str, float | int]) -> str:
-    """What of a row of metrics.csv is worth a glance."""
-    return (
-        f"epoch {row['epoch']:.2f}  loss {row['loss']:.3f}  {row['images_per_second']:.0f} images/s"
-        f"  waiting for data {row['data_wait']:.0%}"
-    )
+    def _say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)

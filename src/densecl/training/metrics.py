@@ -1,0 +1,66 @@
+"""What stands in a row of metrics.csv and of match_accuracy.csv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from densecl.training.diagnosis import MEASURES
+from densecl.training.schedules import Settings
+
+Row = dict[str, float | int]
+
+#: Columns that differ each time a run is repeated.
+TIMINGS = (
+    "images_per_second",
+    "data_wait",  # fraction of the time since the last row that was spent waiting for data
+    "seconds",  # spent training since the run began; pauses between two parts of a run do not count
+)
+
+#: Columns of metrics.csv.
+COLUMNS = (
+    "step",
+    "epoch",  # with a fraction
+    *MEASURES[:5],
+    "learning_rate",
+    "dense_weight",
+    "key_momentum",
+    "temperature",
+    *MEASURES[5:],
+    *TIMINGS,
+)
+
+#: Columns of match_accuracy.csv: matching by the backbone's features on fixed view pairs, and its chance level.
+MATCH_COLUMNS = ("step", "match_accuracy", "match_chance")
+
+
+def metrics_row(
+    step: int, epoch: float, measures: Sequence[float], settings: Settings, timings: tuple[float, float, float]
+) -> Row:
+    """A row of metrics.csv.
+
+    Args:
+        step: steps done.
+        epoch: epochs done.
+        measures: the `MEASURES`.
+        settings: of this step. What the method does not have is nan, which stays empty in the file.
+        timings: the `TIMINGS`.
+    """
+    return {
+        "step": step,
+        "epoch": epoch,
+        **dict(zip(MEASURES, measures, strict=True)),
+        "learning_rate": settings.learning_rate,
+        "dense_weight": settings.dense_weight,
+        "key_momentum": math.nan if settings.key_momentum is None else settings.key_momentum,
+        "temperature": math.nan if settings.temperature is None else settings.temperature,
+        **dict(zip(TIMINGS, timings, strict=True)),
+    }
+
+
+def in_one_line(row: Mapping[str, float | int]) -> str:
+    """The numbers of a row that a user wants to see while the run goes on."""
+    return (
+        f"epoch {row['epoch']:.2f}  loss {row['loss']:.3f}  {row['images_per_second']:.0f} images/s"
+        f"  waiting for data {row['data_wait']:.0%}"
+    )

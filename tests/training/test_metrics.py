@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import math
+
+from densecl.training.diagnosis import MEASURES
+from densecl.training.metrics import COLUMNS, TIMINGS, in_one_line, metrics_row
+from densecl.training.schedules import Settings
+
+
+def test_a_row_has_a_value_for_every_column() -> None:
+    settings = Settings(0.1, 0.5, 0.99, 0.2, None)
+    row = metrics_row(12, 1.5, [float(number) for number in range(len(MEASURES))], settings, (80.0, 0.25, 9.0))
+    assert set(row) == set(COLUMNS)
+    assert len(COLUMNS) == len(set(COLUMNS))
+    assert (row["step"], row["epoch"], row["loss"], row["image_spread"]) == (12, 1.5, 0.0, len(MEASURES) - 1)
+    assert (row["learning_rate"], row["dense_weight"], row["key_momentum"], row["temperature"]) == (0.1, 0.5, 0.99, 0.2)
+    assert [row[name] for name in TIMINGS] == [80.0, 0.25, 9.0]
+
+
+def test_what_a_method_does_not_have_is_nan() -> None:
+    row = metrics_row(1, 0.0, [0.0] * len(MEASURES), Settings(0.1, 0.5, None, None, None), (1.0, 0.0, 1.0))
+    assert math.isnan(row["key_momentum"]) and math.isnan(row["temperature"])
+
+
+def test_what_a_row_shows() -> None:
+    row = {"step": 1, "epoch": 0.1, "loss": 4.25, "images_per_second": 80.0, "data_wait": 0.07}
+    assert in_one_line(row) == "epoch 0.10  loss 4.250  80 images/s  waiting for data 7%"
