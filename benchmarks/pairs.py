@@ -26,11 +26,11 @@ from machine import this_machine
 from rich.console import Console
 from torch.nn.parallel import DistributedDataParallel
 
+from densecl.choices import Matching
 from densecl.evaluation.correspondence import fixed_view_pairs
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, Backbone, DenseCL
-from densecl.recipe import Matching
 from densecl.training.parts import IMAGENET
 from densecl.views import Views
 

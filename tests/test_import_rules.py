@@ -16,6 +16,7 @@ SOURCE = Path(densecl.__file__).parent
 PLAIN = {
     "allocator",
     "borrowed",
+    "choices",
     "errors",
     "files",
     "interrupts",
@@ -33,6 +34,7 @@ EVERYTHING = {
 MAY_IMPORT = {
     "allocator": set(),
     "borrowed": set(),
+    "choices": set(),
     "errors": set(),
     "files": set(),
     "interrupts": set(),
@@ -41,7 +43,7 @@ MAY_IMPORT = {
     "progress": set(),
     "version": set(),
     "views": set(),
-    "recipe": {"errors", "files"},
+    "recipe": {"choices", "errors", "files"},
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,

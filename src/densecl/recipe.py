@@ -26,16 +26,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from densecl.choices import (
+    Auto,
+    Brightness,
+    DenseNegatives,
+    DenseStatistics,
+    KeyNorm,
+    Matching,
+    MethodName,
+)
 from densecl.errors import UserError, nearest
 from densecl.files import replacing
-
-Auto = Literal["auto"]
-Method = Literal["auto", "moco", "densecl", "simclr", "byol", "simsiam", "barlow", "vicreg", "dino"]
-Matching = Literal["features", "mutual", "geometry", "both"]
-DenseNegatives = Literal["pooled", "cells", "batch", "others"]
-DenseStatistics = Literal["cells", "position"]
-KeyNorm = Literal["auto", "shuffle", "split", "ema"]
-Brightness = Literal["auto", "scale", "shift"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Recipe:
     """Share of the image's area that a crop covers, smallest and largest [paper]."""
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     """Strength of the jitter of brightness, contrast, saturation and hue [paper]."""
-    brightness: Brightness = "auto"
+    brightness: Literal["auto", Brightness] = "auto"
     """How brightness is jittered: scale multiplies the values [paper]; shift adds to them by their own contrast. auto:
     scale, but shift for images of sixteen bits whose values lie in a narrow band (thermal, elevation)."""
     jitter_probability: float = 0.8
@@ -103,7 +104,7 @@ class Recipe:
     """Batch norm keeps its means and variances; its weights and biases train. auto: on with --init, else off."""
 
     # --- the method -----------------------------------------------------------------------------
-    method: Method = "auto"
+    method: Literal["auto", MethodName] = "auto"
     """The self-supervised objective, used on image vectors and on cells. 'densecl': moco at --dense-weight 0.5.
     auto: simclr, or moco where the batch is too small to find negatives in, or a setting of its keys is given."""
     dense_weight: float = 0.5
@@ -132,7 +133,7 @@ class Recipe:
     """Share of its old weights the key encoder keeps each step [paper: 0.999]. auto: by the length of the run."""
     key_momentum_end: float | Auto | None = "auto"
     """Where a cosine takes --key-momentum by the end. auto: the method's, 1 for byol and dino."""
-    key_norm: KeyNorm = "auto"
+    key_norm: Literal["auto", KeyNorm] = "auto"
     """How the key encoder's batch norm is kept from leaking: shuffle (across devices), split, or ema. auto: shuffle;
     with --recipe paper on one device split."""
     key_split: int = 32

@@ -20,15 +20,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from densecl.choices import DenseNegatives, Matching, MethodName
 from densecl.errors import UserError
 from densecl.model import METHODS, DenseCL, create_backbone, log_sum_exp
 from densecl.model import densecl as densecl_module
 from densecl.model.heads import HeadShape, Prototypes
 from densecl.model.matching import Match, keep_best
-from densecl.model.methods import DenseNegatives, find_method
+from densecl.model.methods import find_method
 from densecl.model.objectives import Pairs, image_pairs
-from densecl.recipe import Matching
-from densecl.recipe import Method as MethodName
 from densecl.views import Views
 from tests.frozen import WatchedNorm, frozen_norm, modes
 from tests.model import reference
@@ -94,7 +93,7 @@ def test_products_are_made_by_what_is_quick(name: str, negatives: str, counted: 
 
 
 def test_the_command_line_knows_the_methods_of_the_table() -> None:
-    assert {*get_args(MethodName)} == {*METHODS, "densecl", "auto"}
+    assert {*get_args(MethodName)} == {*METHODS, "densecl"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from densecl.borrowed import set_modes
+from densecl.choices import DenseNegatives, DenseStatistics, KeyNorm, Matching
 from densecl.errors import UserError
 from densecl.model.attention_kernels import quick_dtype
 from densecl.model.backbone import Backbone
@@ -36,13 +37,10 @@ from densecl.model.matching import (
     match_by_geometry,
     match_mutually,
 )
-from densecl.model.methods import DenseNegatives, Method, find_method
-from densecl.model.objectives import Pairs, Statistics, Temperature, image_pairs
+from densecl.model.methods import Method, find_method
+from densecl.model.objectives import Pairs, Temperature, image_pairs
 from densecl.model.queue import Queue
 from densecl.views import Views, cell_distances
-
-KeyNorm = Literal["shuffle", "split", "ema"]
-Matching = Literal["features", "mutual", "geometry", "both"]
 
 #: Length of a queue when none is given [paper].
 QUEUE_LENGTH = 65536
@@ -122,7 +120,7 @@ class DenseCL(nn.Module):
         match_radius: float = 0.7,
         match_top_k: float = 1.0,
         dense_negatives: DenseNegatives | None = None,
-        dense_statistics: Statistics | None = None,
+        dense_statistics: DenseStatistics | None = None,
         symmetric: bool | None = None,
         seed: int = 0,
     ) -> None:
@@ -132,7 +130,7 @@ class DenseCL(nn.Module):
             ("key_norm", key_norm or "shuffle", KeyNorm),
             ("matching", matching, Matching),
             ("dense_negatives", dense_negatives or "pooled", DenseNegatives),
-            ("dense_statistics", dense_statistics or "cells", Statistics),
+            ("dense_statistics", dense_statistics or "cells", DenseStatistics),
         ):
             if value not in get_args(kind):
                 raise UserError(f"{name} is one of {', '.join(get_args(kind))}, not '{value}'.")
@@ -154,8 +152,8 @@ class DenseCL(nn.Module):
         self.teacher_temperature = self._or_own("teacher_temperature", teacher_temperature, first_teacher)
         self.key_momentum = self._or_own("key_momentum", key_momentum, method.key_momentum)
         self.dense_negatives = self._or_own("dense_negatives", dense_negatives, usual_negatives)
-        own_statistics: Statistics | None = "cells" if method.statistics else None
-        statistics: Statistics | None = self._or_own("dense_statistics", dense_statistics, own_statistics)
+        own_statistics: DenseStatistics | None = "cells" if method.statistics else None
+        statistics: DenseStatistics | None = self._or_own("dense_statistics", dense_statistics, own_statistics)
         length = self._or_own("queue_length", queue_length, QUEUE_LENGTH if method.queue else None)
         self.dense_weight = dense_weight
         self.key_norm = key_norm or ("shuffle" if backbone.uses_batch_statistics and method.queue else None)

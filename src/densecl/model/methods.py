@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import nn
 
+from densecl.choices import DenseNegatives
 from densecl.errors import UserError, nearest
 from densecl.model.heads import HeadShape
 from densecl.model.objectives import BYOL, DINO, BarlowTwins, MoCo, Objective, SimCLR, SimSiam, VICReg
@@ -18,8 +19,6 @@ from densecl.model.objectives import BYOL, DINO, BarlowTwins, MoCo, Objective, S
 #: Where keys come from: from a moving average of the query encoder, from the query encoder itself without gradient,
 #: or from the query encoder itself with gradient.
 Keys = Literal["average", "stopped", "shared"]
-
-DenseNegatives = Literal["pooled", "cells", "batch", "others"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,14 @@ the same thing, an image vector being the only cell of its image, so a method is
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from densecl.choices import DenseStatistics
 from densecl.model.distributed import mean_over_processes, world_size
-
-Statistics = Literal["cells", "position"]
 
 
 class Pairs(NamedTuple):
@@ -59,7 +58,7 @@ class Objective(nn.Module):
 
     exchangeable = False
 
-    def __init__(self, dim: int, statistics: Statistics = "cells") -> None:
+    def __init__(self, dim: int, statistics: DenseStatistics = "cells") -> None:
         super().__init__()
         self.dim = dim
         self.statistics = statistics

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from densecl.choices import DenseStatistics
 from densecl.model.distributed import mean_over_processes
-from densecl.model.objectives.objective import Objective, Pairs, Statistics, Temperature, mean_over_valid
+from densecl.model.objectives.objective import Objective, Pairs, Temperature, mean_over_valid
 
 
 class DINO(Objective):
@@ -19,7 +20,7 @@ class DINO(Objective):
 
     center: Float[Tensor, "dim"]
 
-    def __init__(self, dim: int, statistics: Statistics = "cells", center_momentum: float = 0.9) -> None:
+    def __init__(self, dim: int, statistics: DenseStatistics = "cells", center_momentum: float = 0.9) -> None:
         super().__init__(dim, statistics)
         self.center_momentum = center_momentum
         self.register_buffer("center", torch.zeros(dim))

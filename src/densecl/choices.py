@@ -1,0 +1,28 @@
+"""The settings that are one of a few words, each list once. Free of torch, because `densecl --help` reads it.
+
+`Literal["auto", MethodName]` is such a list with "auto" in front: a recipe may leave the choice to the run.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Auto = Literal["auto"]
+
+#: The self-supervised methods; "densecl" is moco with a dense loss. What each is made of: `model.methods.METHODS`.
+MethodName = Literal["moco", "densecl", "simclr", "byol", "simsiam", "barlow", "vicreg", "dino"]
+
+#: How a query cell finds its positive.
+Matching = Literal["features", "mutual", "geometry", "both"]
+
+#: What a query cell is told apart from.
+DenseNegatives = Literal["pooled", "cells", "batch", "others"]
+
+#: Barlow Twins and VICReg: over which cells the statistics of the dense loss are taken.
+DenseStatistics = Literal["cells", "position"]
+
+#: How batch norm in the momentum encoder is kept from telling query and key apart.
+KeyNorm = Literal["shuffle", "split", "ema"]
+
+#: How brightness is jittered.
+Brightness = Literal["scale", "shift"]
