@@ -70,7 +70,7 @@ def kept(method: Method) -> set[str]:
     """Some of what is in the checkpoint beside the query encoder: of each part that the method has, something."""
     state = [name for name, _ in method.objective(4).named_buffers()]
     names = {f"{level}_objective.{name}" for level in ("global", "dense") for name in state}
-    if method.keys == "average":
+    if method.keys == "momentum-encoder":
         names |= {"key_encoder.global_head.layers.0.weight", "key_encoder.dense_head.layers.0.weight"}
     if method.predictor is not None:
         names |= {"predictor.vector_layers.0.weight", "predictor.cell_layers.0.weight"}

@@ -231,9 +231,9 @@ class Recorder(pl.Callback):
         self._check_finite(module)
         settings = {
             "learning_rate": module.settings.learning_rate,
-            "dense_weight": module.settings.dense_weight,
-            "key_momentum": _or_nan(module.settings.key_momentum),
-            "temperature": _or_nan(module.settings.temperature),
+            "dense_weight": module.settings.method.dense_weight,
+            "key_momentum": _or_nan(module.settings.method.key_momentum),
+            "temperature": _or_nan(module.settings.method.temperature),
         }
         timings = {"images_per_second": rate, "data_wait": waiting, "seconds": self.clock.seconds}
         measured = dict(zip(MEASURES, measures, strict=True))
