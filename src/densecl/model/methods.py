@@ -47,6 +47,11 @@ class Method:
     weight_decay: float
 
     @property
+    def teacher_temperature_end(self) -> float | None:
+        """The teacher's temperature after its warm-up."""
+        return self.teacher_temperature[1] if self.teacher_temperature is not None else None
+
+    @property
     def batch_norm(self) -> bool:
         """Whether its heads have batch norm, which needs more than one vector."""
         return any(head is not None and (head.norm or head.last_norm) for head in (self.projector, self.predictor))
