@@ -25,7 +25,7 @@ from densecl.errors import UserError
 from densecl.model import METHODS, DenseCL, Output, create_backbone, log_sum_exp, precision
 from densecl.model.heads import HeadShape, Prototypes
 from densecl.model.matching import Match, keep_best
-from densecl.model.methods import find_method
+from densecl.model.methods import Method, find_method
 from densecl.model.objectives import Pairs, image_pairs
 from densecl.views import Views
 from tests.frozen import WatchedNorm, frozen_norm, modes
@@ -35,7 +35,7 @@ from tests.processes import on_two_processes
 
 NAMES = list(METHODS)
 BATCH, RADIUS = 3, 0.7
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "methods.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs"
 
 
 class PatchNet(nn.Module):
@@ -637,26 +637,36 @@ def test_a_method_of_ones_own_needs_no_entry_in_the_table() -> None:
 # --- an eighth ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("matching", get_args(Matching))
-def test_the_documented_example_of_an_eighth_method(matching: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENTATION.read_text(), flags=re.DOTALL | re.MULTILINE)
-    documented: dict[str, Any] = {}
-    exec(code, documented)
-    assert documented["model"].method.name == "distance"
+@pytest.fixture
+def documented(monkeypatch: pytest.MonkeyPatch) -> Method:
+    """The worked example of the documentation, as a row in the table."""
+    pages = "\n".join(page.read_text() for page in sorted(DOCUMENTATION.glob("*.md")))
+    blocks = re.findall(r"^```python\n(.*?)^```$", pages, flags=re.DOTALL | re.MULTILINE)
+    (code,) = [block for block in blocks if "(Objective)" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    monkeypatch.setitem(METHODS, "distance", names["distance"])
+    return names["distance"]
 
-    monkeypatch.setitem(METHODS, "distance", documented["distance"])
-    model = make("distance", matching=matching, dense_weight=1.0, symmetric=False)
+
+@pytest.mark.parametrize("matching", get_args(Matching))
+def test_the_documented_method_gives_its_formula_at_both_levels(documented: Method, matching: str) -> None:
+    model = make(documented.name, matching=matching, dense_weight=1.0, symmetric=False)
     query, key = views(1), views(2)
     output = model(query, key)
     expected = (output.query.vector - output.key.vector).square().sum(dim=1).mean()
     assert output.global_loss.item() == pytest.approx(expected.item(), rel=1e-12)
     if matching != "both":  # whose second match is not told
-        assert output.query.cells is not None and output.key.cells is not None
         pairs = pairs_of(output, torch.zeros(BATCH, 9, 9, dtype=torch.bool))
         distances = (pairs.query - pairs.positive).square().sum(dim=2)[output.valid]
         assert output.dense_loss.item() == pytest.approx(distances.mean().item(), rel=1e-12)
     output.loss.backward()
     assert all(weight.grad is not None for weight in model.query_encoder.dense_head.parameters())
+
+
+def test_the_documented_method_trains(documented: Method) -> None:
+    losses = steps(0, 1, [(documented.name, "test_resnet", "geometry", None)])[0][:2]
+    assert all(loss.isfinite() for loss in losses) and losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("key_norm", ["shuffle", "split", "ema"])
