@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densecl.choices import DenseNegatives, Matching, MethodName
 from densecl.errors import UserError
-from densecl.model import METHODS, DenseCL, Output, create_backbone, log_sum_exp, precision
+from densecl.model import METHODS, DenseCL, Output, Scheduled, create_backbone, log_sum_exp, precision
 from densecl.model.heads import HeadShape, Prototypes
 from densecl.model.matching import Match, keep_best
 from densecl.model.methods import Method, find_method
@@ -677,3 +677,34 @@ def test_batch_norm_that_its_owner_froze_stays_frozen_in_both_encoders(key_norm:
     assert not WatchedNorm.trained and modes(model.query_encoder) == before
     assert model.key_encoder is not None
     assert modes(model.key_encoder) == ([False] * len(before) if key_norm == "ema" else before)
+
+
+# --- scheduled settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_says_what_it_starts_with(name: str) -> None:
+    method = METHODS[name]
+    start = DenseCL(PatchNet(), method=name, hidden_dim=8, dense_weight=0.3).scheduled
+    teacher = method.teacher_temperature and method.teacher_temperature[0]
+    assert start == Scheduled(0.3, method.temperature, teacher, method.key_momentum)
+    if method.temperature is not None:
+        assert DenseCL(PatchNet(), method=name, hidden_dim=8, temperature=0.9).scheduled.temperature == 0.9
+
+
+def test_in_micro_batches_moving_averages_move_as_far_as_in_one() -> None:
+    model = make("dino", key_momentum=0.5)
+    assert model.key_encoder is not None
+    query, key = model.query_encoder.global_head.layers[0].weight, model.key_encoder.global_head.layers[0].weight
+    expected = 0.5 * key.detach() + 0.5 * query.detach()
+    model.set_schedule(model.scheduled, micro_batches=4)
+    outputs = [model(views(1), views(2)) for _ in range(4)]
+    torch.testing.assert_close(key, expected)
+    center, fraction = torch.zeros(6).double(), 1 - 0.9 ** (1 / 4)
+    model = make("dino", key_momentum=1.0, symmetric=False)
+    model.set_schedule(model.scheduled, micro_batches=4)
+    for _ in range(4):
+        outputs.append(model(views(1), views(2)))
+        center = (1 - fraction) * center + fraction * outputs[-1].key.vector.mean(dim=0)
+    torch.testing.assert_close(model.global_objective.get_buffer("center"), center)
+    torch.testing.assert_close(center, (1 - 0.9) * outputs[-1].key.vector.mean(dim=0))
