@@ -35,6 +35,7 @@ from torch import Tensor
 
 from densecl.model import attention_kernels
 from densecl.model.info_nce import info_nce, info_nce_over_cells
+from densecl.model.precision import products_in
 
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "loss.csv"
 FIELDS = ("case", "form", "dtype", "ms", "megabytes", "error", "date", "machine")
@@ -125,7 +126,8 @@ def queue_case(
     query, positive, queue = (unit_vectors(number, DIM).to(dtype) for number in (queries, queries, length))
 
     def fused(query: Tensor) -> Tensor:
-        return info_nce(query, positive[: len(query)], queue, TEMPERATURE, products).sum()
+        with products_in(products):
+            return info_nce(query, positive[: len(query)], queue, TEMPERATURE).sum()
 
     def plain(query: Tensor) -> Tensor:
         return naive(query, positive[: len(query)].to(query.dtype), queue.to(query.dtype))
@@ -142,7 +144,8 @@ def cell_case(
 
     def fused(query: Tensor, key: Tensor) -> Tensor:
         few = positive[: len(query)], excluded[: len(query)]
-        return info_nce_over_cells(query, key, *few, TEMPERATURE, products=products).sum()
+        with products_in(products):
+            return info_nce_over_cells(query, key, *few, TEMPERATURE).sum()
 
     def plain(query: Tensor, key: Tensor) -> Tensor:
         return naive_over_cells(query, key, positive[: len(query)], excluded[: len(query)])

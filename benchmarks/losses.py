@@ -78,8 +78,8 @@ def train(name: str, dtype: torch.dtype) -> list[dict[str, Tensor]]:
             "key": torch.stack(keys),
             "loss": loss,
             "gradient": torch.stack([vectors.grad for vectors in queries]),
-            "temperature": torch.tensor(model.temperature or 1.0, dtype=torch.float64),
-            "teacher_temperature": torch.tensor(model.teacher_temperature or 1.0, dtype=torch.float64),
+            "temperature": torch.tensor(model.scheduled.temperature or 1.0, dtype=torch.float64),
+            "teacher_temperature": torch.tensor(model.scheduled.teacher_temperature or 1.0, dtype=torch.float64),
             **before,
             **{f"{entry}_after": value for entry, value in state(model).items()},
         }

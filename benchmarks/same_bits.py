@@ -6,7 +6,8 @@
 
 Each run takes 20 steps on drawn scenes, in float32, at seed 0: every method, global and dense, with each matching, in
 one process; and every method, dense, in two. Both files must be made on one machine, as processors round differently.
-New names of a checkpoint's tensors count as a difference, and are shown as such. Exits with 1 if anything differs.
+New names of a checkpoint's tensors count as a difference, unless they are told: --renamed OLD=NEW replaces OLD in the
+names of the earlier record. The name of the checkpoint's format does not count. Exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ COMMON: dict[str, Any] = {
     "seed": 0,
 }
 MATCHINGS = ("features", "mutual", "geometry")
+NOT_COMPARED = ("seconds", "format")
 LOSSES = ("loss", "global_loss", "dense_loss")
 
 
@@ -61,10 +63,10 @@ def runs() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def hashes(tree: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """A hash of each leaf of a checkpoint, by its place. What no repetition gives again is left out."""
+    """A hash of each leaf of a checkpoint, by its place. What does not follow from the settings is left out."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
-            if key != "seconds":
+            if key not in NOT_COMPARED:
                 yield from hashes(value, f"{place}/{key}")
     elif isinstance(tree, list | tuple):
         yield from hashes({str(number): leaf for number, leaf in enumerate(tree)}, place)
@@ -82,9 +84,11 @@ def record(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"losses": losses, "kept": dict(hashes(checkpoint))}
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], renamed: Sequence[tuple[str, str]]) -> list[str]:
     """What differs between two records of a run, in words."""
     found = []
+    old = {new_name(name, renamed): value for name, value in before["kept"].items() if name != "/format"}
+    new = {name: value for name, value in after["kept"].items() if name != "/format"}
     step = next(
         (
             step
@@ -95,20 +99,34 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     )
     if step is not None:
         found.append(f"losses from row {step} on: {before['losses'][step]} -> {after['losses'][step]}")
-    gone, come = before["kept"].keys() - after["kept"].keys(), after["kept"].keys() - before["kept"].keys()
-    changed = [
-        name for name in before["kept"].keys() & after["kept"].keys() if before["kept"][name] != after["kept"][name]
-    ]
-    for what, names in (("gone", gone), ("new", come), ("other values", changed)):
+    changed = [name for name in old.keys() & new.keys() if old[name] != new[name]]
+    for what, names in (("gone", old.keys() - new.keys()), ("new", new.keys() - old.keys()), ("other values", changed)):
         if names:
             found.append(f"{what}: {len(names)} of the checkpoint's entries, such as {min(names)}")
     return found
+
+
+def new_name(name: str, renamed: Sequence[tuple[str, str]]) -> str:
+    """The name of a tensor after it was renamed."""
+    for old, new in renamed:
+        name = name.replace(old, new)
+    return name
+
+
+def pair(text: str) -> tuple[str, str]:
+    old, _, new = text.partition("=")
+    if not old or not new:
+        raise argparse.ArgumentTypeError(f"takes OLD=NEW, not '{text}'")
+    return old, new
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, required=True, help="JSON file for the record")
     parser.add_argument("--against", type=Path, help="an earlier record")
+    parser.add_argument(
+        "--renamed", type=pair, nargs="+", default=(), metavar="OLD=NEW", help="parts of names that changed"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)  # the number of threads decides in which order sums are made
     made: dict[str, Any] = {}
@@ -121,7 +139,7 @@ def main() -> None:
     bad = 0
     for name in {**before, **made}:
         both = name in before and name in made
-        found = differences(before[name], made[name]) if both else ["only in one of the records"]
+        found = differences(before[name], made[name], options.renamed) if both else ["only in one of the records"]
         bad += bool(found)
         print(f"{name}: {'; '.join(found) or 'the same'}")
     print(f"{len(made) - bad} of {len(made)} runs are the same, bit for bit")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from densecl.borrowed import copy_to_train, evaluating, seeded
+from densecl.borrowed import buffers_kept, copy_to_train, evaluating, seeded
 from tests.frozen import frozen_norm, modes
 
 
@@ -85,3 +85,13 @@ def test_a_gpus_numbers_go_on_too() -> None:
     assert torch.equal(torch.cuda.get_rng_state(), before)
     with seeded(3, torch.device("cuda")):
         assert torch.equal(torch.rand(2, device="cuda"), first)
+
+
+def test_buffers_are_given_back_whatever_happens() -> None:
+    module = nn.BatchNorm1d(3)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with contextlib.suppress(KeyError), buffers_kept(module, nn.Linear(1, 1)):
+        module(torch.randn(4, 3))
+        assert module.num_batches_tracked == 1
+        raise KeyError
+    assert all(torch.equal(buffer, before[name]) for name, buffer in module.named_buffers())

@@ -51,8 +51,8 @@ def train(options: argparse.Namespace) -> list[float]:
     loader = make_loader(pairs, sampler, workers=options.workers, pin_memory=device.type == "cuda")
     quarantine = Quarantine(options.out / "quarantine.csv", len(source))
 
-    # On a short run the key encoder follows faster than in the papers, and moco's queue is shorter, so that its keys
-    # are not too old. The other methods have no queue, some no key encoder: what a method does not have is None.
+    # On a short run the momentum encoder follows faster than in the papers, and moco's queue is shorter, so that its
+    # keys are not too old. The other methods have no queue, some no momentum encoder: what a method lacks is None.
     method = METHODS[options.method]
     key_momentum = queue_length = None
     if method.key_momentum is not None:
@@ -79,13 +79,11 @@ def train(options: argparse.Namespace) -> list[float]:
     # follows a cosine too, and the temperature of dino's teacher a warm-up.
     epochs = options.steps * options.batch_size / len(source)
     schedules = Schedules(
+        start=model.scheduled,
         learning_rate=options.learning_rate,
         warmup_steps=automatic.warmup_epochs(epochs) * (len(source) / options.batch_size),
-        dense_weight=options.dense_weight,
-        key_momentum=key_momentum,
         key_momentum_end=method.key_momentum_end,
-        temperature=method.temperature,
-        teacher_temperature=method.teacher_temperature,
+        teacher_temperature_end=method.teacher_temperature_end,
     )
 
     # AdamW, with weight decay on the weights of layers alone. The learning rate is set before each step.
@@ -96,18 +94,18 @@ def train(options: argparse.Namespace) -> list[float]:
         settings = schedules.at(step, step / options.steps)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate
-        model.key_momentum, model.teacher_temperature = settings.key_momentum, settings.teacher_temperature
+        model.set_schedule(settings.method)
 
         quarantine.record(batch.bad)  # what could not be read, and was replaced by other images
         first, second = (augment(move(crop, device), *IMAGENET) for crop in (batch.pairs.first, batch.pairs.second))
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            output = model(first, second)  # moves the key encoder and fills the queue, too, if there is one
+            output = model(first, second)  # also updates the momentum encoder and the queue, if there are any
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
         losses.append(output.loss.detach())
         done = step + 1
-        if done % options.log_every == 0 or done == options.steps:  # not oftener: to tell a number, a GPU has to halt
+        if done % options.log_every == 0 or done == options.steps:  # not more often: a GPU has to wait for it
             loss, global_loss, dense_loss = torch.stack(output[:3]).tolist()
             terms = f"global {global_loss:.3f}, dense {dense_loss:.3f}"
             print(f"step {done} of {options.steps}: loss {loss:.3f} ({terms})", flush=True)
@@ -135,17 +133,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=600, help="length of the training")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="at its peak; a third without batch norm")
     parser.add_argument("--method", choices=METHODS, default="moco", help="docs/methods.md compares them")
-    parser.add_argument("--dense-weight", type=float, default=0.5, help="share of the dense loss; 0: the plain method")
+    parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the dense loss; 0: the plain method")
     matchings = ["geometry", "features", "mutual", "both"]
     parser.add_argument("--matching", choices=matchings, default="geometry", help="how cells find their positives")
-    parser.add_argument("--match-top-k", type=float, default=1.0, help="share of the cells to keep, the best matched")
+    parser.add_argument("--match-top-k", type=float, default=1.0, help="fraction of cells to keep, best matches first")
     negatives = ["batch", "cells", "pooled"]
     parser.add_argument("--dense-negatives", choices=negatives, help="of a cell, for moco and simclr; None: batch")
     parser.add_argument(
         "--symmetric", action=argparse.BooleanOptionalAction, help="both views are queries; None: as in the paper"
     )
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of the network's arithmetic")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read images")
+    parser.add_argument("--workers", type=int, default=2, help="data-loading workers")
     parser.add_argument("--log-every", type=int, default=10, help="steps between reports")
     parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, crops and colors")
     return parser.parse_args(arguments)

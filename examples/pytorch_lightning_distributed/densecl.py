@@ -67,14 +67,14 @@ class Pretraining(pl.LightningModule):
         settings = self.schedules.at(self.global_step, self.global_step / self.options.steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = settings.learning_rate
-        self.model.key_momentum, self.model.teacher_temperature = settings.key_momentum, settings.teacher_temperature
+        self.model.set_schedule(settings.method)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Views, Views]:
         self.quarantine.record(batch.bad)  # what could not be read, and was replaced by other images
         return augment(batch.pairs.first, *IMAGENET), augment(batch.pairs.second, *IMAGENET)
 
     def training_step(self, views: tuple[Views, Views], batch_idx: int) -> torch.Tensor:
-        output = self.model(*views)  # moves the key encoder, and fills the queue with the keys of all processes
+        output = self.model(*views)  # also updates the momentum encoder, and the queue with all processes' keys
         self.losses.append(output.loss.detach())
         done = self.global_step + 1
         # Not oftener: to tell a number, all GPUs have to halt.
@@ -112,8 +112,8 @@ def train(options: argparse.Namespace) -> list[float]:
         seed=options.seed,
     )
 
-    # On a short run the key encoder follows faster than in the papers, and moco's queue is shorter, so that its keys
-    # are not too old. The other methods have no queue, some no key encoder: what a method does not have is None.
+    # On a short run the momentum encoder follows faster than in the papers, and moco's queue is shorter, so that its
+    # keys are not too old. The other methods have no queue, some no momentum encoder: what a method lacks is None.
     method = METHODS[options.method]
     key_momentum = queue_length = None
     if method.key_momentum is not None:
@@ -140,13 +140,11 @@ def train(options: argparse.Namespace) -> list[float]:
     # follows a cosine too, and the temperature of dino's teacher a warm-up.
     epochs = options.steps * options.batch_size / len(source)
     schedules = Schedules(
+        start=model.scheduled,
         learning_rate=options.learning_rate,
         warmup_steps=automatic.warmup_epochs(epochs) * (len(source) / options.batch_size),
-        dense_weight=options.dense_weight,
-        key_momentum=key_momentum,
         key_momentum_end=method.key_momentum_end,
-        temperature=method.temperature,
-        teacher_temperature=method.teacher_temperature,
+        teacher_temperature_end=method.teacher_temperature_end,
     )
 
     module = Pretraining(model, schedules, pairs, options)
@@ -182,10 +180,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=600, help="length of the training")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="at its peak; a third without batch norm")
     parser.add_argument("--method", choices=METHODS, default="moco", help="docs/methods.md compares them")
-    parser.add_argument("--dense-weight", type=float, default=0.5, help="share of the dense loss; 0: the plain method")
+    parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the dense loss; 0: the plain method")
     matchings = ["geometry", "features", "mutual", "both"]
     parser.add_argument("--matching", choices=matchings, default="geometry", help="how cells find their positives")
-    parser.add_argument("--match-top-k", type=float, default=1.0, help="share of the cells to keep, the best matched")
+    parser.add_argument("--match-top-k", type=float, default=1.0, help="fraction of cells to keep, best matches first")
     negatives = ["batch", "cells", "pooled"]
     parser.add_argument("--dense-negatives", choices=negatives, help="of a cell, for moco and simclr; None: batch")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What is borrowed from the caller and given back as it was: the modes of a module, torch's random numbers."""
+"""Things of the caller that are given back as they were: modes and buffers of modules, torch's random numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradient; afterwards the module and every part of it are in the mode they were in."""
+    """Evaluation mode without gradients. Afterwards every part of the module is in the mode it was in."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -26,21 +26,33 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def set_modes(modes: Mapping[nn.Module, bool]) -> None:
-    """Puts each part of a module, which stands before its own parts, into training mode or into evaluation mode.
+    """Puts each part of a module into training or evaluation mode. A module must come before its own parts.
 
-    By its own `train`, which may have more to do: some of timm's models keep what they computed in evaluation mode
-    until it is called.
+    Calls `train` of each part instead of setting the flag, because a model may do more there: some of timm's models
+    drop what they cached in evaluation mode.
     """
     for part, training in modes.items():
         if part.training != training:
             part.train(training)
 
 
+@contextlib.contextmanager
+def buffers_kept(*modules: nn.Module) -> Iterator[None]:
+    """Gives the buffers back as they were, such as the statistics that batch norm collects in training mode."""
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+
+
 def copy_to_train(module: Module) -> Module:
     """A copy in training mode.
 
-    Parts in evaluation mode of a module that is in training mode, such as frozen batch norm, were put there by the
-    owner and stay so. A module that is in evaluation mode altogether was used before; its copy trains altogether.
+    If the module itself is in training mode, its parts stay as they are: the owner may have frozen batch norm by
+    putting it into evaluation mode. If the module is in evaluation mode, the whole copy is put into training mode.
     """
     copied = copy.deepcopy(module)
     return copied if copied.training else copied.train()
@@ -48,9 +60,9 @@ def copy_to_train(module: Module) -> Module:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Chance that follows from a seed, on the CPU and on the device in use; afterwards it is the caller's again.
+    """Seeds torch on the CPU and on the given device. Afterwards the caller's random numbers go on as before.
 
-    Other GPUs are left alone (`torch.manual_seed` would seed them all), and without one CUDA is not even started.
+    Other GPUs are left alone, which `torch.manual_seed` would seed, too. Without a GPU, CUDA is not even started.
     """
     gpus = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):

@@ -1,8 +1,8 @@
 """The plain types that travel from the images to the loss, and the geometry of a view.
 
-Legend of axis names, used in every signature: ``batch``, ``channels``, ``height width`` (pixels),
-``rows cols`` (cells of a feature map), ``cells`` (= rows x cols, row by row; ``key_cells`` where the
-key view has others), ``dim`` (embedding), ``queue`` (stored keys).
+Axis names in every signature: ``batch``, ``channels``, ``height width`` (pixels), ``rows cols`` (cells of a feature
+map), ``cells`` (= rows x cols, row by row; ``key_cells`` if the key view has another number), ``dim`` (embedding),
+``queue`` (stored keys).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 
 
 class Photometrics(NamedTuple):
-    """What happens to the colors of one view, drawn with its crop and applied later, on the device.
+    """What happens to the colors of one view. Drawn with its crop, applied later on the device.
 
-    Each field is a scalar for one view and gains a leading ``batch`` axis when views are collated.
-    Neutral values (factor 1, hue 0, sigma 0, grayscale False) leave the image as it is.
+    Each field is a scalar for one view and gets a leading ``batch`` axis when views are collated. Neutral values
+    (factor 1, hue 0, sigma 0, grayscale False) leave the image as it is.
     """
 
     brightness: Float[Tensor, "*batch"]  # factor, 1 = unchanged
@@ -32,21 +32,21 @@ class Photometrics(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """One view of one image (or of a batch of them), as the workers make it: raw pixels and their origin."""
+    """One view of one image (or of a batch of them), as a data-loading worker makes it."""
 
     pixels: Shaped[Tensor, "*batch channels height width"]  # uint8 or uint16, already flipped
-    box: Float[Tensor, "*batch 4"]  # x0 y0 x1 y1 in pixels of the source image, as decoded for both views
+    box: Float[Tensor, "*batch 4"]  # x0 y0 x1 y1 in pixels of the source image as it was decoded
     flipped: Bool[Tensor, "*batch"]  # mirrored left to right after the crop
     photometrics: Photometrics
 
 
 class CropPair(NamedTuple):
-    """Two views of the same image, or of each image of a batch; with multi-crop, further small ones."""
+    """Two views of the same image, or of each image of a batch; with multi-crop also local crops."""
 
     first: Crop
     second: Crop
     index: Int[Tensor, "*batch"]  # of the image that was used, in its source
-    small: Sequence[Crop] = ()
+    local: Sequence[Crop] = ()
 
 
 class Views(NamedTuple):
@@ -62,8 +62,8 @@ def cell_centers(
 ) -> Float[Tensor, "batch cells 2"]:
     """The center (x, y) of every cell of a view's feature map, in pixels of the source image.
 
-    Cells are counted row by row as the *network* sees them: in a flipped view the first cell of a
-    row lies at the right edge of the crop.
+    Cells are counted row by row as the network sees them. So in a flipped view the first cell of a row lies at the
+    right edge of the crop.
     """
     x0, y0, x1, y1 = box.unbind(dim=1)
     across = (torch.arange(cols, device=box.device, dtype=box.dtype) + 0.5) / cols
@@ -84,10 +84,10 @@ def cell_diagonals(box: Float[Tensor, "batch 4"], rows: int, cols: int) -> Float
 def cell_distances(
     query: Views, key: Views, rows: int, cols: int, key_grid: tuple[int, int] | None = None
 ) -> Float[Tensor, "batch cells key_cells"]:
-    """Distance from every query cell to every key cell of the same image, in units of the larger cell diagonal.
+    """Distance from every query cell to every key cell of the same image, in diagonals of the larger cell.
 
-    The unit makes one radius (0.7 in PixPro) fit crops of every size.
-    `key_grid` is the key view's rows and columns, where they are not the query's.
+    In this unit one radius (0.7 in PixPro) fits crops of every size. `key_grid` is the key view's rows and columns, if
+    they differ from the query's.
     """
     key_rows, key_cols = key_grid or (rows, cols)
     query_centers = cell_centers(query.box, query.flipped, rows, cols)

@@ -113,16 +113,16 @@ def test_small_views_come_after_the_pair_and_leave_it_as_it_is():
     source = Patches(4, deep=[2])
     plain, local = pairs_of(source), pairs_of(source, local_crops=LocalCrops(3, 5, (0.05, 0.4), draw_photometrics))
     pair = good(local[(1, 2)])
-    assert equal(pair._replace(small=()), good(plain[(1, 2)]))
-    assert len({tuple(view.box.tolist()) for view in pair.small}) == 3
-    for view in pair.small:
+    assert equal(pair._replace(local=()), good(plain[(1, 2)]))
+    assert len({tuple(view.box.tolist()) for view in pair.local}) == 3
+    for view in pair.local:
         assert torch.equal(view.pixels, take_crop(source.read(2), view.box, bool(view.flipped), 5))
         x0, y0, x1, y1 = view.box.tolist()
         assert (x1 - x0) * (y1 - y0) < 0.5 * 22 * 24
     batch = collate([local[(0, index)] for index in range(4)]).pairs  # one of them has sixteen bits
-    assert [tuple(view.pixels.shape) for view in batch.small] == [(4, 3, 5, 5)] * 3
-    assert {view.pixels.dtype for view in (batch.first, batch.second, *batch.small)} == {torch.uint16}
-    assert [tuple(view.box.shape) for view in batch.small] == [(4, 4)] * 3
+    assert [tuple(view.pixels.shape) for view in batch.local] == [(4, 3, 5, 5)] * 3
+    assert {view.pixels.dtype for view in (batch.first, batch.second, *batch.local)} == {torch.uint16}
+    assert [tuple(view.box.shape) for view in batch.local] == [(4, 4)] * 3
 
 
 def test_an_image_is_read_once(monkeypatch):
@@ -510,11 +510,11 @@ def test_small_tensors_travel_by_value():
     local = LocalCrops(2, 8, (0.2, 0.5), draw_photometrics)
     batch = collate([pairs_of(source, image_size=200, local_crops=local)[0, index] for index in range(3)])
     function, (pairs, bad) = batch.__reduce__()
-    leaves = [*pairs.first, *pairs.first.photometrics, *pairs.second, *pairs.second.photometrics, *pairs.small[0]]
+    leaves = [*pairs.first, *pairs.first.photometrics, *pairs.second, *pairs.second.photometrics, *pairs.local[0]]
     assert [leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor)] == [3 * 3 * 200 * 200] * 2
     again = function(pairs, bad)
-    assert type(again) is Batch and type(again.pairs.small) is type(batch.pairs.small)
-    for crop, other in zip((*again.pairs[:2], *again.pairs.small), (*batch.pairs[:2], *batch.pairs.small), strict=True):
+    assert type(again) is Batch and type(again.pairs.local) is type(batch.pairs.local)
+    for crop, other in zip((*again.pairs[:2], *again.pairs.local), (*batch.pairs[:2], *batch.pairs.local), strict=True):
         for one, two in zip((*crop[:3], *crop.photometrics), (*other[:3], *other.photometrics), strict=True):
             assert one.dtype == two.dtype and torch.equal(one, two)
     assert torch.equal(again.pairs.index, batch.pairs.index)

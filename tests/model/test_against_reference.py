@@ -14,7 +14,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from densecl.model import DenseCL
+from densecl.model import DenseCL, Scheduled
 from densecl.model.info_nce import info_nce, info_nce_over_cells
 from densecl.model.matching import feature_similarity, match_by_features, match_by_geometry, match_mutually
 from densecl.model.queue import Queue
@@ -455,7 +455,7 @@ def test_query_cells_without_a_positive_weigh_nothing() -> None:
     first, second = (random_views(2, 12, 12, seed) for seed in (1, 2))
     apart = second.box + torch.tensor([[0.0], [500.0]], dtype=torch.float64)
     second = second._replace(box=apart)
-    valid = copy.deepcopy(model)(first, second).weight
+    valid = copy.deepcopy(model)(first, second).valid
     assert valid[0].any()
     assert not valid[1].any()
     compare_step(model, exact, first, second, torch.float64)
@@ -498,9 +498,8 @@ def test_a_dense_weight_of_nought_is_the_global_method() -> None:
 
 def test_dense_weight_temperature_and_momentum_may_be_set_before_a_step() -> None:
     model, exact = make_pair(USUAL, length=7, dim=4, dtype=torch.float64, seed=0)
-    model.dense_weight = exact.settings.dense_weight = 0.2
-    model.temperature = exact.settings.temperature = 0.7
-    model.key_momentum = exact.settings.key_momentum = 0.3
+    exact.settings.dense_weight, exact.settings.temperature, exact.settings.key_momentum = 0.2, 0.7, 0.3
+    model.set_schedule(Scheduled(dense_weight=0.2, temperature=0.7, key_momentum=0.3))
     compare_step(model, exact, random_views(2, 12, 12, 1), random_views(2, 12, 12, 2), torch.float64)
 
 

@@ -116,18 +116,6 @@ def test_what_cuda_adds_is_taken_off(extra_queries: int, monkeypatch: pytest.Mon
     check(attention_kernels._efficient_on_cuda, *tensors)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("amd", [False, True])
-def test_what_is_quick(dtype: torch.dtype, autocast: bool, amd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: autocast)
-    monkeypatch.setattr(torch.version, "hip", "7" if amd else None)
-    assert attention_kernels.quick_dtype(torch.zeros(2, 3, dtype=dtype)) is None
-    with FakeTensorMode():
-        found = attention_kernels.quick_dtype(torch.zeros(2, 3, dtype=dtype, device="cuda"))
-    assert found == (torch.float16 if dtype == torch.float32 and autocast and not amd else None)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("queries", "keys", "dim"), [(70, 600, 128), (1, 3, 5), (33, 1, 260)])

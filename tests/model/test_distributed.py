@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densecl.model import DenseCL
+from densecl.model import DenseCL, Embeddings
 from densecl.model.distributed import gather, own_part, world_size
 from densecl.views import Views
 from tests.processes import on_two_processes
@@ -61,15 +61,20 @@ def test_two_processes_equal_one_on_the_joined_batch():
                 torch.testing.assert_close(value, reference, rtol=1e-5, atol=1e-6)
 
 
+def keys_of(model: DenseCL, pixels: torch.Tensor) -> Embeddings:
+    assert model.key_encoder is not None
+    return model.key_encoder.keys(pixels, model.query_encoder, torch.Generator().manual_seed(0))
+
+
 def shuffled_keys(rank: int) -> dict[str, torch.Tensor | None]:
     """The keys of a shuffled and of a plain key encoder, batch norm in evaluation mode so that order cannot matter."""
     share = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
     pixels = some_views(0).pixels[share]
     method = DenseCL(small_network(norm=True), queue_length=10, key_norm="shuffle")
     method.eval()
-    shuffled = method.encode_keys(pixels)
+    shuffled = keys_of(method, pixels)
     plain = method.key_encoder(pixels)
-    shuffled_in_training = method.train().encode_keys(pixels)
+    shuffled_in_training = keys_of(method.train(), pixels)
     return {
         "shuffled": shuffled.cells,
         "plain": plain.cells,
@@ -83,7 +88,7 @@ def test_shuffled_keys_come_back_to_their_images_but_with_other_batch_statistics
     for rank, result in enumerate(on_two_processes(shuffled_keys)):
         torch.testing.assert_close(result["shuffled"], result["plain"])
         torch.testing.assert_close(result["features"], torch.zeros_like(result["features"]), atol=1e-6, rtol=0)
-        alone = whole.encode_keys(some_views(0).pixels[rank * 3 : rank * 3 + 3]).vector
+        alone = keys_of(whole, some_views(0).pixels[rank * 3 : rank * 3 + 3]).vector
         assert not torch.allclose(result["in_training"], alone, atol=1e-4)
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from densecl.model import log_sum_exp as log_sum_exp_module
 from densecl.model.info_nce import info_nce, info_nce_over_cells
+from densecl.model.precision import products_in
 from densecl.model.queue import Queue
 from tests.model import plain
 
@@ -80,9 +80,9 @@ def test_products_in_half_precision(products: torch.dtype, monkeypatch: pytest.M
     monkeypatch.setattr(log_sum_exp_module, "attend", lambda *those: seen.add(those[0].dtype) or attend(*those))
     some: dict = {"tolerance": TOLERANCE[products], "weight": 1e-9}
     query, positive, queue = (units(n, 32, seed=s).float().requires_grad_() for s, n in enumerate((300, 300, 3000)))
-    compare(partial(info_nce, products=products), plain.info_nce, query, positive, queue, rest=(0.2,), **some)
+    compare(products_in(products)(info_nce), plain.info_nce, query, positive, queue, rest=(0.2,), **some)
     query, key, *rest = some_cells(6, 3, 49, 32, torch.float32)
-    function = partial(info_nce_over_cells, products=products)
+    function = products_in(products)(info_nce_over_cells)
     exact = plain.info_nce_over_cells
     compare(function, exact, query.requires_grad_(), key.requires_grad_(), rest=(*rest, 0.2, 2), **some)
     assert seen == {products}
@@ -95,9 +95,9 @@ def test_on_a_gpu(products: torch.dtype | None) -> None:
     some: dict = {"tolerance": TOLERANCE[products or torch.float32], "weight": 1e-6}
     sizes = enumerate((3000, 3000, 4096))
     query, positive, queue = (units(n, 128, seed=s).float().cuda().requires_grad_() for s, n in sizes)
-    compare(partial(info_nce, products=products), plain.info_nce, query, positive, queue, rest=(0.1,), **some)
+    compare(products_in(products)(info_nce), plain.info_nce, query, positive, queue, rest=(0.1,), **some)
     query, key, *rest = (each.cuda() for each in some_cells(40, 32, 64, 128, torch.float32))
-    function = partial(info_nce_over_cells, products=products)
+    function = products_in(products)(info_nce_over_cells)
     exact = plain.info_nce_over_cells
     compare(function, exact, query.requires_grad_(), key.requires_grad_(), rest=(*rest, 0.1, 4), **some)
 

@@ -22,11 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densecl.choices import DenseNegatives, Matching, MethodName
 from densecl.errors import UserError
-from densecl.model import METHODS, DenseCL, create_backbone, log_sum_exp
-from densecl.model import densecl as densecl_module
+from densecl.model import METHODS, DenseCL, Output, Scheduled, create_backbone, log_sum_exp, precision
 from densecl.model.heads import HeadShape, Prototypes
 from densecl.model.matching import Match, keep_best
-from densecl.model.methods import find_method
+from densecl.model.methods import Method, find_method
 from densecl.model.objectives import Pairs, image_pairs
 from densecl.views import Views
 from tests.frozen import WatchedNorm, frozen_norm, modes
@@ -36,7 +35,7 @@ from tests.processes import on_two_processes
 
 NAMES = list(METHODS)
 BATCH, RADIUS = 3, 0.7
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "methods.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs"
 
 
 class PatchNet(nn.Module):
@@ -82,7 +81,7 @@ def test_products_are_made_by_what_is_quick(name: str, negatives: str, counted: 
     """In both directions: of cells, and of images with a queue. Forward; keys with a gradient ask once more."""
     seen = Counter()
     attend = log_sum_exp.attend
-    monkeypatch.setattr(densecl_module, "quick_dtype", lambda vectors: torch.bfloat16)
+    monkeypatch.setattr(precision, "quick_dtype", lambda vectors: torch.bfloat16)
     monkeypatch.setattr(log_sum_exp, "attend", lambda *those: seen.update([those[0].dtype]) or attend(*those))
     make(name, dense_negatives=negatives, symmetric=True)(views(1), views(2))
     assert seen[torch.bfloat16] == counted
@@ -157,7 +156,7 @@ def test_a_prototype_is_compared_by_direction_alone() -> None:
 def test_a_dense_weight_of_nought_is_the_plain_method_to_the_bit(name: str) -> None:
     plain, both = make(name, dense_weight=0.0), make(name)
     both.load_state_dict(plain.state_dict(), strict=False)
-    both.dense_weight = 0.0
+    both.set_schedule(both.scheduled._replace(dense_weight=0.0))
     assert not any("dense" in parameter or "cell" in parameter for parameter, _ in plain.named_parameters())
     first, second = views(1), views(2)
     losses = [model(first, second).loss for model in (plain, both)]
@@ -175,7 +174,7 @@ def test_image_vectors_go_through_the_papers_formula(name: str) -> None:
     model = make(name, symmetric=False)
     queue = copy.deepcopy(model.global_queue)
     output = model(views(1), views(2))
-    pairs = image_pairs(output.query.vector, output.key.vector)._replace(negatives=queue and queue.keys)
+    pairs = image_pairs(output.query.vector, output.key.vector, queue and queue.keys)
     expected = expected_loss(name, pairs, "cells", torch.zeros(6))
     torch.testing.assert_close(output.global_loss, expected, rtol=1e-10, atol=1e-10)
 
@@ -185,10 +184,10 @@ matchings = ["features", "mutual", "geometry", "both"]
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("matching", matchings)
-@pytest.mark.parametrize("share", [1.0, 0.4])
-def test_matched_cells_go_through_the_papers_formula(name: str, matching: str, share: float) -> None:
+@pytest.mark.parametrize("fraction", [1.0, 0.4])
+def test_matched_cells_go_through_the_papers_formula(name: str, matching: str, fraction: float) -> None:
     settings = {"dense_negatives": "batch"} if METHODS[name].dense_negatives else {}
-    model = make(name, symmetric=False, matching=matching, match_top_k=share, **settings)
+    model = make(name, symmetric=False, matching=matching, match_top_k=fraction, **settings)
     first, second = views(1), views(2)
     output = model(first, second)
     tables, own_tables = (distances(first, other) for other in (second, first))
@@ -204,20 +203,34 @@ def test_matched_cells_go_through_the_papers_formula(name: str, matching: str, s
                 "mutual": lambda _table, similarity: reference.match_mutually(similarity),
                 "geometry": lambda table, _similarity: reference.match_by_geometry(table, RADIUS),
             }[kind](table, similarity)
-            likeness = [[-value for value in row] for row in table] if kind == "geometry" else similarity
-            matches.append(best_of(found, likeness, share))
+            if kind == "geometry":
+                similarity = [[-value for value in row] for row in table]
+            matches.append(best_of(found, similarity, fraction))
         assert any(match is not None for row in matches for match in row)
         assert output.query.cells is not None and output.key.cells is not None
         pairs = Pairs(
-            output.query.cells,
-            output.key.cells,
-            torch.tensor([[match or 0 for match in row] for row in matches]),
-            torch.tensor([[match is not None for match in row] for row in matches]),
-            near=torch.tensor(tables) <= RADIUS,
-            near_query=torch.tensor(own_tables) <= RADIUS,
+            query=output.query.cells,
+            key=output.key.cells,
+            match=torch.tensor([[match or 0 for match in row] for row in matches]),
+            valid=torch.tensor([[match is not None for match in row] for row in matches]),
+            not_negative=torch.tensor(tables) <= RADIUS,
+            not_negative_query=torch.tensor(own_tables) <= RADIUS,
         )
         expected.append(expected_loss(name, pairs, "cells", torch.zeros(pairs.query.shape[2])))
     torch.testing.assert_close(output.dense_loss, sum(expected) / len(expected), rtol=1e-10, atol=1e-10)
+
+
+def pairs_of(output: Output, not_negative: Tensor) -> Pairs:
+    """The cells of an output with its matches."""
+    assert output.query.cells is not None and output.key.cells is not None
+    return Pairs(
+        query=output.query.cells,
+        key=output.key.cells,
+        match=output.match,
+        valid=output.valid,
+        not_negative=not_negative,
+        not_negative_query=not_negative,
+    )
 
 
 def distances(first: Views, second: Views) -> list:
@@ -225,24 +238,24 @@ def distances(first: Views, second: Views) -> list:
     return [reference.distances(*one, 3, 3) for one in sides]
 
 
-def best_of(matches: list[int | None], likeness: list[list[float]], share: float) -> list[int | None]:
+def best_of(matches: list[int | None], similarity: list[list[float]], fraction: float) -> list[int | None]:
     """The best of an image's pairs: sort, cut, put back in place."""
     there = [cell for cell, match in enumerate(matches) if match is not None]
-    there.sort(key=lambda cell: -likeness[cell][matches[cell] or 0])
-    kept = there[: math.ceil(share * len(matches))]
+    there.sort(key=lambda cell: -similarity[cell][matches[cell] or 0])
+    kept = there[: math.ceil(fraction * len(matches))]
     return [match if cell in kept else None for cell, match in enumerate(matches)]
 
 
-@given(cells=st.integers(1, 6), share=st.floats(0.01, 1.0), seed=st.integers(0, 2**16))
-def test_the_best_pairs_are_kept(cells: int, share: float, seed: int) -> None:
+@given(cells=st.integers(1, 6), fraction=st.floats(0.01, 1.0), seed=st.integers(0, 2**16))
+def test_the_best_pairs_are_kept(cells: int, fraction: float, seed: int) -> None:
     chance = torch.Generator().manual_seed(seed)
-    likeness = torch.rand(2, cells, 4, generator=chance)
+    similarity = torch.rand(2, cells, 4, generator=chance)
     match = Match(torch.randint(4, (2, cells), generator=chance), torch.rand(2, cells, generator=chance) < 0.6)
-    ours = keep_best(match, likeness, share)
+    ours = keep_best(match, similarity, fraction)
     assert torch.equal(ours.index, match.index)
     for image in range(2):
         found = [int(one) if valid else None for one, valid in zip(match.index[image], match.valid[image], strict=True)]
-        expected = best_of(found, likeness[image].tolist(), share)
+        expected = best_of(found, similarity[image].tolist(), fraction)
         assert ours.valid[image].tolist() == [one is not None for one in expected]
 
 
@@ -251,28 +264,25 @@ def test_the_best_pairs_are_kept(cells: int, share: float, seed: int) -> None:
 def test_statistics_of_cells_or_of_each_position(name: str, statistics: str) -> None:
     model = make(name, symmetric=False, dense_statistics=statistics, dense_weight=1.0)
     output = model(views(1), views(2))
-    assert output.query.cells is not None and output.key.cells is not None
     near = torch.zeros(BATCH, 9, 9, dtype=torch.bool)
-    pairs = Pairs(output.query.cells, output.key.cells, output.match, output.weight, near, near)
+    pairs = pairs_of(output, near)
     expected = expected_loss(name, pairs, statistics, torch.zeros(6))
     torch.testing.assert_close(output.loss, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_pooled_negatives_of_simclr_are_those_of_the_other_images_in_both_views() -> None:
     output = make("simclr", symmetric=False, dense_negatives="pooled")(views(1), views(2))
-    assert output.query.cells is not None and output.key.cells is not None
     assert output.query.pooled is not None and output.key.pooled is not None
     near = torch.zeros(BATCH, 9, 9, dtype=torch.bool)
     pooled = torch.stack([output.query.pooled, output.key.pooled], dim=1)
-    pairs = Pairs(output.query.cells, output.key.cells, output.match, output.weight, near, near, pooled=pooled)
+    pairs = pairs_of(output, near)._replace(pooled=pooled)
     torch.testing.assert_close(output.dense_loss, expected_loss("simclr", pairs, "cells", torch.zeros(6)))
 
 
 def test_negatives_of_simclr_may_be_the_cells_of_the_other_images_in_both_views() -> None:
     output = make("simclr", symmetric=False, dense_negatives="others")(views(1), views(2))
-    assert output.query.cells is not None and output.key.cells is not None
     own_image = torch.ones(BATCH, 9, 9, dtype=torch.bool)
-    pairs = Pairs(output.query.cells, output.key.cells, output.match, output.weight, own_image, own_image)
+    pairs = pairs_of(output, own_image)
     torch.testing.assert_close(output.dense_loss, expected_loss("simclr", pairs, "cells", torch.zeros(6)))
 
 
@@ -288,7 +298,7 @@ def test_negatives_from_other_images_need_other_images(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_symmetric_loss_is_the_mean_of_both_directions(name: str) -> None:
-    momentum = {"key_momentum": 1.0} if METHODS[name].keys == "average" else {}
+    momentum = {"key_momentum": 1.0} if METHODS[name].keys == "momentum-encoder" else {}
     model = make(name, symmetric=False, **momentum)
     first, second = views(1), views(2)
     one, other = (copy.deepcopy(model)(*pair).loss for pair in ((first, second), (second, first)))
@@ -305,8 +315,8 @@ def test_where_keys_come_from_and_whether_they_learn(name: str, symmetric: bool)
     output = model(views(1), views(2))
     keys = METHODS[name].keys
     assert output.query.vector.requires_grad
-    assert output.key.vector.requires_grad == (keys == "shared")
-    assert (model.key_encoder is None) == (keys != "average")
+    assert output.key.vector.requires_grad == (keys == "shared-weights")
+    assert (model.key_encoder is None) == (keys != "momentum-encoder")
     again = copy.deepcopy(model)
     encoder = again.key_encoder if again.key_encoder is not None else again.query_encoder
     torch.testing.assert_close(output.key.vector, encoder(views(2).pixels).vector)
@@ -331,17 +341,17 @@ def test_a_predictor_stands_between_the_projection_and_the_key(name: str) -> Non
 
 @pytest.mark.parametrize("matching", ["features", "geometry", "both"])
 @pytest.mark.parametrize("name", NAMES)
-def test_small_views_are_compared_with_the_keys_of_the_large_ones(name: str, matching: str) -> None:
-    momentum = {"key_momentum": 1.0} if METHODS[name].keys == "average" else {}
+def test_local_crops_are_compared_with_the_keys_of_the_large_ones(name: str, matching: str) -> None:
+    momentum = {"key_momentum": 1.0} if METHODS[name].keys == "momentum-encoder" else {}
     model = make(name, matching=matching, **momentum)
-    large, small = [views(1), views(2)], [views(3, size=8), views(4, size=8)]
+    large, local = [views(1), views(2)], [views(3, size=8), views(4, size=8)]
     one_way = make(name, symmetric=False, matching=matching, **momentum)
     one_way.load_state_dict(model.state_dict())
     pairs = [(0, 1), (1, 0)] if model.symmetric else [(0, 1)]
     compared = [(large[query], large[key]) for query, key in pairs]
-    compared += [(query, large[key]) for query, (_, key) in itertools.product(small, pairs)]
+    compared += [(query, large[key]) for query, (_, key) in itertools.product(local, pairs)]
     losses = [copy.deepcopy(one_way)(*pair).loss for pair in compared]
-    output = model(*large, small)
+    output = model(*large, local)
     torch.testing.assert_close(output.loss, torch.stack(losses).mean(), rtol=1e-10, atol=1e-10)
     output.loss.backward()
     assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
@@ -381,7 +391,7 @@ ASKED = {
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_only_asked_leaves_no_trace(name: str, dense_weight: float, asked: str) -> None:
     training, gradients = ASKED[asked]
-    momentum = {"key_momentum": 0.5} if METHODS[name].keys == "average" else {}
+    momentum = {"key_momentum": 0.5} if METHODS[name].keys == "momentum-encoder" else {}
     model = make(name, backbone=NormNet, dense_weight=dense_weight, **momentum)
     untouched = copy.deepcopy(model)
     for one in (model, untouched):
@@ -446,7 +456,7 @@ def test_a_loss_is_computed_once_where_both_directions_have_the_same(name: str) 
     assert model.dense_objective is not None
     model.dense_objective.register_forward_hook(lambda *_: calls.append("dense"))
     model(views(1), views(2), [views(3, size=8)])
-    # Two directions and a small view with each key.
+    # Two directions, and a local crop with each key.
     assert calls.count("global") == (3 if name in ("barlow", "vicreg") else 4)
     assert calls.count("dense") == 4
 
@@ -454,7 +464,7 @@ def test_a_loss_is_computed_once_where_both_directions_have_the_same(name: str) 
 # --- it trains ------------------------------------------------------------------------------------------------------
 
 
-#: What makes it, and the sides in pixels of large and small views.
+#: What makes it, and the sides in pixels of large views and local crops.
 BACKBONES = {
     "test_resnet": ({"output_stride": 8}, 32, 16),
     "test_convnext": ({}, 64, 32),
@@ -505,12 +515,12 @@ def test_every_value_is_run_on_two_processes() -> None:
 
 
 def steps(rank: int, world: int, combinations: list) -> list[list[Tensor]]:
-    """Two steps of each combination, with a small view: the losses, and the sum of the weights afterwards."""
+    """Two steps of each combination, with a local crop: the losses, and the sum of the weights afterwards."""
     torch.set_num_threads(1)
     results = []
     for name, backbone, matching, negatives in combinations:
         torch.manual_seed(0)
-        settings, large_size, small_size = BACKBONES[backbone]
+        settings, large_size, local_size = BACKBONES[backbone]
         queue = {"queue_length": 16} if METHODS[name].queue else {}
         small = {"dim": 16, "hidden_dim": 16, **queue, "dense_negatives": negatives, "matching": matching}
         method = DenseCL(create_backbone(backbone, **settings), method=name, match_top_k=0.8, **small)
@@ -518,7 +528,7 @@ def steps(rank: int, world: int, combinations: list) -> list[list[Tensor]]:
         optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-3)
         losses = []
         for step in range(2):
-            sizes = enumerate((large_size, large_size, small_size))
+            sizes = enumerate((large_size, large_size, local_size))
             three = [views(3 * step + number + 10 * rank, size, 2, torch.float32) for number, size in sizes]
             loss = model(*three[:2], three[2:]).loss
             optimizer.zero_grad()
@@ -627,26 +637,36 @@ def test_a_method_of_ones_own_needs_no_entry_in_the_table() -> None:
 # --- an eighth ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("matching", get_args(Matching))
-def test_the_documented_example_of_an_eighth_method(matching: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENTATION.read_text(), flags=re.DOTALL | re.MULTILINE)
-    documented: dict[str, Any] = {}
-    exec(code, documented)
-    assert documented["model"].method.name == "distance"
+@pytest.fixture
+def documented(monkeypatch: pytest.MonkeyPatch) -> Method:
+    """The worked example of the documentation, as a row in the table."""
+    pages = "\n".join(page.read_text() for page in sorted(DOCUMENTATION.glob("*.md")))
+    blocks = re.findall(r"^```python\n(.*?)^```$", pages, flags=re.DOTALL | re.MULTILINE)
+    (code,) = [block for block in blocks if "(Objective)" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    monkeypatch.setitem(METHODS, "distance", names["distance"])
+    return names["distance"]
 
-    monkeypatch.setitem(METHODS, "distance", documented["distance"])
-    model = make("distance", matching=matching, dense_weight=1.0, symmetric=False)
+
+@pytest.mark.parametrize("matching", get_args(Matching))
+def test_the_documented_method_gives_its_formula_at_both_levels(documented: Method, matching: str) -> None:
+    model = make(documented.name, matching=matching, dense_weight=1.0, symmetric=False)
     query, key = views(1), views(2)
     output = model(query, key)
     expected = (output.query.vector - output.key.vector).square().sum(dim=1).mean()
     assert output.global_loss.item() == pytest.approx(expected.item(), rel=1e-12)
     if matching != "both":  # whose second match is not told
-        assert output.query.cells is not None and output.key.cells is not None
-        pairs = Pairs(output.query.cells, output.key.cells, output.match, *[None] * 3)  # pyright: ignore[reportArgumentType]
-        distances = (pairs.query - pairs.positive).square().sum(dim=2)[output.weight]
+        pairs = pairs_of(output, torch.zeros(BATCH, 9, 9, dtype=torch.bool))
+        distances = (pairs.query - pairs.positive).square().sum(dim=2)[output.valid]
         assert output.dense_loss.item() == pytest.approx(distances.mean().item(), rel=1e-12)
     output.loss.backward()
     assert all(weight.grad is not None for weight in model.query_encoder.dense_head.parameters())
+
+
+def test_the_documented_method_trains(documented: Method) -> None:
+    losses = steps(0, 1, [(documented.name, "test_resnet", "geometry", None)])[0][:2]
+    assert all(loss.isfinite() for loss in losses) and losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("key_norm", ["shuffle", "split", "ema"])
@@ -657,3 +677,34 @@ def test_batch_norm_that_its_owner_froze_stays_frozen_in_both_encoders(key_norm:
     assert not WatchedNorm.trained and modes(model.query_encoder) == before
     assert model.key_encoder is not None
     assert modes(model.key_encoder) == ([False] * len(before) if key_norm == "ema" else before)
+
+
+# --- scheduled settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_says_what_it_starts_with(name: str) -> None:
+    method = METHODS[name]
+    start = DenseCL(PatchNet(), method=name, hidden_dim=8, dense_weight=0.3).scheduled
+    teacher = method.teacher_temperature and method.teacher_temperature[0]
+    assert start == Scheduled(0.3, method.temperature, teacher, method.key_momentum)
+    if method.temperature is not None:
+        assert DenseCL(PatchNet(), method=name, hidden_dim=8, temperature=0.9).scheduled.temperature == 0.9
+
+
+def test_in_micro_batches_moving_averages_move_as_far_as_in_one() -> None:
+    model = make("dino", key_momentum=0.5)
+    assert model.key_encoder is not None
+    query, key = model.query_encoder.global_head.layers[0].weight, model.key_encoder.global_head.layers[0].weight
+    expected = 0.5 * key.detach() + 0.5 * query.detach()
+    model.set_schedule(model.scheduled, micro_batches=4)
+    outputs = [model(views(1), views(2)) for _ in range(4)]
+    torch.testing.assert_close(key, expected)
+    center, fraction = torch.zeros(6).double(), 1 - 0.9 ** (1 / 4)
+    model = make("dino", key_momentum=1.0, symmetric=False)
+    model.set_schedule(model.scheduled, micro_batches=4)
+    for _ in range(4):
+        outputs.append(model(views(1), views(2)))
+        center = (1 - fraction) * center + fraction * outputs[-1].key.vector.mean(dim=0)
+    torch.testing.assert_close(model.global_objective.get_buffer("center"), center)
+    torch.testing.assert_close(center, (1 - 0.9) * outputs[-1].key.vector.mean(dim=0))

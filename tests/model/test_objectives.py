@@ -40,7 +40,7 @@ def moco(pairs: Pairs, image: int, cell: int) -> Tensor:
     keys = pairs.key.detach()
     if pairs.negatives is not None:
         return info_nce(query, pairs.key[image, match], list(pairs.negatives))
-    return info_nce(query, keys[image, match], list(others(keys, image, pairs.near[image, cell], match)))
+    return info_nce(query, keys[image, match], list(others(keys, image, pairs.not_negative[image, cell], match)))
 
 
 def simclr(pairs: Pairs, image: int, cell: int) -> Tensor:
@@ -50,8 +50,8 @@ def simclr(pairs: Pairs, image: int, cell: int) -> Tensor:
     if pairs.pooled is not None:
         other_images = [number for number in range(len(pairs.pooled)) if number != image]
         return info_nce(query, positive, [vector for number in other_images for vector in pairs.pooled[number]])
-    in_key_view = others(pairs.key, image, pairs.near[image, cell], match)
-    in_query_view = others(pairs.query, image, pairs.near_query[image, cell], None)
+    in_key_view = others(pairs.key, image, pairs.not_negative[image, cell], match)
+    in_query_view = others(pairs.query, image, pairs.not_negative_query[image, cell], None)
     return info_nce(query, positive, [*in_key_view, *in_query_view])
 
 
@@ -155,16 +155,16 @@ def random_pairs(method: Method, batch: int, cells: int, key_cells: int, dim: in
     chance = torch.Generator().manual_seed(seed)
     query, key = random(batch, cells, dim, seed=seed), random(batch, key_cells, dim, seed=seed + 1)
     queue, pooled = random(9, dim, seed=seed + 2), random(batch, 2, dim, seed=seed + 3)
-    if method.unit:
+    if method.l2_normalize:
         query, key, queue, pooled = (nn.functional.normalize(one, dim=-1) for one in (query, key, queue, pooled))
     near_query = torch.rand(batch, cells, cells, generator=chance) < 0.2
     return Pairs(
-        query,
-        key,
-        torch.randint(key_cells, (batch, cells), generator=chance),
-        torch.rand(batch, cells, generator=chance) < 0.7,
-        near=torch.rand(batch, cells, key_cells, generator=chance) < 0.3,
-        near_query=near_query | torch.eye(cells, dtype=torch.bool),
+        query=query,
+        key=key,
+        match=torch.randint(key_cells, (batch, cells), generator=chance),
+        valid=torch.rand(batch, cells, generator=chance) < 0.7,
+        not_negative=torch.rand(batch, cells, key_cells, generator=chance) < 0.3,
+        not_negative_query=near_query | torch.eye(cells, dtype=torch.bool),
         negatives=queue if method.queue and negatives == "pooled" else None,
         pooled=pooled if not method.queue and negatives == "pooled" else None,
     )
@@ -177,7 +177,7 @@ def tracked(method: Method, pairs: Pairs, dtype: torch.dtype) -> tuple[Pairs, li
         for name, value in pairs._asdict().items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-    trained = ("query", "key", "pooled") if method.keys == "shared" else ("query",)
+    trained = ("query", "key", "pooled") if method.keys == "shared-weights" else ("query",)
     return pairs._replace(**floats), [floats[name] for name in trained if name in floats]
 
 
@@ -227,9 +227,9 @@ seeds = st.integers(0, 2**16)
 @given(batch=st.integers(2, 5), dim=st.integers(2, 5), dtype=dtypes, seed=seeds)
 def test_of_images(method: Method, batch: int, dim: int, dtype: torch.dtype, seed: int) -> None:
     query, key, queue = random(batch, dim, seed=seed), random(batch, dim, seed=seed + 1), random(9, dim, seed=seed + 2)
-    if method.unit:
+    if method.l2_normalize:
         query, key, queue = (nn.functional.normalize(one, dim=1) for one in (query, key, queue))
-    pairs = image_pairs(query, key)._replace(negatives=queue if method.queue else None)
+    pairs = image_pairs(query, key, queue if method.queue else None)
     compare(method, pairs, "cells", dtype)
 
 
@@ -315,7 +315,7 @@ def every_objective(rank: int, world: int = 2) -> list[list[Tensor]]:
             pairs = random_pairs(method, 6, 4, 4, 3, 5, negatives)
             if not dense:
                 queue = pairs.negatives if method.queue and negatives == "pooled" else None
-                pairs = image_pairs(pairs.query[:, 0], pairs.key[:, 0])._replace(negatives=queue)
+                pairs = image_pairs(pairs.query[:, 0], pairs.key[:, 0], queue)
             pairs, vectors = tracked(method, part(pairs, rank, world), torch.float64)
             objective: Objective = method.objective(3, statistics).double()
             loss = objective(pairs, TEMPERATURE)

@@ -37,7 +37,7 @@ def test_a_step_follows_the_mean_gradient_of_its_parts(tiny, tmp_path, parts):
     )
     whole = StepSampler(len(made.source), 8, seed=recipe.seed, stop_step=1)
     places = [place for batch in whole for place in batch]
-    model.key_momentum = 1.0  # before the step, the keys' encoder is the queries'
+    model.set_schedule(model.scheduled._replace(key_momentum=1.0))  # before the step, the keys' encoder is the queries'
     for part in range(parts):
         batch = collate([pairs[place] for place in places[part * 8 // parts : (part + 1) * 8 // parts]])
         views = [augment(crop, *made.normalization) for crop in (batch.pairs.first, batch.pairs.second)]
@@ -63,7 +63,9 @@ def test_the_key_encoder_moves_once_a_step(tiny, tmp_path):
 @pytest.mark.parametrize("parts", [1, 4])
 def test_dinos_centers_move_once_a_step(tiny, tmp_path, monkeypatch, parts):
     observe = DINO.observe
-    monkeypatch.setattr(DINO, "observe", lambda self, keys: observe(self, torch.ones_like(keys)))
+    monkeypatch.setattr(
+        DINO, "observe", lambda self, keys, micro_batches: observe(self, torch.ones_like(keys), micro_batches)
+    )
     own = dict.fromkeys(("queue_length", "dense_negatives", "key_momentum"), "auto")
     pretrain(tiny(method="dino", hidden_dim=16, batch_size=8, accumulate=parts, steps=2, **own), tmp_path)
     model = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["model"]

@@ -128,6 +128,22 @@ def test_a_foreign_checkpoint_is_told(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "last.ckpt")
 
 
+def test_a_checkpoint_of_the_first_format_gets_the_new_names(tmp_path: Path) -> None:
+    model = {"global_objective.centre": torch.ones(2), "dense_objective.centre": torch.zeros(2), "centre": 3}
+    save_checkpoint({**checkpoint(4), "format": "densecl checkpoint 1", "model": model}, tmp_path / "last.ckpt")
+    loaded = load_checkpoint(tmp_path / "last.ckpt")
+    assert loaded["format"] == FORMAT and loaded["step"] == 4
+    assert set(loaded["model"]) == {"global_objective.center", "dense_objective.center", "centre"}
+    assert loaded["model"]["global_objective.center"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("content", [{"format": "densecl checkpoint 0"}, {"format": "densecl checkpoint 1"}, {}])
+def test_what_is_no_whole_checkpoint_of_any_format_is_told(tmp_path: Path, content: dict) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="no checkpoint of this version"):
+        load_checkpoint(tmp_path / "last.ckpt")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 
+from densecl.model import Scheduled
 from densecl.training.diagnosis import MEASURES
 from densecl.training.metrics import COLUMNS, TIMINGS, in_one_line, metrics_row
 from densecl.training.schedules import Settings
 
 
 def test_a_row_has_a_value_for_every_column() -> None:
-    settings = Settings(0.1, 0.5, 0.99, 0.2, None)
+    settings = Settings(0.1, Scheduled(dense_weight=0.5, key_momentum=0.99, temperature=0.2))
     row = metrics_row(12, 1.5, [float(number) for number in range(len(MEASURES))], settings, (80.0, 0.25, 9.0))
     assert set(row) == set(COLUMNS)
     assert len(COLUMNS) == len(set(COLUMNS))
@@ -18,7 +19,7 @@ def test_a_row_has_a_value_for_every_column() -> None:
 
 
 def test_what_a_method_does_not_have_is_nan() -> None:
-    row = metrics_row(1, 0.0, [0.0] * len(MEASURES), Settings(0.1, 0.5, None, None, None), (1.0, 0.0, 1.0))
+    row = metrics_row(1, 0.0, [0.0] * len(MEASURES), Settings(0.1, Scheduled(dense_weight=0.5)), (1.0, 0.0, 1.0))
     assert math.isnan(row["key_momentum"]) and math.isnan(row["temperature"])
 
 

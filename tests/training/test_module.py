@@ -45,8 +45,9 @@ def test_a_gpu_gets_its_batches_on_a_stream_of_their_own(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[-1])
     monkeypatch.setattr(pl.LightningModule, "transfer_batch_to_device", copy)
     monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: events.append(f"{stream.name} uses a tensor"))
-    schedules = Schedules(learning_rate=0.1, dense_weight=0.5, key_momentum=None, temperature=None)
-    module = DenseCLModule(DenseCL(create_backbone("test_resnet")), IMAGENET, schedules, progress=lambda step: 0.0)
+    model = DenseCL(create_backbone("test_resnet"))
+    schedules = Schedules(start=model.scheduled, learning_rate=0.1)
+    module = DenseCLModule(model, IMAGENET, schedules, progress=lambda step: 0.0)
     loader = make_loader(pairs_of(Patches(2)), StepSampler(2, 2, seed=0), workers=0)
     batch = next(iter(loader))
     for _ in range(2):

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from safetensors.torch import load_file
 
+from densecl.model import Scheduled
 from densecl.errors import UserError
 from densecl.images.loader import BadRecord, Batch, Quarantine
 from densecl.images.sources import ImageSource
@@ -90,7 +91,7 @@ class Run:
             spec=DenseCLModule,
             trainer=self.trainer,
             step=start,
-            settings=Settings(0.1, 0.5, 0.99, 0.2, None),
+            settings=Settings(0.1, Scheduled(dense_weight=0.5, key_momentum=0.99, temperature=0.2)),
             first_bad_step=torch.tensor(torch.iinfo(torch.int64).max),
         )
         self.module.model = self.module.normalization = Mock()

@@ -73,7 +73,7 @@ def kept(method: Method) -> set[str]:
     """Some of what is in the checkpoint beside the query encoder: of each part that the method has, something."""
     state = [name for name, _ in method.objective(4).named_buffers()]
     names = {f"{level}_objective.{name}" for level in ("global", "dense") for name in state}
-    if method.keys == "average":
+    if method.keys == "momentum-encoder":
         names |= {"key_encoder.global_head.layers.0.weight", "key_encoder.dense_head.layers.0.weight"}
     if method.predictor is not None:
         names |= {"predictor.vector_layers.0.weight", "predictor.cell_layers.0.weight"}
@@ -193,6 +193,27 @@ def test_every_method_resumes_exactly(tiny, tmp_path: Path, method: Method, monk
     ):
         assert bool(last[column]) == has, column
     assert read_recipe(tmp_path / "run" / "recipe.yaml").symmetric == method.symmetric
+
+
+@pytest.mark.parametrize("method", ["moco", "dino"])
+def test_a_checkpoint_of_the_first_format_resumes_exactly(
+    tiny, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = dict.fromkeys(("queue_length", "dense_negatives", "key_momentum"), "auto")
+    recipe = tiny(method=method, hidden_dim=16, steps=5, optimizer="adamw", learning_rate=0.001, **own)
+    with monkeypatch.context() as patch:
+        send_at(3, signal.SIGTERM, patch)
+        with pytest.raises(SystemExit):
+            pretrain(recipe, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    now = load_checkpoint(path)
+    old_names = {name: name.replace("objective.center", "objective.centre") for name in now["model"]}
+    assert (old_names != {name: name for name in old_names}) == (method == "dino")
+    model = {old_names[name]: value for name, value in now["model"].items()}
+    torch.save({**now, "format": "densecl checkpoint 1", "model": model}, path)
+    pretrain(recipe, tmp_path / "run", resume=True)
+    pretrain(recipe, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 def test_killed_before_the_first_checkpoint_begins_anew(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

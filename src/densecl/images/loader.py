@@ -451,7 +451,7 @@ def collate(samples: list[Sample]) -> Batch:
             pair._replace(
                 first=_to_16_bit(pair.first),
                 second=_to_16_bit(pair.second),
-                small=tuple(map(_to_16_bit, pair.small)),
+                local=tuple(map(_to_16_bit, pair.local)),
             )
             for pair in pairs
         ]

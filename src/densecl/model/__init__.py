@@ -1,7 +1,7 @@
 """The method in pure torch: nothing here knows about files of images, Lightning or the command line."""
 
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.densecl import DenseCL, Output
+from densecl.model.densecl import DenseCL, Output, Scheduled
 from densecl.model.encoder import Embeddings
 from densecl.model.heads import HeadShape
 from densecl.model.methods import METHODS, Method
@@ -15,6 +15,7 @@ __all__ = [
     "HeadShape",
     "Method",
     "Output",
+    "Scheduled",
     "create_backbone",
     "load_backbone",
     "save_backbone",

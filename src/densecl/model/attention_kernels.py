@@ -46,16 +46,6 @@ def attend(
         return _kernel_for(query, key, value)(query, key, value, scale)
 
 
-def quick_dtype(vectors: Tensor) -> torch.dtype | None:
-    """float16 for float32 vectors on an NVIDIA GPU under autocast, None elsewhere.
-
-    Such GPUs have fast kernels for half precision and slow ones for float32. Of unit vectors float16 keeps eight
-    times as much as bfloat16.
-    """
-    on_nvidia = vectors.is_cuda and torch.version.hip is None
-    return torch.float16 if on_nvidia and vectors.dtype == torch.float32 and torch.is_autocast_enabled("cuda") else None
-
-
 def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """`attend` on any device, with `CHUNK_BYTES` of scores at a time (or one row of them, if that is more)."""
     mean, lse = torch.empty_like(query), accumulator(query.new_empty(query.shape[:2]))

@@ -300,6 +300,16 @@ def create_model(name: str, *, channels: int, output_stride: int | None, pretrai
     return timm.create_model(name, **settings)
 
 
+def known_to_timm(name: str) -> bool:
+    """Whether a name is that of a model in timm, with or without a tag; never one of a hub or a folder."""
+    if not re.fullmatch(r"\w+(\.\w+)?", name, re.ASCII) or not timm.is_model(name.split(".")[0]):
+        return False
+    try:
+        return "." not in name or timm.get_pretrained_cfg(name) is not None
+    except RuntimeError:  # it has no such tag
+        return False
+
+
 @torch.no_grad()
 def initialize(model: nn.Module) -> None:
     """The paper's initialization: convolutions kaiming normal (fan in), batch norm 1 and 0, none of them zero.

@@ -1,7 +1,6 @@
-"""The heads: from a backbone's feature map to one vector an image and to one vector a cell, and from there to a
-prediction of the other view's.
+"""The projection heads and predictors: from a feature map to one vector per image and one vector per cell.
 
-A head is the same at both levels: a 1x1 convolution is a linear layer, cell by cell.
+Both levels have the same layers: a 1x1 convolution is a linear layer for each cell.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 
 from densecl.errors import UserError
 
-#: Length of the unit vectors that DINO compares with its prototypes [Caron et al. 2021].
+#: Length of the L2-normalized vectors that DINO compares with its prototypes [Caron et al. 2021].
 BOTTLENECK = 256
 
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What a projector or predictor is made of: linear layers, with norm and activation after all but the last.
+    """The layers of a projector or predictor: linear, with norm and activation after all but the last.
 
-    A width is a number of units, or a ratio to the backbone's width, so that a head fits its backbone: what the papers
-    have at ResNet-50's 2048.
+    A width is a number of units or a ratio to the backbone's channels. With a ratio the head fits any backbone and is
+    the paper's on a ResNet-50, which has 2048 channels.
 
     Raises:
         UserError: both are given for one width, or a number of units that is no whole number above 0.
@@ -53,17 +52,18 @@ class HeadShape:
                 raise UserError(f"HeadShape: give {name} or {name}_ratio, not both.")
 
     def widths(self, channels: int, hidden: int | None = None, dim: int | None = None) -> tuple[int, int]:
-        """Of the hidden layers and of the vectors, on a backbone of this width. Numbers that are given stand."""
+        """Widths of the hidden layers and of the vectors for a backbone. Numbers that are given come first."""
         hidden = hidden or self.hidden or round((self.hidden_ratio or 1) * channels)
         dim = dim or self.dim or (round(self.dim_ratio * channels) if self.dim_ratio else 128)
         return hidden, dim
 
 
 class GlobalHead(nn.Module):
-    """Average pool, then linear layers [MoCo v2: Linear, ReLU, Linear]. The vectors are not of unit length."""
+    """Average pool, then linear layers [MoCo v2: Linear, ReLU, Linear]. The vectors are not L2-normalized."""
 
     def __init__(self, channels: int, hidden_dim: int, dim: int, shape: HeadShape | None = None) -> None:
         super().__init__()
+        self.dim = dim
         self.layers = head_layers(channels, hidden_dim, dim, shape or HeadShape(), cells=False)
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
@@ -75,13 +75,14 @@ class GlobalHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """1x1 convolutions: the global head's layers, cell by cell [DenseCL: two of them with a ReLU between].
+    """The global head's layers for each cell, as 1x1 convolutions [DenseCL: two, with a ReLU between].
 
-    The convolutions keep torch's default initialization, as the authors' do.
+    They keep torch's default initialization, as in the authors' code.
     """
 
     def __init__(self, channels: int, hidden_dim: int, dim: int, shape: HeadShape | None = None) -> None:
         super().__init__()
+        self.dim = dim
         self.layers = head_layers(channels, hidden_dim, dim, shape or HeadShape(), cells=True)
 
     def forward(self, features: Float[Tensor, "batch channels rows cols"]) -> Float[Tensor, "batch dim rows cols"]:
@@ -107,7 +108,7 @@ def head_layers(channels: int, hidden_dim: int, dim: int, shape: HeadShape, *, c
 class Prototypes(nn.Module):
     """Cosine similarity to each prototype: a linear layer without bias, weight-normalized at length 1 [DINO].
 
-    In full precision: it is yet to be divided by a temperature of a few hundredths.
+    In full precision, because the similarities are later divided by a temperature of a few hundredths.
     """
 
     def __init__(self, dim: int, count: int) -> None:

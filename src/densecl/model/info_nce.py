@@ -1,11 +1,11 @@
 """InfoNCE, the objective of contrastive learning: pick the positive out of the negatives [van den Oord et al. 2018].
 
-Of all negatives, only the log-sum-exp of their logits counts, s- = log sum_j exp(q.k_j / t): with s+ = q.k+ / t
+The negatives enter only by the log-sum-exp of their logits, s- = log sum_j exp(q.k_j / t). With s+ = q.k+ / t
 
     loss = -log( exp(s+) / (exp(s+) + exp(s-)) ) = -log sigmoid(s+ - s-)
 
-`log_sum_exp` computes s- without the logits. The dtype of the query decides the precision, under autocast too, but for
-the products with negatives, nearly all the work, where another may be asked for; losses are in float32 at least.
+`log_sum_exp` computes s- without keeping the logits. The precision is that of the query, also under autocast; only
+the products with negatives may be quicker (`precision.products_in`). Losses are in float32 at least.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ def info_nce(
     positive: Float[Tensor, "*queries dim"],
     negatives: Float[Tensor, "queue dim"],
     temperature: float,
-    products: torch.dtype | None = None,
 ) -> Float[Tensor, "*queries"]:
     """The loss of each query against one positive of its own and negatives that all queries share.
 
@@ -34,39 +33,36 @@ def info_nce(
         positive: unit vectors, one for each query.
         negatives: unit vectors. If they need no gradient, they may change before the backward pass.
         temperature: above 0.
-        products: the dtype of the products with negatives, if not the query's.
     """
     with torch.autocast(query.device.type, enabled=False):
-        return _loss(query, positive, log_sum_exp(query, negatives, temperature, products), temperature)
+        return _loss(query, positive, log_sum_exp(query, negatives, temperature), temperature)
 
 
 def info_nce_over_cells(
     query: Float[Tensor, "batch cells dim"],
     key: Float[Tensor, "all_images key_cells dim"],
     positive: Int[Tensor, "batch cells"],
-    excluded: Bool[Tensor, "batch cells key_cells"],
+    not_negative: Bool[Tensor, "batch cells key_cells"],
     temperature: float,
     first_image: int = 0,
-    products: torch.dtype | None = None,
 ) -> Float[Tensor, "batch cells"]:
-    """The loss of each query cell against every key cell of the batch, those of its own image included.
+    """The loss of each query cell against every key cell of the batch, also those of its own image.
 
     Args:
         query: unit vectors of the cells of one view.
-        key: unit vectors of the cells of the other view, of all images (of all devices). There may be more or fewer
-            to an image than in the query view.
+        key: unit vectors of the cells of the other view, for all images of all devices. The view may have more or
+            fewer cells than the query view.
         positive: for each query cell its positive, a cell of the same image.
-        excluded: key cells of the same image that are neither positive nor negative, because they
-            show nearly the same place. The positive itself always counts.
+        not_negative: key cells of the same image that are no negatives, because they show nearly the same place. The
+            positive itself always counts.
         temperature: above 0.
         first_image: where in `key` the image of the first query stands.
-        products: the dtype of the products with cells of other images, if not the query's.
     """
     with torch.autocast(query.device.type, enabled=False):
         own = key[first_image : first_image + len(query)]
         negative_logit = torch.logaddexp(
-            log_sum_exp_of_other_images(query, key, temperature, first_image, products),
-            log_sum_exp_of_own_image(query, own, excluded.scatter(2, positive[:, :, None], True), temperature),
+            log_sum_exp_of_other_images(query, key, temperature, first_image),
+            log_sum_exp_of_own_image(query, own, not_negative.scatter(2, positive[:, :, None], True), temperature),
         )
         matched = own.gather(1, positive[:, :, None].expand_as(query))
         return _loss(query, matched, negative_logit, temperature)

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from densecl.model.attention_kernels import DIM_MULTIPLE, accumulator, attend
+from densecl.model.precision import products_dtype
 
 #: Bytes of similarities within images, or of keys in the backward pass, that are worked on at a time.
 PART_BYTES = 2**22
@@ -32,19 +33,15 @@ def log_sum_exp(
     query: Float[Tensor, "*queries dim"],
     key: Float[Tensor, "keys dim"],
     temperature: float,
-    products: torch.dtype | None = None,
 ) -> Float[Tensor, "*queries"]:
     """log sum_j exp(q.k_j / temperature) of each query, over keys that all queries share.
 
-    Half precision is computed by half precision's kernels; the result is in float32 at least. Keys that need no
-    gradient may change before the backward pass.
-
-    Args:
-        products: the dtype whose kernels are used, if not those of the query's. Gradients are as exact as these are, in
-            the query's dtype, whose range a small one may need.
+    The products are made in the dtype of the query, or in that of `precision.products_in`. Gradients have this dtype's
+    accuracy but are returned in the query's dtype, because small gradients need its range. The result is in float32 at
+    least. Keys without gradient may change before the backward pass.
     """
     queries = query.reshape(-1, query.shape[-1]).contiguous()
-    result: Any = _LogSumExp.apply(queries, key.to(query.dtype).contiguous(), 1 / temperature, products or query.dtype)
+    result: Any = _LogSumExp.apply(queries, key.to(query.dtype).contiguous(), 1 / temperature, products_dtype(query))
     return result.reshape(query.shape[:-1])
 
 
@@ -53,36 +50,36 @@ def log_sum_exp_of_other_images(
     key: Float[Tensor, "all_images key_cells dim"],
     temperature: float,
     first_image: int = 0,
-    products: torch.dtype | None = None,
 ) -> Float[Tensor, "batch cells"]:
     """The same for each query cell over the key cells of all images but its own.
 
-    The image of the first query stands at `first_image` in `key`, the other images of the batch follow.
+    In `key` the image of the first query stands at `first_image`; the other images of the batch follow.
     """
     key = key.to(query.dtype).contiguous()
-    result: Any = _LogSumExpOfOtherImages.apply(
-        query.contiguous(), key, 1 / temperature, first_image, products or query.dtype
-    )
+    images_only = query.shape[1] == 1  # their products are too few to be worth less precision
+    products = query.dtype if images_only else products_dtype(query)
+    result: Any = _LogSumExpOfOtherImages.apply(query.contiguous(), key, 1 / temperature, first_image, products)
     return result
 
 
 def log_sum_exp_of_own_image(
     query: Float[Tensor, "batch cells dim"],
     key: Float[Tensor, "batch key_cells dim"],
-    excluded: Bool[Tensor, "batch cells key_cells"],
+    not_negative: Bool[Tensor, "batch cells key_cells"],
     temperature: float,
 ) -> Float[Tensor, "batch cells"]:
-    """The same over the key cells of the own image that are not excluded; of none, the least finite number.
+    """The same over the key cells of the own image, except those that are not negatives.
 
-    These similarities are few: they are made plainly, some images at a time, and once more for the backward pass.
+    Without any negative the result is the least finite number. These similarities are few, so they are computed
+    plainly, some images at a time, and again in the backward pass.
     """
 
-    def of_some(query: Tensor, key: Tensor, excluded: Tensor) -> Tensor:
+    def of_some(query: Tensor, key: Tensor, not_negative: Tensor) -> Tensor:
         scores = accumulator(query) @ accumulator(key).mT / temperature
-        return scores.masked_fill(excluded, torch.finfo(scores.dtype).min).logsumexp(dim=2)
+        return scores.masked_fill(not_negative, torch.finfo(scores.dtype).min).logsumexp(dim=2)
 
     images = _parts(query.shape[1] * key.shape[1])
-    parts = zip(query.split(images), key.split(images), excluded.split(images), strict=True)
+    parts = zip(query.split(images), key.split(images), not_negative.split(images), strict=True)
     return torch.cat([checkpoint(of_some, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 

@@ -1,13 +1,12 @@
-"""The self-supervised methods side by side. Each is an objective between query vectors and their positives, and
-the traits in which it differs from the others; `DenseCL` runs any of them, at both levels.
+"""The self-supervised methods side by side. Each is an objective and a row of traits; `DenseCL` runs any of them.
 
-An eighth method is a subclass of `Objective` in a file of `objectives` and a row in `METHODS`: docs/methods.md.
+How to add one: docs/architecture.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import nn
 
@@ -16,14 +15,16 @@ from densecl.errors import UserError, nearest
 from densecl.model.heads import HeadShape
 from densecl.model.objectives import BYOL, DINO, BarlowTwins, MoCo, Objective, SimCLR, SimSiam, VICReg
 
-#: Where keys come from: from a moving average of the query encoder, from the query encoder itself without gradient,
-#: or from the query encoder itself with gradient.
-Keys = Literal["average", "stopped", "shared"]
+Value = TypeVar("Value")
+
+#: Where keys come from: a moving average of the query encoder, the query encoder itself without gradient, or the query
+#: encoder itself with gradient.
+Keys = Literal["momentum-encoder", "stop-gradient", "shared-weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """The traits of a method. What a paper recommends is what it has at ImageNet, ResNet-50 (DINO: ViT-S)."""
+    """The traits of a method. Values are those of its paper for ImageNet and ResNet-50 (DINO: ViT-S)."""
 
     name: str
     source: str
@@ -33,32 +34,48 @@ class Method:
     dense_projector: HeadShape | None = None  # None: as for image vectors
     predictor: HeadShape | None = None  # after the query's projector
     symmetric: bool  # whether both views are queries by default
-    unit: bool = False  # whether the vectors are brought to unit length, which a predictor's input is not
-    dense_negatives: tuple[DenseNegatives, ...] = ()  # what a cell's negatives may be, the paper's own first
+    l2_normalize: bool = False  # whether the vectors get length 1; not before a predictor
+    dense_negatives: tuple[DenseNegatives, ...] = ()  # what a cell's negatives may be, the paper's first
     queue: bool = False  # whether negatives come from a queue of keys
-    statistics: bool = False  # whether the loss is one of statistics over many vectors
+    statistics: bool = False  # whether the loss takes statistics over many vectors
     temperature: float | None = None
     teacher_temperature: tuple[float, float] | None = None  # at the start, and after its warm-up
-    key_momentum: float | None = None  # of a moving average, at the start
-    key_momentum_end: float | None = None  # of a cosine; None: it stays
-    optimizer: str  # of the paper, for which its learning rate and weight decay are meant
+    key_momentum: float | None = None  # of the momentum encoder, at the start
+    key_momentum_end: float | None = None  # where a cosine takes it; None: it stays
+    optimizer: str  # of the paper; learning rate and weight decay are meant for it
     learning_rate: float  # at batch size 256
     weight_decay: float
 
     @property
+    def teacher_temperature_end(self) -> float | None:
+        """The teacher's temperature after its warm-up."""
+        return self.teacher_temperature[1] if self.teacher_temperature is not None else None
+
+    @property
     def batch_norm(self) -> bool:
-        """Whether its heads have batch norm, which knows nothing to do with a single vector."""
+        """Whether its heads have batch norm, which needs more than one vector."""
         return any(head is not None and (head.norm or head.last_norm) for head in (self.projector, self.predictor))
 
     @property
     def needs_batch_in(self) -> str:
-        """What takes statistics over the batch, if anything does."""
+        """Where statistics are taken over the batch, in words."""
         return "in its loss" if self.statistics else "in its heads"
 
     @property
     def least_batch(self) -> int:
-        """Images that a process needs at least in a step."""
+        """The fewest images that a process can train on."""
         return 2 if self.batch_norm or self.statistics else 1
+
+    def given_or_own(self, name: str, given: Value | None, own: Value | None) -> Value | None:
+        """The value that was given for a setting, or the method's own. None if the method has no such setting.
+
+        Raises:
+            UserError: a value was given for a setting that the method does not have.
+        """
+        if own is None and given is not None:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} {given}: {self.name} has no {name.replace('_', ' ')}. Leave it out.")
+        return own if given is None else given
 
 
 # fmt: off
@@ -68,14 +85,14 @@ METHODS: dict[str, Method] = {
         # contrast with negatives ------------------------------------------------------------------------------------
         Method(
             name="moco", source="MoCo v2: Chen et al. 2020 (arXiv 2003.04297); dense: Wang et al. 2021 (DenseCL)",
-            objective=MoCo, keys="average", symmetric=False, unit=True,
+            objective=MoCo, keys="momentum-encoder", symmetric=False, l2_normalize=True,
             projector=HeadShape(layers=2, hidden_ratio=1.0, dim=128),
             queue=True, dense_negatives=("pooled", "cells", "batch", "others"), temperature=0.2, key_momentum=0.999,
             optimizer="sgd", learning_rate=0.03, weight_decay=1e-4,
         ),
         Method(
             name="simclr", source="Chen et al. 2020 (arXiv 2002.05709)",
-            objective=SimCLR, keys="shared", symmetric=True, unit=True,
+            objective=SimCLR, keys="shared-weights", symmetric=True, l2_normalize=True,
             projector=HeadShape(layers=2, hidden_ratio=1.0, dim=128, norm=True),
             dense_negatives=("batch", "others", "pooled"), temperature=0.1,
             optimizer="lars", learning_rate=0.3, weight_decay=1e-6,
@@ -83,7 +100,7 @@ METHODS: dict[str, Method] = {
         # prediction -------------------------------------------------------------------------------------------------
         Method(
             name="byol", source="Grill et al. 2020 (arXiv 2006.07733); dense: PixPro, Xie et al. 2021",
-            objective=BYOL, keys="average", symmetric=True,
+            objective=BYOL, keys="momentum-encoder", symmetric=True,
             projector=HeadShape(layers=2, hidden_ratio=2.0, dim=256, norm=True),
             predictor=HeadShape(layers=2, hidden_ratio=2.0, dim=256, norm=True),
             key_momentum=0.996, key_momentum_end=1.0,
@@ -91,7 +108,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="simsiam", source="Chen & He 2021 (arXiv 2011.10566); dense: DenseSiam, Zhang et al. 2022",
-            objective=SimSiam, keys="stopped", symmetric=True,
+            objective=SimSiam, keys="stop-gradient", symmetric=True,
             projector=HeadShape(layers=3, hidden_ratio=1.0, dim_ratio=1.0, norm=True, last_norm=True),
             predictor=HeadShape(layers=2, hidden_ratio=0.25, dim_ratio=1.0, norm=True),
             optimizer="sgd", learning_rate=0.05, weight_decay=1e-4,
@@ -99,14 +116,14 @@ METHODS: dict[str, Method] = {
         # statistics of the dimensions -------------------------------------------------------------------------------
         Method(
             name="barlow", source="Barlow Twins: Zbontar et al. 2021 (arXiv 2103.03230)",
-            objective=BarlowTwins, keys="shared", symmetric=True, statistics=True,
+            objective=BarlowTwins, keys="shared-weights", symmetric=True, statistics=True,
             projector=HeadShape(layers=3, hidden_ratio=4.0, dim_ratio=4.0, norm=True),
             dense_projector=HeadShape(layers=3, hidden=512, dim=512, norm=True),
             optimizer="lars", learning_rate=0.2, weight_decay=1.5e-6,
         ),
         Method(
             name="vicreg", source="Bardes et al. 2022 (arXiv 2105.04906); dense: VICRegL (arXiv 2210.01571)",
-            objective=VICReg, keys="shared", symmetric=True, statistics=True,
+            objective=VICReg, keys="shared-weights", symmetric=True, statistics=True,
             projector=HeadShape(layers=3, hidden_ratio=4.0, dim_ratio=4.0, norm=True),
             dense_projector=HeadShape(layers=3, hidden=512, dim=512, norm=True),
             optimizer="lars", learning_rate=0.2, weight_decay=1e-6,
@@ -114,7 +131,7 @@ METHODS: dict[str, Method] = {
         # self-distillation ------------------------------------------------------------------------------------------
         Method(
             name="dino", source="Caron et al. 2021 (arXiv 2104.14294); dense: EsViT, Li et al. 2022",
-            objective=DINO, keys="average", symmetric=True,
+            objective=DINO, keys="momentum-encoder", symmetric=True,
             projector=HeadShape(layers=3, hidden=2048, dim=4096, activation=nn.GELU, prototypes=True),
             temperature=0.1, teacher_temperature=(0.04, 0.07), key_momentum=0.996, key_momentum_end=1.0,
             optimizer="adamw", learning_rate=5e-4, weight_decay=0.04,

@@ -1,7 +1,7 @@
-"""The checkpoint of a run: everything that is needed to go on, and nothing that has to be unpickled.
+"""The checkpoint of a run: everything needed to go on, and nothing that has to be unpickled.
 
-There is no random state in it: what is random in a sample follows from (seed, epoch, index), what is
-random in a step from (seed, step). The step alone is the position in the data.
+It holds no random state: a sample's randomness follows from (seed, epoch, index), a step's from (seed, step). So the
+step alone is the position in the data.
 """
 
 from __future__ import annotations
@@ -19,8 +19,19 @@ import torch
 from densecl.errors import UserError
 from densecl.files import free_bytes, replacing
 
-#: Changes when older checkpoints can no longer be read.
-FORMAT = "densecl checkpoint 1"
+#: Changes with the names in a checkpoint; `_UPGRADES` makes this one of older ones.
+FORMAT = "densecl checkpoint 2"
+
+#: A former format, the one after it, and the tensors of `DenseCL` that got new names in between.
+_UPGRADES = {
+    "densecl checkpoint 1": (
+        "densecl checkpoint 2",
+        {
+            "global_objective.centre": "global_objective.center",
+            "dense_objective.centre": "dense_objective.center",
+        },
+    ),
+}
 
 
 class Checkpoint(TypedDict):
@@ -30,8 +41,8 @@ class Checkpoint(TypedDict):
     step: int  # steps done
     seconds: float  # spent training, for --time-limit
     images: int  # in the data, which must not change
-    fingerprint: str  # ... of `ImageSource`
-    model: dict[str, Any]  # state dict of `DenseCL`: both encoders, both queues, their position
+    fingerprint: str  # of the data, from `ImageSource`
+    model: dict[str, Any]  # state dict of `DenseCL`: both encoders, both queues with their positions
     optimizer: dict[str, Any]
 
 
@@ -48,10 +59,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def try_saving(path: Path) -> None:
-    """Writes a small file where a checkpoint will be, in the same way, then another in its place, and removes it.
+    """Tries to write a file where the checkpoint will be, to replace it, and to remove it.
 
     Raises:
-        UserError: if that fails, which nobody should learn after an hour of training.
+        UserError: if that fails. Better now than after an hour of training.
     """
     trial = path.with_name(f"{path.name}.trial")
     with writing(path):
@@ -64,15 +75,16 @@ def try_saving(path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint onto the CPU, tensors and plain values only.
+    """Reads a checkpoint onto the CPU: tensors and plain values only. One of a former format is brought to this one.
 
     Raises:
-        UserError: if the file is damaged or was not written by this format of densecl.
+        UserError: if the file is damaged or is no checkpoint of densecl.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged and cannot be resumed: {type(error).__name__}.") from error
+    content = _upgraded(content)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of this version of densecl (it lacks the format '{FORMAT}').")
     missing = Checkpoint.__required_keys__ - content.keys()
@@ -82,6 +94,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if wrong:
         raise UserError(f"{path} is damaged and cannot be resumed: its {wrong[0]} is {str(content[wrong[0]])[:40]!r}.")
     return Checkpoint(**content)
+
+
+def _upgraded(content: Any) -> Any:
+    """A checkpoint of a former format in the present one. Anything else is returned as it is."""
+    while isinstance(content, dict) and isinstance(content.get("model"), dict) and content.get("format") in _UPGRADES:
+        following, new_names = _UPGRADES[content["format"]]
+        model = {new_names.get(name, name): value for name, value in content["model"].items()}
+        content = {**content, "format": following, "model": model}
+    return content
 
 
 #: What each field of a checkpoint must be. A bool is no number here.
@@ -97,7 +118,7 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the many ways in which writing `path` may fail into one clear line.
+    """Turns the many ways in which writing `path` can fail into one clear line.
 
     Raises:
         UserError: for a full disk, a missing permission and the like.

@@ -55,7 +55,7 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
     if output.query.cells is not None and output.key.cells is not None:
         cells, key_cells = (F.normalize(side.float(), dim=2) for side in (output.query.cells, output.key.cells))
         positive = key_cells.gather(1, output.match[:, :, None].expand_as(cells))
-        dense_positive = ((cells * positive).sum(dim=2) * output.weight).sum() / output.weight.sum()
+        dense_positive = ((cells * positive).sum(dim=2) * output.valid).sum() / output.valid.sum()
         dense_negative = similarity_to_others(cells, key_cells)
     measured = {
         "loss": output.loss,
@@ -100,12 +100,12 @@ def chance_losses(
         return global_chance, nan.new_tensor(math.log(len(model.dense_queue.keys) + 1))
     if model.dense_negatives == "pooled":
         return global_chance, nan.new_tensor(math.log(views * (batch - 1) + 1))
-    excluded = model.no_negatives(cell_distances(first, second, rows, cols))
+    excluded = model.matcher.not_negative(cell_distances(first, second, rows, cols))
     excluded = excluded.scatter(2, output.match[:, :, None], False).sum(dim=2)  # all but the positive
     if views == 2:
-        excluded = excluded + model.no_negatives(cell_distances(first, first, rows, cols)).sum(dim=2)
+        excluded = excluded + model.matcher.not_negative(cell_distances(first, first, rows, cols)).sum(dim=2)
     candidates = views * rows * cols * batch - excluded
-    return global_chance, (candidates.log() * output.weight).sum() / output.weight.sum()
+    return global_chance, (candidates.log() * output.valid).sum() / output.valid.sum()
 
 
 def spread(vectors: Float[Tensor, "*batch vectors dim"]) -> Float[Tensor, "*batch"]:

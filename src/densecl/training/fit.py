@@ -164,19 +164,18 @@ def _photometrics(recipe: Resolved, image_size: int) -> Callable[[np.random.Gene
 
 def _module(parts: Parts) -> DenseCLModule:
     recipe, timeline = parts.recipe, parts.timeline
+    teacher = recipe.teacher_temperature
     schedules = Schedules(
+        start=parts.model.scheduled,
         learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_epochs * float(timeline.steps_per_epoch),
         warmup_share=0.1 if timeline.time_limit is not None and "warmup_epochs" in recipe.settled else math.inf,
         steps_per_epoch=timeline.steps_per_epoch if recipe.schedule_per == "epoch" else None,
-        dense_weight=recipe.dense_weight,
         dense_warmup_steps=recipe.dense_warmup_steps,
-        key_momentum=recipe.key_momentum,
         key_momentum_end=recipe.key_momentum_end,
-        temperature=recipe.temperature,
         temperature_max=recipe.temperature_max,
         temperature_period=recipe.temperature_period,
-        teacher_temperature=recipe.teacher_temperature,
+        teacher_temperature_end=None if teacher is None else teacher[1],
         teacher_warmup=recipe.teacher_warmup,
     )
     return DenseCLModule(

@@ -51,9 +51,9 @@ def metrics_row(
         "epoch": epoch,
         **dict(zip(MEASURES, measures, strict=True)),
         "learning_rate": settings.learning_rate,
-        "dense_weight": settings.dense_weight,
-        "key_momentum": math.nan if settings.key_momentum is None else settings.key_momentum,
-        "temperature": math.nan if settings.temperature is None else settings.temperature,
+        "dense_weight": settings.method.dense_weight,
+        "key_momentum": math.nan if settings.method.key_momentum is None else settings.method.key_momentum,
+        "temperature": math.nan if settings.method.temperature is None else settings.method.temperature,
         **dict(zip(TIMINGS, timings, strict=True)),
     }
 

@@ -28,22 +28,22 @@ class DenseCLModule(pl.LightningModule):
     Args:
         model: the method.
         normalization: mean and standard deviation of the images' channels.
-        schedules: of learning rate, dense weight, key momentum and temperature.
-        progress: the share (0-1) of the run that lies before a step, given its number.
+        schedules: of the learning rate and of the method's settings.
+        progress: gives the fraction (0-1) of the run before a step, by its number.
         optimizer: "sgd", "lars" or "adamw", see `make_optimizer`.
         momentum: of sgd and lars.
         weight_decay: of the optimizer.
-        start_step: steps done before this trainer begins to count.
-        optimizer_state: of the optimizer after those steps; may have the parameters in other groups.
+        start_step: steps done before this trainer counts.
+        optimizer_state: the optimizer's state after those steps. It may group the parameters differently.
         channels_last: keep images and weights in that memory format.
-        seed: with the step and the process, fixes dropout and drop path.
+        seed: together with step and process it fixes dropout and drop path.
         shift_brightness: see `augment`.
 
     Attributes:
-        step: number of the step in progress or next to come, counted over the whole run.
-        settings: of the schedules, for that step.
-        last: output and views of the latest step, without gradient, until they are taken.
-        first_bad_step: the first step with a NaN or infinite loss, on the device; a huge number without one.
+        step: number of the current or next step, counted over the whole run.
+        settings: the scheduled settings of that step.
+        last: output and views of the latest step, without gradient, until somebody takes them.
+        first_bad_step: the first step with a NaN or infinite loss, kept on the device; a huge number if there is none.
     """
 
     first_bad_step: Tensor
@@ -79,8 +79,8 @@ class DenseCLModule(pl.LightningModule):
         self.shift_brightness = shift_brightness
         self.last: tuple[Output, Views, Views] | None = None
         self.register_buffer("first_bad_step", torch.tensor(torch.iinfo(torch.int64).max), persistent=False)
-        # DDP sends the buffers of the first process to all others before each step. Batch-norm statistics need
-        # that; queues and centers are the same everywhere anyway, and queues are large.
+        # DDP copies the first process's buffers to all others before each step. Batch-norm statistics need that.
+        # Queues and centers are the same everywhere anyway, and queues are large.
         same = ("queue", "center")
         own = [
             name for name, _ in self.named_buffers() if any(word in name for word in same) or name == "first_bad_step"
@@ -92,7 +92,7 @@ class DenseCLModule(pl.LightningModule):
         return self.start_step + self.trainer.global_step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        fused = self.trainer.gradient_clip_val is None  # Lightning takes fused ones for such as scale their gradients
+        fused = self.trainer.gradient_clip_val is None  # Lightning refuses to clip with a fused one
         optimizer = make_optimizer(self.model, **self.optimizer_settings, fused=fused)
         if self._optimizer_state is not None:
             optimizer.load_state_dict(regrouped(self._optimizer_state, optimizer, self.model))
@@ -100,7 +100,7 @@ class DenseCLModule(pl.LightningModule):
         return optimizer
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """On a stream of its own, so that a GPU copies the next batch while it still works on the one before."""
+        """Copies on a stream of its own, so that a GPU fetches the next batch while it works on this one."""
         if device.type != "cuda":
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         if self._copies is None:
@@ -109,7 +109,7 @@ class DenseCLModule(pl.LightningModule):
             batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         work = torch.cuda.current_stream(device)
         work.wait_stream(self._copies)
-        # Or the memory of these tensors would be given to the next copy as soon as Python lets go of them.
+        # Otherwise the next copy could get the memory of these tensors while the GPU still works on them.
         apply_to_collection(batch, Tensor, lambda tensor: tensor.record_stream(work))
         return batch
 
@@ -117,25 +117,18 @@ class DenseCLModule(pl.LightningModule):
         self.settings = settings = self.schedules.at(self.step, self.progress(self.step))
         for group in self.optimizers().param_groups:  # pyright: ignore[reportAttributeAccessIssue]
             group["lr"] = settings.learning_rate
-        self.model.dense_weight = settings.dense_weight
-        # The key encoder moves with every batch, of which a step may have several, and so does what objectives keep.
-        parts = self.trainer.accumulate_grad_batches
-        self.model.key_momentum = None if settings.key_momentum is None else settings.key_momentum ** (1 / parts)
-        for objective in (self.model.global_objective, self.model.dense_objective):
-            if objective is not None:
-                objective.parts = parts
-        self.model.temperature = settings.temperature
-        self.model.teacher_temperature = settings.teacher_temperature
+        self.model.set_schedule(settings.method, micro_batches=self.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        parts = self.trainer.accumulate_grad_batches
-        torch.manual_seed(step_seed(self.seed, self.step * parts + batch_idx % parts, self.global_rank))
+        micro_batches = self.trainer.accumulate_grad_batches
+        number = self.step * micro_batches + batch_idx % micro_batches
+        torch.manual_seed(step_seed(self.seed, number, self.global_rank))
         with torch.autocast(self.device.type, enabled=False):
-            crops = (batch.pairs.first, batch.pairs.second, *batch.pairs.small)
+            crops = (batch.pairs.first, batch.pairs.second, *batch.pairs.local)
             views = [augment(crop, *self.normalization, shift_brightness=self.shift_brightness) for crop in crops]
-        first, second, *small = (view._replace(pixels=self._laid_out(view.pixels)) for view in views)
-        output: Output = self.model(first, second, small)
-        # Remembered on the device: asking for the value each step would stall a GPU.
+        first, second, *local = (view._replace(pixels=self._laid_out(view.pixels)) for view in views)
+        output: Output = self.model(first, second, local)
+        # Kept on the device: to ask for the value in each step would stall a GPU.
         bad_step = self.first_bad_step.clamp(max=self.step)
         self.first_bad_step = torch.where(output.loss.detach().isfinite(), self.first_bad_step, bad_step)
         self.last = apply_to_collection(output, Tensor, Tensor.detach), first, second
@@ -146,5 +139,5 @@ class DenseCLModule(pl.LightningModule):
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of what is random in one step on one process."""
+    """The seed for one step on one process."""
     return int(np.random.SeedSequence(seed, spawn_key=(step, rank)).generate_state(1)[0])

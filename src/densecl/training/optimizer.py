@@ -1,4 +1,4 @@
-"""The optimizer of a run: which parameters decay, and how a resumed run gets its state back."""
+"""The optimizer of a run: which parameters decay, and how a resumed run gets the optimizer's state back."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from densecl.errors import UserError
 def make_optimizer(
     model: nn.Module, name: str, *, weight_decay: float, momentum: float = 0.9, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """SGD, LARS or AdamW over the parameters that are trained; the learning rate comes from the schedule.
+    """SGD, LARS or AdamW over the trained parameters. The learning rate comes from the schedule.
 
-    Weight decay is on every parameter with sgd [paper]. With lars and adamw it is on the weights of layers alone, as in
-    their own papers: not on biases, norms, position embeddings, tokens and scales, nor on what a network of timm names.
+    With sgd all parameters decay [paper]. With lars and adamw only the weights of layers do, as in their papers: not
+    biases, norms, position embeddings, tokens, scales, or what a network of timm excludes.
 
     Args:
-        model: whose parameters are trained where they require a gradient.
+        model: parameters that require a gradient are trained.
         name: "sgd", "lars" or "adamw".
         weight_decay: see above.
         momentum: of sgd and lars.
-        fused: all of a step in one kernel, where there is one.
+        fused: do a step in one kernel, if there is one.
     """
     names = {parameter: each for each, parameter in model.named_parameters() if parameter.requires_grad}
     if name == "sgd":
         groups = [{"params": list(names), "weight_decay": weight_decay}]
     else:
         groups = timm.optim.param_groups_weight_decay(model, weight_decay, no_weight_decay_list=_not_decayed(model))
-    for group in groups:  # with their names, by which a resumed run finds its parameters again
+    for group in groups:  # a resumed run finds its parameters by name
         group["params"] = [(names[parameter], parameter) for parameter in group["params"]]
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
@@ -41,12 +41,12 @@ def make_optimizer(
 
 
 def _not_decayed(model: nn.Module) -> set[str]:
-    """The parameters, beside biases and all of one dimension, that are not to be pulled towards 0.
+    """What must not decay besides biases and vectors, which timm's `param_groups_weight_decay` leaves out by itself.
 
-    Networks name theirs in `no_weight_decay`, but not all of them name all: timm's Hiera leaves out an embedding of
-    positions, FastViT its scales. What layers multiply with is called a weight everywhere, so all others are spared.
+    Networks name these parameters in `no_weight_decay`, but not all of them: timm's Hiera forgets a position embedding,
+    FastViT its scales. What a layer multiplies with is always called a weight, so everything else is spared.
     """
-    # The last two parts of a name: a normalized weight is "parametrizations.weight.original1".
+    # The last two parts of a name, because a normalized weight is called "parametrizations.weight.original1".
     spared = {name for name, _ in model.named_parameters() if "weight" not in "".join(name.split(".")[-2:])}
     for path, module in model.named_modules():
         own: Any = getattr(module, "no_weight_decay", None)
@@ -57,16 +57,16 @@ def _not_decayed(model: nn.Module) -> set[str]:
 
 
 def regrouped(state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The state of an optimizer, with each parameter in the group where this one has it.
+    """An optimizer's state from a checkpoint, regrouped as this optimizer groups its parameters.
 
     Args:
-        state: of a checkpoint. Those before densecl noted names hold all parameters in one group, or those of
-            more than one dimension in the first of two.
+        state: from a checkpoint. Old ones have no names: they hold all parameters in one group, or those of more than
+            one dimension in the first of two groups.
         optimizer: made for this model.
         model: whose parameters are trained.
 
     Raises:
-        UserError: if it is of other parameters.
+        UserError: if the state is of other parameters.
     """
     own = optimizer.state_dict()
     names = [name for group in own["param_groups"] for name in group["param_names"]]

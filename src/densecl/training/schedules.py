@@ -1,8 +1,8 @@
-"""What changes during a run: the learning rate, the dense weight, the key momentum, the temperature.
+"""What changes during a run: learning rate, dense weight, key momentum and temperatures.
 
-Everything is a function of the step and of the share of the run that is behind it. That share is
-step / steps, or with a time limit elapsed / limit. No schedule has a state, so none has to be saved,
-and a run that is extended simply follows the schedule of its new length from where it stands.
+All of it follows from the step and from the fraction of the run that is done: step / steps, or elapsed / limit with a
+time limit. A schedule has no state, so none has to be saved. A run that is extended follows the schedule of its new
+length from where it stands.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+from densecl.model import Scheduled
+
 
 class Settings(NamedTuple):
     """The scheduled settings of one step."""
 
     learning_rate: float
-    dense_weight: float
-    key_momentum: float | None
-    temperature: float | None
-    teacher_temperature: float | None
+    method: Scheduled  # for `DenseCL.set_schedule`
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -29,14 +28,14 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 
 def ramp(step: int | float, steps: float) -> float:
-    """Rises linearly from 0 at step 0 to 1 at step `steps`, and stays there. (Or in shares of the run.)"""
+    """Rises linearly from 0 at step 0 to 1 at step `steps`, then stays there. Both may be fractions of the run, too."""
     return min(1.0, step / steps) if steps > 0 else 1.0
 
 
 def swing(lowest: float, highest: float, period: float, progress: float) -> float:
-    """A full cosine wave a `period`, beginning at `highest` [Kukleva et al. 2023].
+    """A full cosine wave per `period`, starting at `highest` [Kukleva et al. 2023].
 
-    A high temperature spreads instances evenly, a low one groups them; the swing alternates between the two.
+    A high temperature spreads instances evenly, a low one groups them. The swing alternates between the two.
     """
     return lowest + (highest - lowest) * (1 + math.cos(2 * math.pi * progress / period)) / 2
 
@@ -46,57 +45,57 @@ class Schedules:
     """All schedules of a run.
 
     Args:
-        learning_rate: its peak. It follows a cosine over the whole run down to 0, multiplied by the warm-up.
-        warmup_steps: steps over which the warm-up rises linearly, from one share in the first to 1 in the last; 0: no
-            warm-up.
-        warmup_share: share of the run by which the warm-up is over even if it has not had its steps.
-        steps_per_epoch: given, the cosine of the learning rate moves with the first step that begins in a new epoch
-            only [paper].
-        dense_weight: share of the dense loss, once it has joined.
-        dense_warmup_steps: steps at dense weight 0 before that.
-        key_momentum: at the start, and always if there is no `key_momentum_end`. What a method does not have is None.
-        key_momentum_end: at the end of a cosine [Grill et al. 2020].
-        temperature: of the softmax over similarities; with `temperature_max`, the lower end of the swing.
-        temperature_max: the upper end, where the swing begins.
-        temperature_period: length of one swing as a share of the run.
-        teacher_temperature: at the start, and after a warm-up that rises linearly [Caron et al. 2021].
-        teacher_warmup: length of that warm-up as a share of the run.
+        start: the method's settings as the model was built with them, `DenseCL.scheduled`. They stay as they are where
+            nothing below changes them.
+        learning_rate: its peak. A cosine takes it to 0 over the run, multiplied by the warm-up.
+        warmup_steps: length of the warm-up, which rises linearly to 1; 0: none.
+        warmup_share: fraction of the run by which the warm-up is over, even if it has not had its steps.
+        steps_per_epoch: given, the cosine of the learning rate moves only at the first step of an epoch [paper].
+        dense_warmup_steps: steps at dense weight 0 before the dense loss joins.
+        key_momentum_end: where a cosine takes the key momentum by the end of the run [Grill et al. 2020].
+        temperature_max: upper end of a swing of the temperature, where it starts. The lower end is that of `start`.
+        temperature_period: length of one swing as a fraction of the run.
+        teacher_temperature_end: where a linear warm-up takes the teacher's temperature [Caron et al. 2021].
+        teacher_warmup: length of that warm-up as a fraction of the run.
     """
 
+    start: Scheduled
     learning_rate: float
     warmup_steps: float = 0.0
     warmup_share: float = math.inf
     steps_per_epoch: Fraction | int | None = None
-    dense_weight: float
     dense_warmup_steps: int = 0
-    key_momentum: float | None
     key_momentum_end: float | None = None
-    temperature: float | None
     temperature_max: float | None = None
     temperature_period: float = 1.0
-    teacher_temperature: tuple[float, float] | None = None
+    teacher_temperature_end: float | None = None
     teacher_warmup: float = 0.1
 
     def at(self, step: int, progress: float) -> Settings:
-        """The settings of the step with this number (from 0), before which `progress` (0-1) of the run has passed."""
+        """The settings of a step.
+
+        Args:
+            step: its number, from 0.
+            progress: fraction (0-1) of the run before it.
+        """
         warm = max(ramp(step + 1, self.warmup_steps), ramp(progress, self.warmup_share))
         learning_progress = progress
         if self.steps_per_epoch is not None and step > 0:
             learning_progress *= float((step // self.steps_per_epoch) * self.steps_per_epoch / step)
-        momentum = self.key_momentum
+        dense_weight, temperature, teacher_temperature, momentum = self.start
         if momentum is not None and self.key_momentum_end is not None:
             momentum = cosine(momentum, self.key_momentum_end, progress)
-        temperature = self.temperature
         if temperature is not None and self.temperature_max is not None:
             temperature = swing(temperature, self.temperature_max, self.temperature_period, progress)
-        teacher_temperature = None
-        if self.teacher_temperature is not None:
-            start, end = self.teacher_temperature
-            teacher_temperature = start + (end - start) * ramp(progress, self.teacher_warmup)
+        if teacher_temperature is not None and self.teacher_temperature_end is not None:
+            rise = self.teacher_temperature_end - teacher_temperature
+            teacher_temperature = teacher_temperature + rise * ramp(progress, self.teacher_warmup)
         return Settings(
             learning_rate=cosine(self.learning_rate, 0.0, learning_progress) * warm,
-            dense_weight=self.dense_weight if step >= self.dense_warmup_steps else 0.0,
-            key_momentum=momentum,
-            temperature=temperature,
-            teacher_temperature=teacher_temperature,
+            method=Scheduled(
+                dense_weight=dense_weight if step >= self.dense_warmup_steps else 0.0,
+                temperature=temperature,
+                teacher_temperature=teacher_temperature,
+                key_momentum=momentum,
+            ),
         )

@@ -1,4 +1,4 @@
-"""MoCo and SimCLR: pick the positive out of the negatives (InfoNCE). They differ in where negatives come from."""
+"""MoCo and SimCLR: pick the positive out of the negatives (InfoNCE). They differ in what the negatives are."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from densecl.model.objectives.objective import Objective, Pairs, Temperature, me
 
 
 class MoCo(Objective):
-    """Negatives from a queue of keys [He et al. 2020], or all other key cells of the batch. Keys have no gradient."""
+    """Negatives are a queue of keys [He et al. 2020], or the batch's other key cells. Keys have no gradient."""
 
     def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
         if pairs.negatives is not None:
-            losses = info_nce(pairs.query, pairs.positive, pairs.negatives, temperature.query, pairs.products)
+            losses = info_nce(pairs.query, pairs.positive, pairs.negatives, temperature.query)
         else:
             all_keys, first_image = gather(pairs.key), rank() * len(pairs.key)
             losses = info_nce_over_cells(
-                pairs.query, all_keys, pairs.match, pairs.near, temperature.query, first_image, pairs.products
+                pairs.query, all_keys, pairs.match, pairs.not_negative, temperature.query, first_image
             )
         return mean_over_valid(losses, pairs.valid)
 
 
 class SimCLR(Objective):
-    """NT-Xent [Chen et al. 2020, eq. 1]: negatives are the batch's other vectors, of both views, with gradient.
+    """NT-Xent [Chen et al. 2020, eq. 1]: negatives are the batch's other vectors of both views, with gradient.
 
-    For N images that is 2N - 1 candidates for each query vector; averaged over both directions it is the paper's mean
-    over 2N. At the dense level the vectors are cells, or pooled vectors of the other images.
+    N images give each query vector 2N - 1 candidates. The average over both directions is the paper's mean over 2N. In
+    dense learning the vectors are cells, or the pooled vectors of the other images.
     """
 
     def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
@@ -37,10 +37,10 @@ class SimCLR(Objective):
             losses = _against_other_images(pairs, gather_with_gradient(pairs.pooled), temperature.query)
         else:
             candidates = gather_with_gradient(torch.cat([pairs.key, pairs.query], dim=1))
-            excluded = torch.cat([pairs.near, pairs.near_query], dim=2)
+            not_negative = torch.cat([pairs.not_negative, pairs.not_negative_query], dim=2)
             first_image = rank() * len(pairs.query)
             losses = info_nce_over_cells(
-                pairs.query, candidates, pairs.match, excluded, temperature.query, first_image, pairs.products
+                pairs.query, candidates, pairs.match, not_negative, temperature.query, first_image
             )
         return mean_over_valid(losses, pairs.valid)
 
@@ -48,7 +48,7 @@ class SimCLR(Objective):
 def _against_other_images(
     pairs: Pairs, pooled: Float[Tensor, "all_images views dim"], temperature: float
 ) -> Float[Tensor, "batch cells"]:
-    """InfoNCE with the pooled vectors of all images but the query's own as negatives."""
+    """InfoNCE whose negatives are the pooled vectors of all other images."""
     batch, cells, dim = pairs.query.shape
     own = torch.arange(len(pooled), device=pooled.device) == rank() * batch + torch.arange(
         batch, device=pooled.device

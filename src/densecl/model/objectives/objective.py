@@ -1,7 +1,7 @@
-"""What every objective is given and what it gives: from query vectors and their positives to a loss.
+"""What every objective gets and returns: query vectors with their positives go in, a loss comes out.
 
-At the global level there is one vector an image; at the dense level one a cell. To an objective both are
-the same thing, an image vector being the only cell of its image, so a method is written once.
+Global learning has one vector per image, dense learning one per cell. An objective need not know which: an image vector
+is treated as the only cell of its image. So each method is written once.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from densecl.model.distributed import mean_over_processes, world_size
 
 
 class Pairs(NamedTuple):
-    """The query vectors of one view, the key vectors of another, and which key is which query's positive."""
+    """The query vectors of one view, the key vectors of another, and how they belong together."""
 
     query: Float[Tensor, "batch cells dim"]
     key: Float[Tensor, "batch key_cells dim"]
     match: Int[Tensor, "batch cells"]  # for each query vector its positive, a key vector of the same image
-    valid: Bool[Tensor, "batch cells"] | None  # whether the pair counts; None: all do
-    near: Bool[Tensor, "batch cells key_cells"]  # key vectors of the same image that are no negatives
-    near_query: Bool[Tensor, "batch cells cells"]  # the same among the query vectors, each near itself
-    negatives: Float[Tensor, "queue dim"] | None = None  # a queue of other images' vectors, instead of the batch's
-    pooled: Float[Tensor, "batch views dim"] | None = None  # one vector for the image of each view, instead of cells
-    products: torch.dtype | None = None  # the dtype to multiply with a queue or the batch's cells in; None: their own
+    valid: Bool[Tensor, "batch cells"] | None  # pairs that count in the loss; None: all
+    not_negative: Bool[Tensor, "batch cells key_cells"]  # key vectors of the image that are not negatives
+    not_negative_query: Bool[Tensor, "batch cells cells"]  # the same for the query vectors; each is one of its own
+    negatives: Float[Tensor, "queue dim"] | None = None  # a queue of other images' vectors; None: those of the batch
+    pooled: Float[Tensor, "batch views dim"] | None = None  # a vector per view: negatives instead of the batch's cells
 
     @property
     def positive(self) -> Float[Tensor, "batch cells dim"]:
@@ -36,7 +35,7 @@ class Pairs(NamedTuple):
 
 
 class Temperature(NamedTuple):
-    """What similarities are divided by; which of the two a method knows, `methods.METHODS` says."""
+    """What similarities are divided by. A method uses one, both or none of them, see `methods.METHODS`."""
 
     query: float
     key: float = 1.0  # of DINO's teacher
@@ -47,13 +46,11 @@ class Objective(nn.Module):
 
     Args:
         dim: length of the vectors.
-        statistics: where a loss is one of statistics, the vectors that they are taken over: all matched "cells" of
-            the batch, or those of each "position" in the query's map.
+        statistics: for losses of statistics, over which vectors they are taken: all matched "cells" of the batch, or
+            those of each "position" in the query's map.
 
     Attributes:
-        exchangeable: whether the loss is the same with queries and positives exchanged, if each is the other's.
-        parts: in how many parts a step is computed, set by whoever accumulates gradients. What a method keeps as a
-            moving average moves with each of them, together as far as in a step of one part.
+        exchangeable: whether the loss stays the same if queries and positives change places.
     """
 
     exchangeable = False
@@ -62,24 +59,27 @@ class Objective(nn.Module):
         super().__init__()
         self.dim = dim
         self.statistics = statistics
-        self.parts = 1
 
     def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:
-        """The mean loss over the pairs that count, which carries the gradient.
+        """The mean loss over the valid pairs. It carries the gradient.
 
-        With several processes each returns its share: the average over processes is the loss of the joined batch,
-        and so is the average of the gradients, which is what DDP takes.
+        With several processes, the average of what they return must be the loss of the joined batch. DDP averages the
+        gradients in the same way.
         """
         raise NotImplementedError
 
-    def observe(self, keys: Float[Tensor, "vectors dim"]) -> None:
-        """Sees all key vectors of a step, after its losses."""
+    def observe(self, keys: Float[Tensor, "vectors dim"], micro_batches: int = 1) -> None:
+        """Sees all key vectors of a micro-batch after its losses, to update what a method keeps.
+
+        With gradient accumulation a step has several micro-batches. A moving average must then move as far in all of
+        them together as in one.
+        """
 
 
 def mean_over_valid(
     losses: Float[Tensor, "batch cells"], valid: Bool[Tensor, "batch cells"] | None
 ) -> Float[Tensor, ""]:
-    """The mean loss of the pairs that count, 0 if none does."""
+    """The mean loss of the valid pairs; 0 without any."""
     if valid is None:
         return losses.mean()
     # The divisor counts over all processes, whose gradients are then averaged.
@@ -87,8 +87,19 @@ def mean_over_valid(
     return (losses * valid).sum() / counted
 
 
-def image_pairs(query: Float[Tensor, "batch dim"], key: Float[Tensor, "batch dim"]) -> Pairs:
-    """Image vectors as pairs: each image has one, whose positive is the one of its other view."""
-    one = torch.zeros(len(query), 1, dtype=torch.long, device=query.device)
+def image_pairs(
+    query: Float[Tensor, "batch dim"],
+    key: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "queue dim"] | None = None,
+) -> Pairs:
+    """Image vectors as pairs: the positive of each is the vector of its other view."""
     same = torch.ones(len(query), 1, 1, dtype=torch.bool, device=query.device)
-    return Pairs(query[:, None], key[:, None], one, None, near=same, near_query=same)
+    return Pairs(
+        query=query[:, None],
+        key=key[:, None],
+        match=torch.zeros(len(query), 1, dtype=torch.long, device=query.device),
+        valid=None,
+        not_negative=same,
+        not_negative_query=same,
+        negatives=negatives,
+    )

@@ -1,5 +1,8 @@
-"""BYOL and SimSiam: predict the positive. A predictor after the query's projection and keys without gradient stand
-in for negatives: without either of the two, all vectors become the same."""
+"""BYOL and SimSiam: predict the positive, without negatives.
+
+A predictor for the query and a stop-gradient for the key take the place of negatives. Without either of the two, all
+vectors become the same.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from densecl.model.objectives.objective import Objective, Pairs, Temperature, me
 
 
 class BYOL(Objective):
-    """|q - z|^2 = 2 - 2 cos(q, z) for unit vectors [Grill et al. 2020, eq. 2].
+    """|q - z|^2 = 2 - 2 cos(q, z) for L2-normalized vectors [Grill et al. 2020, eq. 2].
 
-    (Symmetric losses are averaged over the two directions, here as for all methods; BYOL adds them.)
+    A symmetric loss is the average of both directions, as for all methods here. The paper adds them.
     """
 
     def forward(self, pairs: Pairs, temperature: Temperature) -> Float[Tensor, ""]:

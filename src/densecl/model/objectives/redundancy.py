@@ -1,8 +1,8 @@
-"""Barlow Twins and VICReg: no vector is compared with another but with its positive; what keeps them apart are
-statistics of the dimensions over many vectors.
+"""Barlow Twins and VICReg: no negatives. Statistics of the dimensions over many vectors keep the vectors apart.
 
-At the dense level the vectors of a statistic are all matched cells of the batch, or those of one position in the
-query's map ([VICRegL, Bardes et al. 2022]): groups. At the global level there is one group, the batch.
+Each statistic is taken over a group of vectors. In global learning the batch is one group. In dense learning all
+matched cells of the batch are one group, or the cells at each position of the query's map are one [VICRegL, Bardes et
+al. 2022].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NORM_EPSILON = 1e-5
 
 
 class _Redundancy(Objective):
-    exchangeable = True  # a correlation is only transposed
+    exchangeable = True  # only transposes the correlation
 
     def extra_repr(self) -> str:
         return f"statistics={self.statistics}"
@@ -44,14 +44,15 @@ class _Redundancy(Objective):
         positive: Float[Tensor, "groups vectors dim"],
         valid: Float[Tensor, "groups vectors"],
     ) -> Float[Tensor, "groups"]:
-        """The loss of each group; anything finite for a group of fewer than two valid vectors."""
+        """The loss of each group. A group of fewer than two valid vectors may have any finite loss."""
         raise NotImplementedError
 
 
 class BarlowTwins(_Redundancy):
-    """Correlation of the two views' dimensions: 1 on the diagonal, 0 beside it, per dimension.
+    """The correlation between the two views' dimensions should be 1 on the diagonal and 0 elsewhere.
 
-    `barlow_twins` divided by the number of dimensions, so that both levels weigh the same whatever their widths.
+    This is `barlow_twins` divided by the number of dimensions. So both levels have the same weight, whatever their
+    widths.
     """
 
     def of_groups(
@@ -88,7 +89,7 @@ def barlow_twins(
     Args:
         query: not normalized.
         positive: one for each query vector.
-        valid: 1 for vectors that count, 0 for others.
+        valid: 1 for vectors of valid pairs, 0 for others.
         off_diagonal: weight of the second term [paper: 0.005].
     """
     count = valid.sum(dim=1).clamp(min=1)[:, None, None]
@@ -109,14 +110,14 @@ def vicreg(
 ) -> Float[Tensor, "groups"]:
     """invariance * s(Z, Z') + variance * mean of v(Z), v(Z') + covariance * (c(Z) + c(Z')) [Bardes et al. 2022, eq. 6].
 
-    s is the mean squared difference of an entry, v the mean over dimensions of max(0, 1 - standard deviation), c the
-    sum of the squared covariances of different dimensions, divided by their number. The divisors are those of the
-    authors' code, for which the weights were chosen: the paper's s adds up the dimensions, and its v both views.
+    s is the mean squared difference. v is the mean over dimensions of max(0, 1 - standard deviation). c is the sum of
+    the squared covariances between dimensions, divided by the number of dimensions. The divisors are those of the
+    authors' code, for which the weights were chosen. In the paper, s adds up the dimensions and v both views.
 
     Args:
         query: not normalized.
         positive: one for each query vector.
-        valid: 1 for vectors that count, 0 for others.
+        valid: 1 for vectors of valid pairs, 0 for others.
         invariance: its weight [paper: 25].
         variance: its weight [paper: 25].
         covariance: its weight [paper: 1].

@@ -14,8 +14,9 @@ from densecl.model.objectives.objective import Objective, Pairs, Temperature, me
 class DINO(Objective):
     """Cross entropy -sum_k P_t(k) log P_s(k), with P_t = softmax((teacher - center) / its lower temperature).
 
-    Centering keeps one prototype from taking all, sharpening keeps all from being equal; each alone collapses. The
-    center is a moving average of what the teacher gives; image vectors and cells have one each [EsViT, Li et al. 2022].
+    Centering keeps one prototype from winning everywhere. Sharpening keeps them all from being equal. Either one alone
+    collapses. The center is a moving average of the teacher's outputs; image vectors and cells have one each [EsViT, Li
+    et al. 2022].
     """
 
     center: Float[Tensor, "dim"]
@@ -34,7 +35,7 @@ class DINO(Objective):
         return mean_over_valid(losses, pairs.valid)
 
     @torch.no_grad()
-    def observe(self, keys: Float[Tensor, "vectors dim"]) -> None:
-        """Moves the center towards the mean of these keys, of all processes [paper, eq. 4]."""
-        momentum = self.center_momentum ** (1 / self.parts)
+    def observe(self, keys: Float[Tensor, "vectors dim"], micro_batches: int = 1) -> None:
+        """Moves the center towards the mean of these keys over all processes [paper, eq. 4]."""
+        momentum = self.center_momentum ** (1 / micro_batches)
         self.center.lerp_(mean_over_processes(keys.mean(dim=0)).to(self.center.dtype), 1 - momentum)

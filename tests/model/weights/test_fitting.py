@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.fitting import adapted_to_channels
 from densecl.model.weights import Start, initialize_from
+from densecl.model.weights.fitting import adapted_to_channels
 
 State = dict[str, Tensor]
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from densecl.errors import UserError
-from densecl.model.tensor_files import read_tensors
+from densecl.model.weights.tensor_files import read_tensors
 
 STATE = {
     "conv.weight": torch.arange(12.0).reshape(2, 3, 2),

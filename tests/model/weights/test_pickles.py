@@ -14,7 +14,7 @@ import torch
 from torch._utils import _rebuild_tensor
 
 from densecl.errors import UserError
-from densecl.model.tensor_files import read_tensors
+from densecl.model.weights.tensor_files import read_tensors
 
 
 class Called:
@@ -121,7 +121,7 @@ def test_nothing_is_exhausted(bomb: bytes) -> None:
 
 
 def test_a_pickle_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("densecl.model.pickles.MOST_INSTRUCTIONS", 1000)
+    monkeypatch.setattr("densecl.model.weights.pickle_machine.MOST_INSTRUCTIONS", 1000)
     Path("long.pth").write_bytes(b"\x80\x02" + b"]" * 1001 + b".")
     with pytest.raises(UserError, match="too long for one of weights"):
         read_tensors(Path("long.pth"))

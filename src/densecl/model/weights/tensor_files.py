@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 import torch
+from torch import Tensor
 
 from densecl.errors import UserError
 from densecl.model.backbone import one_line
-from densecl.model.pickles import Made, NotPlainError, Stored, array_tensor, read_pickled
+from densecl.model.weights.pickle_machine import Made, NotPlainError
+from densecl.model.weights.pickles import Stored, array_tensor, read_pickled
 
 #: Levels of nesting that are searched, and characters of a tensor's path. Real ones stay far below.
 DEEPEST, LONGEST = 64, 1000
@@ -55,6 +57,29 @@ class TensorFile(NamedTuple):
 def is_counter(name: str) -> bool:
     """Whether it counts the batches that a norm layer has seen; files from before 2018 have none of these."""
     return name.endswith("num_batches_tracked")
+
+
+def is_safetensors(path: Path) -> bool:
+    """By its first bytes, which in no other file of weights say this."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """Raises UserError for weights that hold NaN or infinities, or do so once they are made float32."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            raise UserError(f"{source}: its tensor {name} holds NaN or infinities. The training that made it failed.")
+
+
+def size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a single number"
+
+
+def shown(name: str, limit: int = 80) -> str:
+    """A name from a file, fit for the terminal."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return name if len(name) <= limit else name[: limit - 3] + "..."
 
 
 def read_tensors(path: Path) -> TensorFile:

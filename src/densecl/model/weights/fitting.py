@@ -14,21 +14,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from densecl.model.backbone import Backbone
-from densecl.model.pickles import Stored
-from densecl.model.tensor_files import TensorFile, is_counter
+from densecl.model.weights.pickles import Stored
+from densecl.model.weights.tensor_files import TensorFile, is_counter
 
 #: Parts of a tensor's name that are put there by what was wrapped around a module.
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 
 #: Where several networks of a file fit equally well, words that speak for one of them: a moving average of the
 #: weights is what is used of a method (DINO's teacher, timm's EMA) ...
-FAVOURED = frozenset(("ema", "teacher", "averaged", "average", "avg", "shadow", "swa", "polyak"))
+FAVORED = frozenset(("ema", "teacher", "averaged", "average", "avg", "shadow", "swa", "polyak"))
 
 #: ... but for the network whose only part is to give targets (MoCo's keys, BYOL's target), and the student beside it.
 PASSED_OVER = frozenset(("k", "key", "momentum", "target", "student"))
 
 #: What an optimizer keeps for each weight under the weight's own name is never one of them.
-OF_AN_OPTIMISER = frozenset(("opt", "optim", "optimizer", "optimizer", "exp", "buffer", "grad", "grads", "gradients"))
+OF_AN_OPTIMIZER = frozenset(("opt", "optim", "optimizer", "optimiser", "exp", "buffer", "grad", "grads", "gradients"))
 
 #: Tensors that may follow those of a backbone taken in order: those of a classifier.
 MOST_BEHIND = 4
@@ -125,9 +125,9 @@ def _relative(path: str, place: str) -> str | None:
 
 def _favor(place: str) -> int:
     words = set(re.split(r"[._]", place.lower()))
-    if words & OF_AN_OPTIMISER:
+    if words & OF_AN_OPTIMIZER:
         return -2
-    if "target_encoder" in place or words & FAVOURED:  # the former: I-JEPA
+    if "target_encoder" in place or words & FAVORED:  # the former: I-JEPA
         return 1
     return -1 if words & PASSED_OVER else 0
 

@@ -1,0 +1,191 @@
+"""The result of a run, ``backbone.safetensors``: written and read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from densecl.errors import UserError
+from densecl.files import replacing
+from densecl.model.backbone import Backbone, create_backbone, create_model, known_to_timm, one_line, unwrapped
+from densecl.model.weights.pickles import Stored
+from densecl.model.weights.tensor_files import check_finite, is_safetensors, read_tensors, shown, size
+from densecl.normalization import Normalization
+
+#: Channels of an image that a file of weights may ask for.
+MOST_CHANNELS = 4096
+
+
+class Metadata(NamedTuple):
+    """What a ``backbone.safetensors`` says of itself."""
+
+    architecture: str
+    in_channels: int
+    output_stride: int | None
+    normalization: Normalization
+
+
+def save_backbone(backbone: Backbone, path: Path | str, normalization: Normalization) -> None:
+    """Writes the weights under their library's own names, with what is needed to use them in the metadata.
+
+    The same weights give the same bytes. The file is written beside its place and moved into it.
+    """
+    path = Path(path)
+    metadata = {
+        "format": "pt",
+        "architecture": backbone.name,
+        "in_channels": json.dumps(backbone.in_channels),
+        "output_stride": json.dumps(backbone.output_stride),
+        "mean": json.dumps(list(normalization.mean)),
+        "std": json.dumps(list(normalization.std)),
+    }
+    # Clones, because safetensors refuses tensors that share their memory, as tied weights do.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in unwrapped(backbone.model).state_dict().items()
+    }
+    header, values = _safetensors(tensors, metadata)
+    with replacing(path) as file:
+        file.write(header)
+        file.write(values)
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
+    """Header and values of a safetensors file, the metadata in order: the library writes them in a random one."""
+    content = memoryview(safetensors.torch.save(dict(tensors), dict(metadata)))
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8 : 8 + size]))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    assert len(text) <= size, "the library writes JSON without spaces too"
+    return bytes(content[:8]) + text.ljust(size), content[8 + size :]
+
+
+def read_metadata(path: Path | str) -> Metadata | None:
+    """What a file says of itself, checked; None if it is not of densecl.
+
+    Raises:
+        UserError: it says something that cannot be.
+    """
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} cannot be read as weights: {one_line(error)}.") from error
+    except OSError as error:  # safetensors says of a file without permission that it is not there
+        raise UserError(f"{path} cannot be opened. Are you allowed to read it?") from error
+    if "architecture" not in said:
+        return None
+
+    def value(name: str, right: str, fulfilled: Any) -> Any:
+        try:
+            found = json.loads(said[name])
+            if fulfilled(found):
+                return found
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
+            pass
+        shown = repr(said[name][:40]) if name in said else "missing"
+        raise UserError(f"{path}: its metadata is damaged: {name} is {shown}, but must be {right}.")
+
+    channels = value("in_channels", f"a whole number from 1 to {MOST_CHANNELS}", _is_count)
+    stride = value("output_stride", "8, 16, 32 or null", lambda one: one is None or one in (8, 16, 32))
+    numbers = f"{channels} finite number{'' if channels == 1 else 's'}"
+    mean = value("mean", numbers, lambda values: are_numbers(values, channels))
+    std = value("std", f"{numbers} above 0", lambda values: are_numbers(values, channels) and min(values) > 0)
+    return Metadata(said["architecture"], channels, stride, Normalization(tuple(mean), tuple(std)))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MOST_CHANNELS
+
+
+def are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )
+
+
+def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Backbone, Normalization]:
+    """The backbone of a run folder or of a ``backbone.safetensors``, and the normalization it was trained with.
+
+    Args:
+        path: the folder or the file.
+        module: for weights of a module that timm does not know, an instance of it.
+
+    Raises:
+        UserError: if there is no such file, it was not written by densecl, or it does not fit the model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "backbone.safetensors").exists() and (path / "checkpoints" / "last.ckpt").is_file():
+            raise UserError(
+                f"{path} is a run that has no backbone.safetensors yet. End it with --resume, or start another from its"
+                f" checkpoint with --init {path}."
+            )
+        path = path / "backbone.safetensors"
+    stored = read_tensors(path).tensors
+    metadata = read_metadata(path) if is_safetensors(path) else None
+    if metadata is None:
+        raise UserError(f"{path} does not say what it holds; a backbone.safetensors of a densecl run does.")
+    name = metadata.architecture
+    if module is None and not known_to_timm(name):
+        raise UserError(
+            f"{path} holds the weights of a {shown(name) or 'nameless model'}, which timm does not know."
+            " Give an instance as module=."
+        )
+    shapes = {"channels": metadata.in_channels, "output_stride": metadata.output_stride}
+    if module is None:
+        with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
+            outline = _outline(name, **shapes)
+            if outline is not None:
+                _check_fits(stored, outline, path, name)
+            try:
+                backbone = create_backbone(name, **shapes)
+            except UserError as error:
+                raise UserError(f"{path}: its metadata does not fit together: {error.args[0]}") from error
+    else:
+        backbone = Backbone(module, name=name, in_channels=metadata.in_channels, output_stride=metadata.output_stride)
+    model = unwrapped(backbone.model)
+    _check_fits(stored, model, path, name)
+    model.load_state_dict({name: one.read() for name, one in stored.items()})
+    check_finite(model.state_dict(), path)
+    return backbone, metadata.normalization
+
+
+def _outline(name: str, *, channels: int, output_stride: int | None) -> nn.Module | None:
+    """A model without memory for its weights, because a small file may name one of many gigabytes.
+
+    None for one that cannot be made so, which none of timm's 98 families was.
+    """
+    try:
+        with torch.device("meta"):
+            return create_model(name, channels=channels, output_stride=output_stride)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _check_fits(stored: Mapping[str, Stored], model: nn.Module, path: Path, name: str) -> None:
+    """Raises UserError unless the tensors of a file are those of a model, name by name."""
+    own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    problems = (
+        *(f"it lacks {key}" for key in own.keys() - stored.keys()),
+        *(f"{shown(key)} is not of that model" for key in stored.keys() - own.keys()),
+        *(
+            f"{key} has the shape {size(stored[key].shape)} instead of {size(own[key])}"
+            for key in own.keys() & stored.keys()
+            if own[key] != stored[key].shape
+        ),
+    )
+    if problems:
+        raise UserError(f"{path} does not fit {name}: {min(problems)} ({len(problems)} such differences).")

@@ -1,0 +1,151 @@
+"""Existing weights as a start: found in a file of any kind, and adapted to the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from densecl.errors import UserError, nearest
+from densecl.model.backbone import Backbone, create_model, one_line
+from densecl.model.weights.fitting import Fit, adapted_to_channels, best_fit
+from densecl.model.weights.normalization import normalization_of
+from densecl.model.weights.pickles import Stored
+from densecl.model.weights.tensor_files import TensorFile, check_finite, is_counter, read_tensors, shown, size
+from densecl.normalization import Normalization
+
+#: Below this share of matched tensors, starting weights are taken for those of another model.
+LEAST_MATCHED = 0.5
+
+#: From this share of tensors left over in the same parts of the network on, a file is taken for a larger one's.
+MUCH_LEFT_OVER = 0.05
+
+#: The files that are looked for in a folder: of a run of ours, then of others.
+IN_A_FOLDER = ("backbone.safetensors", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
+
+
+class Start(NamedTuple):
+    """How existing weights were taken for a start.
+
+    Attributes:
+        report: how many tensors matched, and what the file was taken for.
+        warnings: what the user should look at.
+        normalization: the one that the weights were trained with, where their configuration says it and the
+            images have as many channels.
+        whose: in words, whose it is.
+    """
+
+    report: str
+    warnings: tuple[str, ...]
+    normalization: Normalization | None
+    whose: str
+
+
+def initialize_from(backbone: Backbone, source: Path | str) -> Start:
+    """Loads existing weights into a backbone.
+
+    Args:
+        backbone: changed in place.
+        source: "imagenet" for timm's own pretrained weights, a run folder, or a file, see `read_tensors`, of timm,
+            torchvision, densecl or any training: the weights are found wherever they stand in it, see `best_fit`.
+            Those for another image size, patch size or number of channels are adapted as timm does it.
+
+    Raises:
+        UserError: if the file cannot be read, few tensors match by name and shape, some have a shape that cannot be
+            adapted, or hold NaN.
+    """
+    path = None if source == "imagenet" else weights_file(Path(source))
+    if path is not None and not Path(source).exists():
+        raise UserError(f"{source}: no such run or file of weights.{nearest(Path(source).name, ('imagenet',))}")
+    if path is None:
+        pretrained = _download(backbone)
+        file = TensorFile({name: Stored.of(one) for name, one in pretrained.state_dict().items()}, ordered=True)
+    else:
+        file = read_tensors(path)
+    fit = best_fit(file, backbone)
+    own = backbone.model.state_dict()
+    idle = {name for name, parameter in backbone.model.named_parameters() if not parameter.requires_grad}
+    total = [name for name in own if name in fit.tensors or not (name in idle or is_counter(name))]
+    tensors = _adapted(fit, backbone)
+    wrong = [name for name in tensors if tensors[name].shape != own[name].shape]
+    matched = {name: tensor for name, tensor in tensors.items() if name not in wrong}
+    if len(matched) < LEAST_MATCHED * len(total):
+        example = next(iter(file.tensors), "nothing")
+        raise UserError(
+            f"{source}: only {len(matched)} of {len(own)} tensors of {backbone.name} matched by name and shape"
+            f" (the file has {len(file.tensors)}, such as '{shown(example)}'). Is it another architecture?"
+        )
+    if wrong:
+        first = wrong[0]
+        raise UserError(
+            f"{source}: {len(wrong)} of {len(total)} tensors of {backbone.name} have another shape, such as {first}:"
+            f" {size(tensors[first].shape)} in the file, {size(own[first].shape)} in {backbone.name}."
+            " Is it another architecture?"
+        )
+    check_finite(matched, source)
+    backbone.model.load_state_dict(matched, strict=False)
+    report = f"{len(matched)} of {len(total)} tensors of {backbone.name} matched in {source}"
+    if path is not None:
+        adapted = [name for name, tensor in tensors.items() if tensor.shape != fit.tensors[name].shape]
+        report += f", taken for: {_described(fit, adapted, backbone)}"
+    return Start(report, tuple(_warnings(fit, matched, total, backbone.name)), *normalization_of(backbone, path, fit))
+
+
+def weights_file(path: Path) -> Path:
+    """The file of weights in a folder, ours first; the path itself if it is no folder."""
+    if not path.is_dir():
+        return path
+    return next((path / name for name in IN_A_FOLDER if (path / name).is_file()), path / IN_A_FOLDER[0])
+
+
+def _adapted(fit: Fit, backbone: Backbone) -> dict[str, Tensor]:
+    """The tensors, a first convolution for other channels among them made to fit."""
+    own = backbone.model.state_dict()
+    first = getattr(backbone.model, "pretrained_cfg", {}).get("first_conv") or ()
+    stems = {f"{name}.weight" for name in ((first,) if isinstance(first, str) else first)} or {next(iter(own))}
+    tensors = {}
+    for name, stored in fit.tensors.items():
+        tensor, shape = stored.read(), own[name].shape
+        if name in stems and len(shape) == tensor.ndim == 4 and shape[1] == backbone.in_channels != tensor.shape[1]:
+            tensor = adapted_to_channels(tensor.float(), backbone.in_channels)
+        tensors[name] = tensor
+    return tensors
+
+
+def _described(fit: Fit, adapted: Sequence[str], backbone: Backbone) -> str:
+    """What a file was taken for, in words."""
+    what = f"the weights under '{shown(fit.place.removesuffix('.'))}'" if fit.place else "a plain state dict"
+    details = [fit.how] if fit.how else []
+    details += [f"{name} adapted to images of {backbone.in_channels} channel(s)" for name in adapted]
+    if fit.rivals:
+        details.append(f"'{shown(fit.rivals[0].removesuffix('.'))}' would fit as well")
+    return what + (f" ({'; '.join(details)})" if details else "")
+
+
+def _warnings(fit: Fit, matched: Mapping[str, Tensor], total: Sequence[str], architecture: str) -> Iterator[str]:
+    missing = [name for name in total if name not in matched]
+    if missing:
+        more = ", ..." if len(missing) > 3 else ""
+        names = ", ".join(missing[:3]) + more
+        yield f"warning: not in the file, and so untrained: {names} ({len(missing)} of {len(total)} tensors)"
+    parts = {name.split(".")[0] for name in total}
+    unused = [name for name in fit.unused if name.split(".")[0] in parts and not is_counter(name)]
+    if len(unused) > MUCH_LEFT_OVER * len(total):
+        yield (
+            f"warning: {len(unused)} more tensors stand in the same parts of the file's network, such as"
+            f" {shown(unused[0])}, and were left out. Is it a larger model than {architecture}?"
+        )
+
+
+def _download(backbone: Backbone) -> nn.Module:
+    try:
+        return create_model(
+            backbone.name, channels=backbone.in_channels, output_stride=backbone.output_stride, pretrained=True
+        )
+    except Exception as error:  # the hub's client raises many kinds, none of them its own base class
+        raise UserError(
+            f"imagenet: timm could not get pretrained weights for {backbone.name}: {one_line(error)}"
+            " Offline? Then download them elsewhere and give the file."
+        ) from error

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import timm
+import torch
+import torchvision
+
+from densecl.errors import UserError
+from densecl.model.backbone import create_backbone
+from densecl.model.weights import initialize_from
+from densecl.normalization import Normalization
+
+NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_what_is_not_there_is_said_with_a_name_that_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"imagnet: no such run or file of weights. Did you mean 'imagenet'\?"):
+        initialize_from(create_backbone("test_resnet"), tmp_path / "imagnet")
+
+
+def test_torchvision_weights_start_our_resnet(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    assert initialize_from(create_backbone("resnet18"), tmp_path / "resnet18.pth").report.startswith("120 of 120")
+
+
+def test_weights_of_another_model_are_an_error(tmp_path):
+    torch.save(create_backbone("convnext_atto").model.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UserError, match="only 0 of 120 tensors"):
+        initialize_from(create_backbone("resnet18"), tmp_path / "other.pth")
+
+
+def test_pretrained_weights_without_a_network_say_so(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="imagenet.*Offline"):
+        initialize_from(create_backbone("test_resnet.r160_in1k"), "imagenet")
+
+
+def test_what_is_infinite_in_float32_is_refused_and_eight_bits_are_read(tmp_path: Path) -> None:
+    state = create_backbone("test_resnet").model.state_dict()
+    huge = {**state, "layer2.0.conv1.weight": state["layer2.0.conv1.weight"].double().fill_(1e300)}
+    torch.save(huge, tmp_path / "b.pth")
+    with pytest.raises(UserError, match="layer2.0.conv1.weight holds NaN or infinities"):
+        initialize_from(create_backbone("test_resnet"), tmp_path / "b.pth")
+    small = {name: one.to(torch.float8_e5m2) if one.is_floating_point() else one for name, one in state.items()}
+    torch.save(small, tmp_path / "b.pth")
+    safetensors.torch.save_file(small, tmp_path / "b.safetensors")
+    for name in ("b.pth", "b.safetensors"):
+        assert initialize_from(create_backbone("test_resnet"), tmp_path / name).report.startswith("90 of 90")
+
+
+def test_nan_outside_the_backbone_does_not_matter(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=3).state_dict()
+    state["fc.bias"][0] = math.nan
+    torch.save(state, tmp_path / "b.pth")
+    assert initialize_from(create_backbone("test_resnet"), tmp_path / "b.pth").report.startswith("90 of 90")
