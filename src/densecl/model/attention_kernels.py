@@ -1,7 +1,7 @@
-"""Attention that also returns the log-sum-exp of its scores, by the best kernel that PyTorch ships for the device.
+"""Attention that also returns the log-sum-exp of its scores, with the best kernel that PyTorch has for the device.
 
-PyTorch's public attention keeps the log-sum-exp to itself, so this file, and no other, calls the private operators.
-Where one is missing or does not take the inputs, `attend_in_chunks` does the same within the same bound of memory.
+PyTorch's public attention does not return the log-sum-exp. So this file, and no other, calls the private operators.
+If one is missing or does not take the inputs, `attend_in_chunks` does the same in as little memory.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ def attend(
 
         score_ij = scale * q_i.k_j;  lse_i = log sum_j exp(score_ij);  mean_i = sum_j exp(score_ij - lse_i) v_j
 
-    The groups have nothing to do with each other and may overlap in memory; the last axis must be contiguous. The
-    scores never exist as a whole.
-    Of no keys the mean is 0 and the log-sum-exp minus infinity. No gradient flows through.
+    The groups are independent and may overlap in memory. The last axis must be contiguous. The scores never exist as a
+    whole. Without keys the mean is 0 and the log-sum-exp minus infinity. No gradient flows through.
 
     Returns:
         The mean, in the inputs' dtype, and the log-sum-exp, in float32 at least.
@@ -47,7 +46,7 @@ def attend(
 
 
 def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`attend` on any device, with `CHUNK_BYTES` of scores at a time (or one row of them, if that is more)."""
+    """`attend` on any device, `CHUNK_BYTES` of scores at a time (at least one row)."""
     mean, lse = torch.empty_like(query), accumulator(query.new_empty(query.shape[:2]))
     rows = max(1, CHUNK_BYTES // (key.shape[1] * lse.element_size()))
     for group in range(len(query)):
@@ -95,13 +94,13 @@ def _efficient_on_cuda(query: Tensor, key: Tensor, value: Tensor, scale: float) 
 
 
 def _padded_heads(tensor: Tensor) -> Tensor:
-    """One attention head, its dim filled up with zeros, which change no product."""
+    """As one attention head. Zeros fill up its dim; they change no product."""
     missing = -tensor.shape[-1] % DIM_MULTIPLE
     return (F.pad(tensor, (0, missing)) if missing else tensor)[:, None]
 
 
 def _unpadded(mean: Tensor, lse: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the dims of `_padded_heads`, and without the queries that efficient attention adds to the log-sum-exp."""
+    """Drops the dims that `_padded_heads` added, and the queries that efficient attention adds to the log-sum-exp."""
     return mean[:, 0, :, : query.shape[2]], lse[:, 0, : query.shape[1]]
 
 

@@ -1,4 +1,4 @@
-"""Backbones: any timm model or module that gives a feature map, and their initialization."""
+"""Backbones: any timm model or module that gives a feature map, and how they are initialized."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from densecl.errors import UserError, nearest
 #: Sides of images that models are often built for.
 USUAL_SIZES = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 336, 384, 448, 512)
 
-#: Height of the strips that tell a stride, and how much wider one is than the other: a multiple of the usual strides.
+#: The stride is measured with two strips of this height. One is wider by `FURTHER`, a multiple of the usual strides.
 STRIP, FURTHER = 64, 448
 
 
 class MapKind(NamedTuple):
-    """What is alike in all the maps that a model makes."""
+    """What all maps of a model have in common, whatever the size of the image."""
 
     channels: int
     stride: int  # pixels of the image per cell
@@ -36,10 +36,9 @@ class MapKind(NamedTuple):
 class Backbone(nn.Module):
     """One contract for every model: pixels in, the last feature map out.
 
-    A forward and a backward pass on a small image tell what the model gives, and which of its
-    parameters have no part in the feature map (such as the norm layer of a classifier): those are
-    frozen, because a distributed run waits for every gradient. Every part of the model stays in the
-    mode, of training or evaluation, that its owner put it in.
+    A forward and a backward pass on a small image show which map the model gives, and which parameters do not influence
+    it (such as the norm layer of a classifier). Those are frozen, because a distributed run waits for every gradient.
+    Each part of the model stays in training or evaluation mode, as its owner put it.
 
     Args:
         model: a timm model, or any module that returns "batch channels rows cols".
@@ -48,10 +47,10 @@ class Backbone(nn.Module):
         output_stride: the stride that was asked of timm, if any.
 
     Attributes:
-        model: the module itself; its state dict, without what was wrapped around it, is what a run exports.
+        model: the module itself. A run exports its state dict, without what `torch.compile` and DDP wrap around it.
         channels: channels of the feature map.
         stride: pixels of the image per cell of the feature map.
-        norm_statistics_frozen: whether batch norm keeps its means and variances in training, too.
+        norm_statistics_frozen: whether batch norm keeps its means and variances during training.
 
     Raises:
         UserError: if the model gives no feature map, or takes no image.
@@ -66,7 +65,7 @@ class Backbone(nn.Module):
         self.in_channels = in_channels
         self.output_stride = output_stride
         self.norm_statistics_frozen = False
-        self._norm = True  # whether the model's last norm layer is applied, which a few of timm's refuse
+        self._norm = True  # apply the model's last norm layer; a few of timm's models refuse to
         self._size, (self.channels, self.stride) = self._probe()
 
     def forward(
@@ -75,13 +74,13 @@ class Backbone(nn.Module):
         return self._last_map(pixels)
 
     def maps(self, pixels: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """All feature maps that the model hands out; the last one is that of a call."""
+        """All feature maps that the model offers. The last one is the one that a call returns."""
         if self._intermediates is None:
             return [self.model(pixels)]
         return self._intermediates(pixels, norm=self._norm, intermediates_only=True)
 
     def _last_map(self, pixels: Tensor) -> Any:
-        """What the model gives, which `_probe` has yet to check."""
+        """What the model returns. Checked by `_probe`."""
         if self._intermediates is None:
             return self.model(pixels)
         return self._intermediates(pixels, indices=1, norm=self._norm, intermediates_only=True)[0]
@@ -98,15 +97,15 @@ class Backbone(nn.Module):
 
     @property
     def has_norm_statistics(self) -> bool:
-        """Whether batch norm has seen images: whether any of its means and variances are not those of the start."""
+        """Whether batch norm has seen images, so that its means and variances are no longer the initial ones."""
         kept = [(norm.running_mean, norm.running_var) for norm in self._batch_norms()]
         return any(bool(mean.any() or (var != 1).any()) for mean, var in kept if mean is not None and var is not None)
 
     def freeze_norm_statistics(self) -> None:
-        """Batch norm uses the means and variances that it has from now on, in training too. Weights and biases train.
+        """From now on batch norm keeps its means and variances, in training too. Its weights and biases still train.
 
-        Starting weights have statistics of whole images. Small, colored crops would replace them within a hundred
-        steps, and most of what the weights know would be lost with them.
+        Starting weights have statistics of whole images. The small, jittered crops would replace them within a hundred
+        steps, and most of what the weights have learned would be lost.
         """
         self.norm_statistics_frozen = True
         for norm in self._batch_norms():
@@ -122,10 +121,10 @@ class Backbone(nn.Module):
         return [module for module in self.modules() if isinstance(module, _BatchNorm)]
 
     def checkpoint_activations(self) -> None:
-        """Keep the activations between blocks alone and compute those within once more on the way back.
+        """Saves memory: keeps only the activations between blocks, and computes the others again in the backward pass.
 
         Raises:
-            UserError: if the model cannot, or has batch norm, whose averages would count each batch twice.
+            UserError: if the model cannot do it, or has batch norm, whose averages would count each batch twice.
         """
         if self.uses_batch_statistics:
             raise UserError(
@@ -138,7 +137,7 @@ class Backbone(nn.Module):
         enable()
 
     def grid_at(self, height: int, width: int | None = None) -> tuple[int, int]:
-        """Rows and columns of the feature map of an image of this many pixels; without a width of a square one.
+        """Rows and columns of the feature map for an image of this size. Without a width, the image is square.
 
         Raises:
             UserError: if the model does not take images of this size.
@@ -172,7 +171,7 @@ class Backbone(nn.Module):
         return torch.zeros(1, self.in_channels, height, width, device=parameter.device, dtype=parameter.dtype)
 
     def _probe(self) -> tuple[int, MapKind]:
-        """The size of an image that the model takes, and what map it gives. Freezes what has no part in the map."""
+        """An image size that the model takes, and the map that it gives. Freezes what does not influence the map."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         with evaluating(self.model):
             with torch.enable_grad():
@@ -185,7 +184,7 @@ class Backbone(nn.Module):
         return size, kind
 
     def _first_map(self) -> tuple[int, Tensor]:
-        """The map of a square image of the likeliest size that the model takes, and that size."""
+        """The map of a square image of the likeliest size that the model takes, with that size."""
         refused = None
         for size, norm in itertools.product(self._usual_sizes(), (True, False)):
             self._norm = norm
@@ -223,13 +222,13 @@ class Backbone(nn.Module):
     def _kinds(self, ask: Callable[[Tensor], list[Tensor]], size: int, maps: list[Tensor]) -> list[MapKind]:
         """Channels and stride of the maps that the model gives for a square image of this size.
 
-        Cells that hang over the border and borders without padding make size / cells inexact. What a wider image
-        adds is exact but for one cell.
+        size / cells would be inexact, because cells may hang over the border or borders may lack padding. The number of
+        columns that a wider image adds is exact, give or take one.
         """
         cells = [one.shape[3] for one in maps]
         added = [0] * len(maps)
         for height in (STRIP, size):
-            with contextlib.suppress(Exception):  # of a model that takes no strips, or this one size alone
+            with contextlib.suppress(Exception):  # the model may take no strips, or only this one size
                 wider = ask(self._zeros(height, size + FURTHER))
                 added = [one.shape[3] - before for one, before in zip(wider, cells, strict=True)]
                 break
@@ -238,16 +237,16 @@ class Backbone(nn.Module):
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """What `torch.compile`, DataParallel and DDP have wrapped, by whose names its weights load elsewhere."""
+    """The module inside what `torch.compile`, DataParallel and DDP wrap. With its names the weights load elsewhere."""
     while isinstance(module, (nn.DataParallel, DistributedDataParallel)) or hasattr(module, "_orig_mod"):
         module = getattr(module, "_orig_mod", None) or module.module  # pyright: ignore[reportAssignmentType]
     return module
 
 
 def _stride(added: int) -> int | None:
-    """The stride of a map to which `FURTHER` more pixels add this many columns, or one column more or fewer.
+    """The stride of a map that gets this many more columns, give or take one, from `FURTHER` more pixels.
 
-    Of the strides that this leaves, networks have the one with the most factors of two.
+    Several strides may fit. Networks have the one with the most factors of two.
     """
     if added < 2:
         return None
@@ -258,10 +257,10 @@ def _stride(added: int) -> int | None:
 def create_backbone(name: str, *, channels: int = 3, output_stride: int | None = None) -> Backbone:
     """A timm model with random weights (of torch's global generator), without its classifier.
 
-    Networks with batch norm get the paper's initialization (`initialize`); others, such as ConvNeXt and
-    ViTs, keep timm's, which follows their own papers. ViTs keep their native position embedding and
-    interpolate it to the image's size, so that their weights load strictly anywhere. For the same reason
-    a model whose weights are made for one image size is made for timm's, and takes no other.
+    Networks with batch norm get the paper's initialization (`initialize`). Others, such as ConvNeXt and ViTs, keep
+    timm's, which follows their own papers. ViTs keep their native position embedding and interpolate it to the image
+    size, so their weights load anywhere. For the same reason, a model whose weights fit only one image size is made for
+    the size that timm has for it.
 
     Args:
         name: timm's name, such as "resnet18", "convnext_nano", "vit_small_patch16_224".
@@ -287,8 +286,8 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
 
 def create_model(name: str, *, channels: int, output_stride: int | None, pretrained: bool = False) -> nn.Module:
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
-    # Convolutional networks know an output stride, ViTs a dynamic image size, the Swin of older timm a size that is not
-    # strict, and each refuses the others'.
+    # Convolutional networks take an output stride, ViTs a dynamic image size, the Swin of older timm a size that is not
+    # strict. Each refuses the settings of the others.
     attempts: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
     if output_stride:
         attempts.insert(0, {"output_stride": output_stride})
@@ -314,7 +313,7 @@ def known_to_timm(name: str) -> bool:
 def initialize(model: nn.Module) -> None:
     """The paper's initialization: convolutions kaiming normal (fan in), batch norm 1 and 0, none of them zero.
 
-    (timm's ResNets take fan out and zero the last batch norm of each residual branch.)
+    timm's ResNets use fan out, and zero the last batch norm of each residual branch.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

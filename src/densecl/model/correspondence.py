@@ -1,6 +1,6 @@
-"""How well features find what two views have in common, measured against where the views really lie.
+"""How well features find the same place in two views.
 
-Needs no labels: the boxes and flips of two crops of one image say which cells show the same place.
+Needs no labels: the boxes and flips of two crops of an image say which cells show the same place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Correspondence(NamedTuple):
 
     @property
     def judged(self) -> Bool[Tensor, "batch cells"]:
-        """Query cells that have a right key cell. The others cannot be judged."""
+        """Query cells for which there is a right key cell. The others cannot be judged."""
         return self.right.any(dim=2)
 
     @property
@@ -35,28 +35,28 @@ class Correspondence(NamedTuple):
 
     @property
     def accuracy(self) -> Float[Tensor, ""]:
-        """Share of the judged cells whose match is right; nan when the views share nothing."""
+        """Fraction of the judged cells whose match is right; nan if the views share nothing."""
         return self.hits.sum() / self.judged.sum()
 
     @property
     def chance(self) -> Float[Tensor, ""]:
-        """The accuracy of a uniformly random match."""
+        """The chance level: the accuracy of random matches."""
         return self.right.float().mean(dim=2).sum() / self.judged.sum()
 
     @property
     def mutual_rate(self) -> Float[Tensor, ""]:
-        """Share of all query cells that are their match's match."""
+        """Fraction of all query cells that are the best match of their own match."""
         return self.mutual.float().mean()
 
     @property
     def distinct(self) -> Float[Tensor, ""]:
-        """Share of the key cells that are some query cell's match; near 0: all cells match the same one."""
+        """Fraction of the key cells that any query cell matches. Near 0, all cells match the same one."""
         chosen = torch.zeros_like(self.match).scatter_(1, self.match, 1)
         return chosen.float().mean()
 
     @property
     def entropy(self) -> Float[Tensor, ""]:
-        """Of an image's matches over its key cells: 1 = evenly used, 0 = all on one, a sign of collapse."""
+        """How evenly the matches use the key cells: 1 = evenly, 0 = all match the same one, a sign of collapse."""
         cells = self.match.shape[1]
         used = torch.zeros(self.match.shape, device=self.match.device)
         used.scatter_add_(1, self.match, torch.ones_like(used))
@@ -70,10 +70,10 @@ def correspondence(
     key: Views,
     radius: float = 0.7,
 ) -> Correspondence:
-    """Matches cells by their features (cosine, argmax) and judges them by where the views really lie.
+    """Matches cells by their features (cosine, argmax) and judges the matches by where the views lie.
 
-    A key cell is right when its center lies within `radius` of the query cell's, in the source image
-    and in diagonals of the larger cell [PixPro's 0.7].
+    A key cell is right if its center is within `radius` of the query cell's center in the source image. The unit is the
+    diagonal of the larger cell, as in PixPro, whose radius is 0.7.
     """
     rows, cols = query_features.shape[2:]
     right = cell_distances(query, key, rows, cols) <= radius

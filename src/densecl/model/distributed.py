@@ -1,4 +1,4 @@
-"""What the method needs to know of other devices. With one process each function is the identity."""
+"""What the method exchanges with other processes. With one process each function returns what it gets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rank() -> int:
 
 @torch.no_grad()
 def gather(local: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "all_images *rest"]:
-    """The parts of all processes, joined in the order of their ranks. No gradient flows through."""
+    """Joins the parts of all processes in the order of their ranks. No gradient flows through."""
     if world_size() == 1:
         return local
     parts = [torch.empty_like(local) for _ in range(world_size())]
@@ -31,7 +31,7 @@ def gather(local: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "all_images *
 
 
 def gather_with_gradient(local: Float[Tensor, "batch *rest"]) -> Float[Tensor, "all_images *rest"]:
-    """The parts of all processes, joined. Each part gets the gradient of what every process has made of it, summed."""
+    """Joins the parts of all processes. Each part gets the sum of the gradients from all processes."""
     return local if world_size() == 1 else _Gather.apply(local)  # pyright: ignore[reportReturnType]
 
 
@@ -42,7 +42,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # gloo has no reduce-scatter, and both sides of it are small beside the encoders.
+        # Not a reduce-scatter, which gloo does not have. The tensors are small beside the encoders.
         (joined,) = gradients
         joined = joined.contiguous().clone()
         dist.all_reduce(joined)

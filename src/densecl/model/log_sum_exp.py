@@ -6,8 +6,8 @@ For the scores s_ij = q_i.k_j / t of queries and keys,
     d lse_i / d q_i = 1/t * sum_j exp(s_ij - lse_i) k_j      the output of attention with the keys as values
     d lse_i / d k_j = 1/t * exp(s_ij - lse_i) q_i
 
-so that one attention call gives the value and, kept until the backward pass, all that the gradient of the queries
-needs. The gradient of the keys is an attention call once more, in which keys ask queries (`_KeyGradient`).
+so one attention call gives the value and, kept until the backward pass, all that the gradient of the queries needs. The
+gradient of the keys takes another attention call, in which the keys attend to the queries (`_KeyGradient`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from densecl.model.attention_kernels import DIM_MULTIPLE, accumulator, attend
 from densecl.model.precision import products_dtype
 
-#: Bytes of similarities within images, or of keys in the backward pass, that are worked on at a time.
+#: Bytes that are worked on at a time: of similarities within images, or of keys in the backward pass.
 PART_BYTES = 2**22
 
 
@@ -124,7 +124,7 @@ class _LogSumExpOfOtherImages(Function):
             key_grad = torch.empty_like(key, dtype=ctx.dtype)
             gradient = _KeyGradient(query, lse, grad, ctx.scale, copies=2)
             first, last = ctx.first_image, ctx.first_image + len(query)
-            # Keys of these images met the queries of the other ones here, keys of another process's met all of them.
+            # Keys of our images met the queries of our other images. Keys of other processes met all our queries.
             gradient.of_other_images(key[first:last], key_grad[first:last])
             gradient.of_all_queries(key[:first].flatten(0, 1), key_grad[:first].flatten(0, 1))
             gradient.of_all_queries(key[last:].flatten(0, 1), key_grad[last:].flatten(0, 1))
@@ -132,7 +132,7 @@ class _LogSumExpOfOtherImages(Function):
 
 
 def other_images(twice: Float[Tensor, "two images cells dim"]) -> Float[Tensor, "images other_cells dim"]:
-    """For each image the cells of all others: windows on two copies in a row, which take no memory of their own."""
+    """For each image the cells of all others: windows on two copies in a row, so they need no memory."""
     images = twice.shape[1]
     windows = twice.flatten(0, 1).unfold(0, images - 1, 1)  # images + 2, cells, dim, images - 1
     return windows.movedim(3, 1).flatten(1, 2)[1:][:images]
@@ -150,7 +150,7 @@ def _parts(numbers: int) -> int:
 class _KeyGradient:
     """The gradient of keys, sum_i grad_i / t * exp(s_ij - lse_i) q_i, as attention of the keys to the queries.
 
-    The scores s_ij - lse_i are products too if each query gets -lse_i * t, and each key 1, as another coordinate.
+    With one more coordinate, -lse_i * t for a query and 1 for a key, the scores s_ij - lse_i are products, too.
     """
 
     def __init__(self, query: Tensor, lse: Tensor, grad: Tensor, scale: float, copies: int = 1) -> None:
@@ -160,7 +160,7 @@ class _KeyGradient:
         self.scale = scale
 
         rest = -lse / scale
-        for number in range(dim, dim + 3):  # half precision needs three numbers for what float32 says in one
+        for number in range(dim, dim + 3):  # half precision needs three numbers for one of float32
             self.query[0, ..., number] = rest
             rest = rest - self.query[0, ..., number]
         self.query[0, ..., :dim] = query
@@ -185,6 +185,6 @@ class _KeyGradient:
             self._write(key_part[None], out_part[None], query, value)
 
     def _write(self, key: Tensor, out: Tensor, query: Tensor, value: Tensor) -> None:
-        # The rest of the added coordinates is 0 in the queries.
+        # In the queries the rest of the added coordinates is 0.
         mean, lse = attend(F.pad(key, (0, DIM_MULTIPLE), value=1.0), query, value, self.scale)
         torch.mul(mean[..., : key.shape[-1]], (lse.exp() * self.factor)[..., None], out=out)

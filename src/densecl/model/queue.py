@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Queue(nn.Module):
-    """The newest `length` keys. Begins as random unit vectors; both keys and position are in the state dict."""
+    """The newest `length` keys. Starts with random vectors of length 1. Keys and position are in the state dict."""
 
     keys: Float[Tensor, "queue dim"]
     position: Int[Tensor, ""]
@@ -24,7 +24,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Float[Tensor, "batch dim"]) -> None:
-        """Replaces the oldest keys, wrapping round at the end. A batch longer than the queue leaves its newest keys."""
+        """Replaces the oldest keys and wraps round at the end. Of a long batch only the newest keys stay."""
         length = len(self.keys)
         keys = keys[-length:].to(self.keys.dtype)
         places = (self.position + torch.arange(len(keys), device=keys.device)) % length

@@ -1,4 +1,4 @@
-"""Which tensors of a file are those of a backbone: by name under a prefix, by timm's translation, or in order."""
+"""Finds the tensors of a backbone in a file: by name under a prefix, by timm's translation, or by order."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from densecl.model.backbone import Backbone
 from densecl.model.weights.pickles import Stored
 from densecl.model.weights.tensor_files import TensorFile, is_counter
 
-#: Parts of a tensor's name that are put there by what was wrapped around a module.
+#: Parts of a tensor's name that come from a wrapper around the module.
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 
-#: Where several networks of a file fit equally well, words that speak for one of them: a moving average of the
-#: weights is what is used of a method (DINO's teacher, timm's EMA) ...
+#: If several networks of a file fit equally well, these words speak for one. People use the moving average of the
+#: weights (DINO's teacher, timm's EMA) ...
 FAVORED = frozenset(("ema", "teacher", "averaged", "average", "avg", "shadow", "swa", "polyak"))
 
-#: ... but for the network whose only part is to give targets (MoCo's keys, BYOL's target), and the student beside it.
+#: ... but not the network that only gives targets (MoCo's keys, BYOL's target), nor the student beside a teacher.
 PASSED_OVER = frozenset(("k", "key", "momentum", "target", "student"))
 
-#: What an optimizer keeps for each weight under the weight's own name is never one of them.
+#: An optimizer keeps tensors under the weights' own names. They are never weights.
 OF_AN_OPTIMIZER = frozenset(("opt", "optim", "optimizer", "optimiser", "exp", "buffer", "grad", "grads", "gradients"))
 
-#: Tensors that may follow those of a backbone taken in order: those of a classifier.
+#: Tensors of a classifier that may follow those of a backbone taken in order.
 MOST_BEHIND = 4
 
 #: Parts of a file that timm's translation is tried on.
@@ -47,9 +47,9 @@ class Fit(NamedTuple):
 
     Attributes:
         place: the prefix under which they stand.
-        how: how they were told, where not by their names.
-        tensors: for names of the backbone's state dict; some may have another shape.
-        unused: names, after the prefix, of what was left over there.
+        how: how they were found, if not by their names.
+        tensors: by the names of the backbone's state dict; some may have another shape.
+        unused: names, without the prefix, of the tensors that were left over there.
         rivals: other prefixes that fit as well.
     """
 
@@ -60,15 +60,15 @@ class Fit(NamedTuple):
     rivals: tuple[str, ...] = ()
 
     def matched(self, own: Mapping[str, Stored]) -> int:
-        """How many have the right shape."""
+        """How many tensors have the right shape."""
         return sum(name in own and own[name].resembles(stored) for name, stored in self.tensors.items())
 
 
 def best_fit(file: TensorFile, backbone: Backbone) -> Fit:
     """The tensors of a file that fit a backbone best.
 
-    Names come first, under whatever prefix. Where they leave something open, `timm`'s own translation of
-    other projects' names and shapes is tried, and then the same tensors in the same order under other names.
+    Names come first, under any prefix. If they leave something open, two more ways are tried: the same tensors in the
+    same order under other names, and `timm`'s own translation of other projects' names and shapes.
     """
     own = {name: Stored.of(tensor) for name, tensor in backbone.model.state_dict().items()}
     needed = {name: stored for name, stored in own.items() if not is_counter(name)}
@@ -104,7 +104,7 @@ def _by_name(found: Mapping[str, Stored], own: Mapping[str, Stored]) -> Fit:
 
 
 def _cuts(path: str, deepest: int) -> Iterator[tuple[str, str]]:
-    """The ways to cut a path into a prefix and a name of at most so many parts, wrappers left out of the name."""
+    """All ways to cut a path into a prefix and a name of at most `deepest` parts. Names leave out wrappers."""
     parts = path.split(".")
     name: list[str] = []
     for index in range(len(parts) - 1, -1, -1):
@@ -117,7 +117,7 @@ def _cuts(path: str, deepest: int) -> Iterator[tuple[str, str]]:
 
 
 def _relative(path: str, place: str) -> str | None:
-    """The name of what stands at a path, seen from a prefix of it."""
+    """A path without the prefix and without wrappers; None if it does not start with the prefix."""
     if not path.startswith(place):
         return None
     return ".".join(part for part in path.removeprefix(place).split(".") if part not in WRAPPERS)
@@ -133,7 +133,7 @@ def _favor(place: str) -> int:
 
 
 def _places(found: Mapping[str, Stored], least: int) -> dict[str, list[str]]:
-    """The prefixes of at least so many tensors, each with their paths; of equals the longest."""
+    """The prefixes of at least `least` tensors, with their paths. Of prefixes with the same tensors, the longest."""
     places: dict[str, list[str]] = {}
     for path in found:
         parts = path.split(".")[:MOST_PARTS]
@@ -144,7 +144,7 @@ def _places(found: Mapping[str, Stored], least: int) -> dict[str, list[str]]:
 
 
 def _in_order(file: TensorFile, own: Mapping[str, Stored]) -> Iterator[Fit]:
-    """Places where the same shapes stand in the same order, and each weight for a weight, each bias for a bias."""
+    """Places with the same shapes in the same order, where weights stand for weights and biases for biases."""
     if not file.ordered:
         return
     fits = []
@@ -168,19 +168,19 @@ def _kind(name: str) -> str:
 
 
 def _translated(file: TensorFile, named: Fit, backbone: Backbone, needed: Mapping[str, Stored]) -> Iterator[Fit]:
-    """What timm makes of a file for this model, which knows the names of other projects and resamples embeddings."""
+    """What timm makes of the file for this model. It knows names of other projects and resamples embeddings."""
     translate = _translation(backbone.name)
     if translate is None:
         return
     places = _places(file.tensors, len(needed) // 2)
-    # The longest first: a translation asks for names from the start.
+    # Longest prefix first, because a translation expects names from their start.
     order = sorted(places, key=lambda place: (place == named.place, _favor(place), len(place)), reverse=True)
     for place in order[:MOST_TRANSLATED]:
         state = {_relative(path, place) or path: file.tensors[path].read() for path in places[place]}
         try:
             with warnings.catch_warnings(action="ignore"):  # torch's, of how timm resamples
                 state = translate(state, backbone.model)
-        except Exception:  # it meets a file that it was not written for, in any way
+        except Exception:  # it was not written for every file, and may fail in any way
             continue
         tensors = {
             name: Stored.of(tensor)
@@ -206,9 +206,9 @@ def _translation(architecture: str) -> Callable[[dict[str, Tensor], nn.Module], 
 def adapted_to_channels(
     weight: Float[Tensor, "out channels rows cols"], channels: int
 ) -> Float[Tensor, "out {channels} rows cols"]:
-    """A first convolution for images of another number of channels, as timm does it.
+    """Adapts a first convolution to another number of channels, as timm does it.
 
-    For one channel the sum over those it had; else these repeated and cut off, and scaled by the ratio of the numbers.
+    For one channel: the sum over the channels. Else they are repeated, cut off, and scaled by the ratio of the numbers.
     """
     had = weight.shape[1]
     if channels == 1:

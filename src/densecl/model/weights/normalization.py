@@ -16,20 +16,20 @@ from densecl.normalization import Normalization
 
 
 def normalization_of(backbone: Backbone, path: Path | None, fit: Fit) -> tuple[Normalization | None, str]:
-    """The normalization that starting weights were trained with, as far as something says it, and what says it."""
+    """The normalization that starting weights were trained with, if anything says it, and what says it."""
     if path is None:
         found, whose = _of_configuration(getattr(backbone.model, "pretrained_cfg", {})), f"timm's for {backbone.name}"
     elif (found := _of_file(path)) is not None:
         whose = "those of the starting weights"
     else:
-        # A plain state dict may well be one of timm's own, which say nothing of it themselves.
+        # A plain state dict may be one of timm's, which do not say their normalization.
         found = _of_architecture(backbone.name) if "." in backbone.name or not fit.place else None
         whose = f"timm's for {backbone.name}, as the starting weights do not say theirs"
     return (found, whose) if found is not None and len(found.mean) == backbone.in_channels else (None, "")
 
 
 def _of_file(path: Path) -> Normalization | None:
-    """As the file itself says it, that of the same run, or the ``config.json`` of timm beside it."""
+    """As the file, the result of the same run, or timm's ``config.json`` beside it says."""
     result = path.parent.parent / "backbone.safetensors" if path.name == "last.ckpt" else path
     if result.is_file() and is_safetensors(result) and (metadata := read_metadata(result)) is not None:
         return metadata.normalization
@@ -44,7 +44,7 @@ def _of_file(path: Path) -> Normalization | None:
 
 
 def _of_architecture(name: str) -> Normalization | None:
-    """That of the tag in a timm name; without one, that of all tags of the architecture if they agree."""
+    """That of the tag in a timm name. Without a tag, that of all tags of the architecture, if they agree."""
     if not known_to_timm(name):
         return None
     tagged = [name] if "." in name else timm.list_pretrained(f"{name}.*")

@@ -34,7 +34,7 @@ class Metadata(NamedTuple):
 
 
 def save_backbone(backbone: Backbone, path: Path | str, normalization: Normalization) -> None:
-    """Writes the weights under their library's own names, with what is needed to use them in the metadata.
+    """Writes the weights under their library's own names. The metadata says what is needed to use them.
 
     The same weights give the same bytes. The file is written beside its place and moved into it.
     """
@@ -47,7 +47,7 @@ def save_backbone(backbone: Backbone, path: Path | str, normalization: Normaliza
         "mean": json.dumps(list(normalization.mean)),
         "std": json.dumps(list(normalization.std)),
     }
-    # Clones, because safetensors refuses tensors that share their memory, as tied weights do.
+    # Clones, because safetensors refuses tensors that share memory, and tied weights do.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in unwrapped(backbone.model).state_dict().items()
@@ -59,7 +59,7 @@ def save_backbone(backbone: Backbone, path: Path | str, normalization: Normaliza
 
 
 def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
-    """Header and values of a safetensors file, the metadata in order: the library writes them in a random one."""
+    """Header and values of a safetensors file, with sorted metadata. The library writes them in random order."""
     content = memoryview(safetensors.torch.save(dict(tensors), dict(metadata)))
     size = int.from_bytes(content[:8], "little")
     header = json.loads(bytes(content[8 : 8 + size]))
@@ -70,10 +70,10 @@ def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 
 def read_metadata(path: Path | str) -> Metadata | None:
-    """What a file says of itself, checked; None if it is not of densecl.
+    """The metadata of a file, checked; None if the file is not of densecl.
 
     Raises:
-        UserError: it says something that cannot be.
+        UserError: if the metadata cannot be right.
     """
     path = Path(path)
     try:
@@ -164,9 +164,9 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
 
 
 def _outline(name: str, *, channels: int, output_stride: int | None) -> nn.Module | None:
-    """A model without memory for its weights, because a small file may name one of many gigabytes.
+    """The model without memory for its weights, because a small file may name a model of many gigabytes.
 
-    None for one that cannot be made so, which none of timm's 98 families was.
+    None if it cannot be made so. All of timm's 98 families can.
     """
     try:
         with torch.device("meta"):

@@ -16,25 +16,25 @@ from densecl.model.weights.pickles import Stored
 from densecl.model.weights.tensor_files import TensorFile, check_finite, is_counter, read_tensors, shown, size
 from densecl.normalization import Normalization
 
-#: Below this share of matched tensors, starting weights are taken for those of another model.
+#: If a smaller fraction of the tensors matches, the weights must be those of another model.
 LEAST_MATCHED = 0.5
 
-#: From this share of tensors left over in the same parts of the network on, a file is taken for a larger one's.
+#: If a larger fraction of tensors is left over in the same parts of the network, the file may be of a larger model.
 MUCH_LEFT_OVER = 0.05
 
-#: The files that are looked for in a folder: of a run of ours, then of others.
+#: Files to look for in a folder: first those of our runs, then those of others.
 IN_A_FOLDER = ("backbone.safetensors", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
 
 
 class Start(NamedTuple):
-    """How existing weights were taken for a start.
+    """What came of a start from existing weights.
 
     Attributes:
         report: how many tensors matched, and what the file was taken for.
         warnings: what the user should look at.
-        normalization: the one that the weights were trained with, where their configuration says it and the
-            images have as many channels.
-        whose: in words, whose it is.
+        normalization: the one that the weights were trained with, if their configuration says it and the images have as
+            many channels.
+        whose: in words, where the normalization comes from.
     """
 
     report: str
@@ -48,13 +48,13 @@ def initialize_from(backbone: Backbone, source: Path | str) -> Start:
 
     Args:
         backbone: changed in place.
-        source: "imagenet" for timm's own pretrained weights, a run folder, or a file, see `read_tensors`, of timm,
-            torchvision, densecl or any training: the weights are found wherever they stand in it, see `best_fit`.
-            Those for another image size, patch size or number of channels are adapted as timm does it.
+        source: "imagenet" for timm's pretrained weights, a run folder, or a file of any training (`read_tensors`). The
+            weights are found wherever they stand in it (`best_fit`). Weights for another image size, patch size or
+            number of channels are adapted as timm does it.
 
     Raises:
-        UserError: if the file cannot be read, few tensors match by name and shape, some have a shape that cannot be
-            adapted, or hold NaN.
+        UserError: if the file cannot be read, if few tensors match by name and shape, or if some hold NaN or cannot be
+            adapted.
     """
     path = None if source == "imagenet" else weights_file(Path(source))
     if path is not None and not Path(source).exists():
@@ -101,7 +101,7 @@ def weights_file(path: Path) -> Path:
 
 
 def _adapted(fit: Fit, backbone: Backbone) -> dict[str, Tensor]:
-    """The tensors, a first convolution for other channels among them made to fit."""
+    """The tensors. A first convolution for another number of channels is adapted."""
     own = backbone.model.state_dict()
     first = getattr(backbone.model, "pretrained_cfg", {}).get("first_conv") or ()
     stems = {f"{name}.weight" for name in ((first,) if isinstance(first, str) else first)} or {next(iter(own))}
@@ -144,7 +144,7 @@ def _download(backbone: Backbone) -> nn.Module:
         return create_model(
             backbone.name, channels=backbone.in_channels, output_stride=backbone.output_stride, pretrained=True
         )
-    except Exception as error:  # the hub's client raises many kinds, none of them its own base class
+    except Exception as error:  # the hub's client raises many kinds without a common base class
         raise UserError(
             f"imagenet: timm could not get pretrained weights for {backbone.name}: {one_line(error)}"
             " Offline? Then download them elsewhere and give the file."

@@ -1,4 +1,4 @@
-"""The tensors in a file of any of the usual kinds, by the path at which they stand in it."""
+"""Reads the tensors of a file of any usual kind, each with its path in the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from densecl.model.weights.pickles import Stored, array_tensor, read_pickled
 #: Levels of nesting that are searched, and characters of a tensor's path. Real ones stay far below.
 DEEPEST, LONGEST = 64, 1000
 
-#: A .npz file may be compressed; weights hardly shrink, but zeros do, without end.
+#: A .npz file may be compressed. Weights hardly shrink. Zeros do, as in a zip bomb.
 MOST_INFLATED = 20
 
 #: What other files begin with.
@@ -55,12 +55,12 @@ class TensorFile(NamedTuple):
 
 
 def is_counter(name: str) -> bool:
-    """Whether it counts the batches that a norm layer has seen; files from before 2018 have none of these."""
+    """Whether it counts the batches that a norm layer has seen. Files from before 2018 have no such counts."""
     return name.endswith("num_batches_tracked")
 
 
 def is_safetensors(path: Path) -> bool:
-    """By its first bytes, which in no other file of weights say this."""
+    """Whether a file is of this kind, by its first bytes. No other file of weights begins so."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
@@ -83,9 +83,9 @@ def shown(name: str, limit: int = 80) -> str:
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """Finds every tensor of a file, wherever it stands, without reading the numbers or running anything.
+    """Finds every tensor of a file, without reading the numbers or running anything.
 
-    What an optimizer remembers (its averages have the weights' own shapes) is left out.
+    The state of an optimizer is left out, because its averages have the weights' shapes.
 
     Args:
         path: of safetensors, ``torch.save`` (of a state dict, a checkpoint, or a whole module), ``pickle.dump``
@@ -116,7 +116,7 @@ def read_tensors(path: Path) -> TensorFile:
 
 
 def _read(path: Path) -> TensorFile:
-    """By what the file begins with: names mislead."""
+    """Goes by the file's first bytes, because names mislead."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
@@ -134,7 +134,7 @@ def _read(path: Path) -> TensorFile:
 
 
 def _read_safetensors(path: Path) -> dict[str, Stored]:
-    """The tensors of a safetensors file, whose library sorts them by its own rule."""
+    """The tensors of a safetensors file. Their order says nothing, because the library sorts them."""
     file = safetensors.safe_open(path, framework="pt")
     found = {}
     for name in list(file.keys()):  # it is no mapping
