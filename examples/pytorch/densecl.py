@@ -20,7 +20,10 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
 from densecl import DenseCL, create_backbone
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, Quarantine, StepSampler, make_loader
+from densecl.images.loader import make_loader
+from densecl.images.pairs import CropPairDataset
+from densecl.images.quarantine import Quarantine
+from densecl.images.sampler import StepSampler
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, save_backbone
@@ -99,7 +102,7 @@ def train(options: argparse.Namespace) -> list[float]:
         model.key_momentum, model.teacher_temperature = settings.key_momentum, settings.teacher_temperature
 
         quarantine.record(batch.bad)  # what could not be read, and was replaced by other images
-        first, second = (augment(move(crop, device), *IMAGENET) for crop in (batch.pairs.first, batch.pairs.second))
+        first, second = (augment(move(crop, device), IMAGENET) for crop in (batch.pairs.first, batch.pairs.second))
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             output = model(first, second)  # moves the key encoder and fills the queue, too, if there is one
         optimizer.zero_grad()

@@ -41,12 +41,12 @@ class Crop(NamedTuple):
 
 
 class CropPair(NamedTuple):
-    """Two views of the same image, or of each image of a batch; with multi-crop, further small ones."""
+    """Two views of the same image, or of each image of a batch; with multi-crop, further local crops."""
 
     first: Crop
     second: Crop
     index: Int[Tensor, "*batch"]  # of the image that was used, in its source
-    small: Sequence[Crop] = ()
+    local: Sequence[Crop] = ()
 
 
 class Views(NamedTuple):

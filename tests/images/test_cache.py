@@ -18,9 +18,10 @@ from densecl.images import cache as cache_module
 from densecl.images import sources
 from densecl.images.cache import CachedSource
 from densecl.images.decode import BadImage
-from densecl.images.loader import StepSampler, make_loader
+from densecl.images.loader import make_loader
+from densecl.images.sampler import StepSampler
 from densecl.images.sources import open_source
-from tests.images.test_loader import pairs_of
+from tests.images.patches import pairs_of
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,9 @@ from torch import Tensor
 from densecl.augment import augment
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, Quarantine, collate
+from densecl.images.batch import collate
+from densecl.images.pairs import CropPairDataset
+from densecl.images.quarantine import Quarantine
 from densecl.model import Backbone, DenseCL, Output
 from densecl.model.correspondence import correspondence
 from densecl.model.distributed import world_size
@@ -223,7 +225,7 @@ class FixedPairs:
                     self.quarantine.record(batch.bad)
                 crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
                 first, second = (
-                    augment(crop, *self.normalization, shift_brightness=self.shift_brightness) for crop in crops
+                    augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops
                 )
                 query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
                 found = correspondence(query_features, key_features, first, second)

@@ -30,7 +30,10 @@ from densecl.allocator import keep_freed_memory
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.errors import UserError
 from densecl.files import free_bytes, lock
-from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
+from densecl.images.loader import make_loader
+from densecl.images.pairs import CropPairDataset, LocalCrops
+from densecl.images.quarantine import Quarantine
+from densecl.images.sampler import StepSampler
 from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
 from densecl.names import shown
