@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.images import listing, paths, sources
+from densecl.images import listing, paths, sources, unread
 from densecl.images.cache import CachedSource
 from densecl.images.decode import BadImage
 from densecl.images.items import check_data_set
@@ -202,7 +202,7 @@ def test_what_a_folder_holds_when_there_is_no_image(root):
 
 
 def test_numbered_extensions_have_an_end(root, monkeypatch):
-    monkeypatch.setattr(listing, "KINDS", 5)
+    monkeypatch.setattr(unread, "KINDS", 5)
     touch(root, "a.jpg", *(f"scan.{n:04}" for n in range(50)))
     assert open_source(root).notes() == ()
 

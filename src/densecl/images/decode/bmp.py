@@ -30,7 +30,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         return paint(image, Canvas(image.height, image.width, wanted))
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation, from the header."""
     with Image.open(file, formats=("BMP",)) as image:
         return image.height, image.width, 1

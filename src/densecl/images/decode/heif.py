@@ -18,6 +18,16 @@ from densecl.images.decode.pillow import orientation, paint
 AVIF = bool(features.check("avif"))
 HEIC = importlib.util.find_spec("pi_heif") is not None
 
+#: What of it this installation reads, by extension and as `formats.kind_of` names the files.
+EXTENSIONS = (*((".avif",) if AVIF else ()), *((".heic", ".heif", ".hif") if HEIC else ()))
+KINDS = (*(("an AVIF image",) if AVIF else ()), *(("a HEIC image",) if HEIC else ()))
+
+#: Extensions that this installation does not read, and what it takes to read them.
+MISSING = {
+    **({} if AVIF else {".avif": "Pillow 11.3 or newer"}),
+    **({} if HEIC else dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'densecl[heic]'")),
+}
+
 #: Bytes that decoding takes for a pixel: the decoder's planes and colors, what it hands over, and Pillow's picture.
 IN_DECODING = 20
 
@@ -39,7 +49,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         return paint(image, Canvas(image.height, image.width, wanted, orientation(image.info.get("exif"))))
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation.
 
     Raises:

@@ -94,7 +94,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         return paint(image, Canvas(image.height, image.width, wanted, header.orientation))
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation, from as much of the file as they stand in.
 
     Raises:

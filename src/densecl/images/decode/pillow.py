@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -13,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from densecl.images.decode.canvas import Canvas, Wanted
-from densecl.images.decode.limits import NoBrightness, check_cost
+from densecl.images.decode.limits import NoBrightness
 
 #: Bytes in which Pillow holds a pixel of each mode; of all others 4.
 IN_PILLOW = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
@@ -49,23 +48,6 @@ def paint(image: Image.Image, canvas: Canvas) -> Shaped[Tensor, "channels height
         values = np.asarray(band)
         canvas.put(values[None] if values.ndim == 2 else values.transpose(2, 0, 1), alpha=band.mode in ("LA", "RGBA"))
     return canvas.tensor()
-
-
-def read_with_pillow(file: BinaryIO, wanted: Wanted, format: str) -> Shaped[Tensor, "channels height width"]:
-    """A file of one of Pillow's formats that needs nothing of its own.
-
-    Raises:
-        BadImage, or what Pillow raises: it is damaged, or too large.
-    """
-    with Image.open(file, formats=(format,)) as image:
-        check_cost(image.height, image.width, wanted.max_pixels, per_pixel=per_pixel(image, wanted.channels))
-        image.load()  # Pillow then turns a TIFF
-        return paint(image, Canvas(image.height, image.width, wanted))
-
-
-def per_pixel(image: Image.Image, channels: int) -> int:
-    """Bytes that an image takes for each pixel: Pillow's own, and the result."""
-    return IN_PILLOW.get(image.mode, 4) + channels * (2 if image.mode.startswith(("I", "F")) else 1)
 
 
 def orientation(exif: bytes | None, xmp: bytes | None = None) -> int:

@@ -103,7 +103,7 @@ def without_metadata(file: BinaryIO | io.BytesIO) -> io.BytesIO:
     return picture
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation, from what stands before the pixels.
 
     Raises:

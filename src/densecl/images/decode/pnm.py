@@ -13,7 +13,10 @@ from torch import Tensor
 from densecl.images.decode.canvas import Canvas, Wanted
 from densecl.images.decode.limits import BadImage, check_cost
 
-#: A header: the kind, then numbers, between which comments run from # to the end of the line.
+#: How a file may begin: its kind, then a blank or a comment.
+SIGNATURES = tuple(b"P%d%c" % (kind, gap) for kind in range(1, 7) for gap in b" \t\r\n#")
+
+#: A header: the kind, then numbers. Comments between them run from # to the end of the line.
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEADER = re.compile(rb"P([1-6])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})")
 _LARGEST = re.compile(_GAP + rb"(\d{1,5})")
@@ -65,7 +68,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     return canvas.tensor()
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation, from the header.
 
     Raises:

@@ -26,6 +26,9 @@ from densecl.images.decode.jpeg import MAX_SCANS
 from densecl.images.decode.limits import BadImage, check_cost
 from densecl.images.decode.pillow import paint
 
+#: How a file begins: classic and big, in either byte order.
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 #: Compressions that tifffile undoes alone (none, deflate, PackBits), and those it undoes with imagecodecs
 #: (LZW, JPEG, deflate, PackBits, JPEG 2000, LZMA, Zstandard).
 DEFLATE, PACK_BITS, JPEG = {8, 32946}, 32773, 7
