@@ -21,15 +21,15 @@ import sys
 from densecl.images.decode import BadImage, decode, measure
 from densecl.images.sources import open_source
 
-folder, one, broken = sys.argv[1:]
+folder, one, broken, bomb = sys.argv[1:]
 source = open_source(folder)
 print(len(source), source.name(0)[-4:], tuple(source.read(0).shape), source.read(0).dtype)
 print(source.read(0)[:, 2, 3].tolist(), measure(one, 3))
 tiles = open_source(one, tile=4)
 print(len(tiles), tiles.name(3)[-18:], tiles.read(3)[:, 0, 0].tolist())
-for path, max_pixels in ((broken, 100), (one, 10)):
+for path in (broken, bomb):
     try:
-        decode(path, 3, max_pixels=max_pixels)
+        decode(path, 3, max_pixels=1000)
     except BadImage as error:
         print(error)
 """
@@ -63,10 +63,11 @@ def test_the_format_of_the_documentation_is_read(example: tuple[str, str], tmp_p
     whole = b"farbfeld" + struct.pack(">II", 7, 5) + values.astype(">u2").tobytes()
     (photos / "a.ff").write_bytes(whole)
     Image.new("RGB", (7, 5)).save(photos / "b.png")
-    broken = tmp_path / "broken.ff"
+    broken, bomb = tmp_path / "broken.ff", tmp_path / "bomb.ff"
     broken.write_bytes(whole[:-9])
+    bomb.write_bytes(b"farbfeld" + struct.pack(">II", 50, 50))
 
-    command = [sys.executable, "-c", PROGRAM, photos, photos / "a.ff", broken]
+    command = [sys.executable, "-c", PROGRAM, photos, photos / "a.ff", broken, bomb]
     environment = {"PYTHONPATH": str(package.parent), "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     listed, pixel, tile, damaged, large = done.stdout.splitlines() if not done.returncode else [done.stderr] * 5
@@ -74,4 +75,4 @@ def test_the_format_of_the_documentation_is_read(example: tuple[str, str], tmp_p
     assert pixel == f"{values[2, 3, :3].tolist()} (5, 7)"
     assert tile == f"4 /a.ff#xywh=3,1,4,4 {values[1, 3, :3].tolist()}"
     assert "ValueError" in damaged
-    assert "7x5 is more than 10 pixels" in large
+    assert "50x50 is more than 1000 pixels" in large

@@ -1,4 +1,4 @@
-"""AVIF, which Pillow reads, and HEIC, which it reads with the package pi-heif (``pip install 'densecl[heic]'``)."""
+"""AVIF, read by Pillow, and HEIC, read by Pillow with the package pi-heif (``pip install 'densecl[heic]'``)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ MISSING = {
     **({} if HEIC else dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'densecl[heic]'")),
 }
 
-#: Bytes that decoding takes for a pixel: the decoder's planes and colors, what it hands over, and Pillow's picture.
+#: Bytes of memory for each pixel while decoding: the decoder's planes and colors, its output, and Pillow's picture.
 IN_DECODING = 20
 
-#: Brands of pictures that are coded as AVIF, and as HEIC.
+#: Brands (the names in a file's header) of AVIF and of HEIC pictures.
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
 
@@ -40,7 +40,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     """The picture, in eight bits a value.
 
     Raises:
-        BadImage, or what Pillow raises: it is damaged, too large, or what it takes is not installed.
+        BadImage, or what Pillow raises: it is damaged, too large, or a package for it is missing.
     """
     kind = _kind(file)
     with Image.open(file, formats=(kind,)) as image:
@@ -53,7 +53,7 @@ def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation.
 
     Raises:
-        BadImage: what it takes is not installed.
+        BadImage: a package for it is missing.
     """
     with Image.open(file, formats=(_kind(file),)) as image:
         return image.height, image.width, orientation(image.info.get("exif"))
@@ -63,7 +63,7 @@ def _kind(file: BinaryIO) -> str:
     """The name of Pillow's reader.
 
     Raises:
-        BadImage: it is a film or the like, or what it takes is not installed.
+        BadImage: it is a film or the like, or a package for it is missing.
     """
     head = file.read(64)
     file.seek(0)
