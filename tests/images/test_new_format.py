@@ -41,7 +41,7 @@ def example() -> tuple[str, str]:
     (section,) = (
         found[0]
         for page in sorted(DOCS.glob("*.md"))
-        for found in re.finditer(r"^## Adding an image format\n(?:(?!## ).*\n)*", page.read_text(), re.MULTILINE)
+        for found in re.finditer(r"^#{2,4} Adding an image format\n(?:(?!#{2,4} ).*\n)*", page.read_text(), re.MULTILINE)
     )
     file, row = re.search(r"```python\n(.*?)```", section, re.DOTALL), re.search(r"`(Format\(.*\),)`", section)
     assert file and row
