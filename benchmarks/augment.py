@@ -19,7 +19,6 @@ from densecl.normalization import IMAGENET
 from densecl.views import Crop
 
 BATCH = 64
-MEAN, STD = IMAGENET
 
 
 def milliseconds(function: Callable[[], object], repeats: int = 7) -> float:
@@ -49,7 +48,7 @@ def torchvision_pipeline(size: int) -> v2.Compose:
             v2.RandomGrayscale(p=0.2),
             v2.RandomApply([v2.GaussianBlur(size // 20 * 2 + 1, (0.1 * size / 224, 2.0 * size / 224))], p=0.5),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
+            v2.Normalize(*IMAGENET),
         ]
     )
 
@@ -61,7 +60,7 @@ def main() -> None:
     print(f"draw_photometrics: {draws:.0f} us a view; {torch.get_num_threads()} threads, batch {BATCH}")
     for size in (96, 224):
         crop, pipeline = random_crops(size), torchvision_pipeline(size)
-        ours = milliseconds(lambda crop=crop: augment(crop, MEAN, STD))
+        ours = milliseconds(lambda crop=crop: augment(crop, IMAGENET))
         theirs = milliseconds(lambda crop=crop, pipeline=pipeline: [pipeline(image) for image in crop.pixels])
         print(f"{size} px: densecl {ours:.0f} ms, torchvision {theirs:.0f} ms")
 

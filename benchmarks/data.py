@@ -40,7 +40,9 @@ from torch.utils.data import Dataset
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.images.cache import CachedSource
 from densecl.images.crops import least_side
-from densecl.images.loader import CropPairDataset, StepSampler, make_loader
+from densecl.images.loader import make_loader
+from densecl.images.pairs import CropPairDataset
+from densecl.images.sampler import StepSampler
 from densecl.images.sources import open_source
 
 HERE = Path(__file__).parent

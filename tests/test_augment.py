@@ -22,10 +22,9 @@ from torchvision.transforms.v2 import functional as tv
 from densecl import augment as augment_module
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.errors import UserError
-from densecl.normalization import IMAGENET
+from densecl.normalization import IMAGENET, Normalization
 from densecl.views import Crop, Photometrics
 
-MEAN, STD = IMAGENET
 NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, "blur_sigma": 0.0, "grayscale": False}
 
 
@@ -71,7 +70,7 @@ def unit_range(pixels: Tensor) -> Tensor:
 def changed(pixels: Tensor, photometrics: Photometrics) -> Tensor:
     """The views before normalization."""
     channels = pixels.shape[1]
-    return augment(crop(pixels, photometrics), (0.0,) * channels, (1.0,) * channels).pixels
+    return augment(crop(pixels, photometrics), Normalization((0.0,) * channels, (1.0,) * channels)).pixels
 
 
 def torchvision_chain(image: Tensor, photometrics: Photometrics) -> Tensor:
@@ -190,9 +189,9 @@ def test_difference_to_the_8_bit_pipeline_is_its_rounding() -> None:
 def test_neutral_photometrics_give_exactly_the_normalized_image(formulation: str) -> None:
     for dtype in (torch.uint8, torch.uint16):
         pixels = random_pixels(3, 3, 8, 8, dtype=dtype)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+        mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
         before = pixels.clone()
-        views = augment(crop(pixels, photometrics(3, order=(3, 1, 0, 2))), MEAN, STD)
+        views = augment(crop(pixels, photometrics(3, order=(3, 1, 0, 2))), IMAGENET)
         assert torch.equal(views.pixels, (unit_range(pixels) - mean) / std)
         assert views.pixels.dtype == torch.float32
         assert views.pixels.is_contiguous()
@@ -201,7 +200,7 @@ def test_neutral_photometrics_give_exactly_the_normalized_image(formulation: str
 
 def test_boxes_and_flips_are_handed_on_and_the_flip_is_not_done_again() -> None:
     given_crop = crop(random_pixels(4, 3, 8, 8), photometrics(4))
-    views = augment(given_crop, (0.0,) * 3, (1.0,) * 3)
+    views = augment(given_crop, Normalization((0.0,) * 3, (1.0,) * 3))
     assert torch.equal(views.box, given_crop.box)
     assert torch.equal(views.flipped, given_crop.flipped)
     assert torch.equal(views.pixels, unit_range(given_crop.pixels))
@@ -213,24 +212,24 @@ def test_an_image_is_the_same_in_any_batch(
 ) -> None:
     monkeypatch.setattr(augment_module, "VALUES_IN_CACHE", values_in_cache)
     pixels, mixed = random_pixels(7, 3, 12, 12), drawn(7)
-    together = augment(crop(pixels, mixed), MEAN, STD).pixels
+    together = augment(crop(pixels, mixed), IMAGENET).pixels
     for image in range(7):
         one = crop(pixels[image : image + 1], Photometrics(*(field[image : image + 1] for field in mixed)))
-        torch.testing.assert_close(together[image : image + 1], augment(one, MEAN, STD).pixels, rtol=0, atol=2e-6)
+        torch.testing.assert_close(together[image : image + 1], augment(one, IMAGENET).pixels, rtol=0, atol=2e-6)
 
 
 def test_the_same_crop_gives_the_same_view() -> None:
     torch.manual_seed(0)
-    first = augment(crop(random_pixels(5, 3, 8, 8), drawn(5)), MEAN, STD).pixels
+    first = augment(crop(random_pixels(5, 3, 8, 8), drawn(5)), IMAGENET).pixels
     torch.manual_seed(1)
-    assert torch.equal(first, augment(crop(random_pixels(5, 3, 8, 8), drawn(5)), MEAN, STD).pixels)
+    assert torch.equal(first, augment(crop(random_pixels(5, 3, 8, 8), drawn(5)), IMAGENET).pixels)
 
 
 def test_channels_last_and_expanded_crops_come_out_contiguous() -> None:
     pixels, mixed = random_pixels(4, 3, 8, 8), drawn(4)
-    views = augment(crop(pixels.contiguous(memory_format=torch.channels_last), mixed), MEAN, STD)
+    views = augment(crop(pixels.contiguous(memory_format=torch.channels_last), mixed), IMAGENET)
     assert views.pixels.is_contiguous()
-    assert torch.equal(views.pixels, augment(crop(pixels, mixed), MEAN, STD).pixels)
+    assert torch.equal(views.pixels, augment(crop(pixels, mixed), IMAGENET).pixels)
 
 
 def test_autocast_does_not_reach_the_pixels() -> None:
@@ -247,7 +246,7 @@ def test_nothing_waits_for_the_device() -> None:
         pixels = torch.empty(4, 3, 16, 16, dtype=torch.uint8, device="cuda")
         flipped = torch.empty(4, dtype=torch.bool, device="cuda")
         one = Crop(pixels, torch.empty(4, 4, device="cuda"), flipped, Photometrics(*fields))
-        views = augment(one, MEAN, STD)
+        views = augment(one, IMAGENET)
         assert views.pixels.device.type == "cuda"
         assert views.pixels.shape == (4, 3, 16, 16)
         with pytest.raises(Exception, match=r"nonzero"):
@@ -380,15 +379,17 @@ def test_n_channels_are_drawn_without_color() -> None:
         assert torch.equal(getattr(four, name), getattr(three, name))
 
 
-@pytest.mark.parametrize(("mean", "std"), [(MEAN, STD[:2]), (MEAN[:1], STD[:1])])
-def test_mean_and_std_for_other_channels_are_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(("mean", "std"), [(3, 2), (1, 1)])
+def test_normalization_of_other_channels_is_refused(mean: int, std: int) -> None:
     with pytest.raises(UserError, match="3 channels"):
-        augment(crop(random_pixels(1, 3, 4, 4), photometrics()), mean, std)
+        augment(
+            crop(random_pixels(1, 3, 4, 4), photometrics()), Normalization(IMAGENET.mean[:mean], IMAGENET.std[:std])
+        )
 
 
 def test_float_pixels_are_refused() -> None:
     with pytest.raises(TypeError, match="uint8 or uint16"):
-        augment(crop(torch.rand(1, 3, 4, 4), photometrics()), MEAN, STD)
+        augment(crop(torch.rand(1, 3, 4, 4), photometrics()), IMAGENET)
 
 
 # --- the draws --------------------------------------------------------------------------------------------------
@@ -528,7 +529,7 @@ def test_later_threads_of_the_process_keep_their_number_of_threads():
         rng = np.random.default_rng(0)
         drawn = default_collate([draw_photometrics(rng, PhotometricSettings()) for _ in range(2)])
         crop = Crop(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 4), torch.zeros(2).bool(), drawn)
-        augment(crop, (0.5,) * 3, (0.5,) * 3)
+        augment(crop, Normalization((0.5,) * 3, (0.5,) * 3))
         with ThreadPoolExecutor(1) as later:
             assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
     finally:
@@ -544,8 +545,8 @@ def test_brightness_of_a_narrow_band_goes_by_its_own_contrast():
 
     def views(values, **options):
         crop = Crop(values.to(torch.uint16), torch.zeros(16, 4), torch.zeros(16).bool(), drawn)
-        share = values / 65535
-        return augment(crop, (share.mean().item(),), (share.std().item(),), **options).pixels
+        unit = values / 65535
+        return augment(crop, Normalization((unit.mean().item(),), (unit.std().item(),)), **options).pixels
 
     middle = views(25600 + gray * 50, shift_brightness=True)  # wide, but nothing is cut off
     narrow = views(7300 + gray * 2, shift_brightness=True)

@@ -50,6 +50,27 @@ def test_a_file_that_nothing_can_be_moved_to_is_written(reason: str, tmp_path: P
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_several_may_write_a_file_at_once_each_with_an_unfinished_one_of_its_own(tmp_path: Path) -> None:
+    path, (one, other) = tmp_path / "file", (tmp_path / "one", tmp_path / "other")
+    with replacing(path, beside=one) as first, replacing(path, beside=other) as second:
+        first.write(b"first")
+        second.write(b"second")
+        assert not path.exists() and sorted(os.listdir(tmp_path)) == ["one", "other"]
+    assert path.read_bytes() == b"first"  # the last to end
+    with pytest.raises(TypeError), replacing(path, beside=other) as second:
+        second.write(["not bytes"])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_the_disk_is_waited_for_only_where_that_matters(durable: bool, tmp_path: Path, monkeypatch) -> None:
+    waited = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    with replacing(tmp_path / "file", durable=durable) as file:
+        file.write(b"content")
+    assert len(waited) == durable and (tmp_path / "file").read_bytes() == b"content"
+
+
 @pytest.mark.parametrize("reason", ["", *LACKING])
 def test_adding_to_a_file(reason: str, tmp_path: Path, monkeypatch) -> None:
     opened = Path.open

@@ -21,7 +21,10 @@ from densecl import DenseCL, create_backbone
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.config import automatic
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, Quarantine, StepSampler, make_loader
+from densecl.images.loader import make_loader
+from densecl.images.pairs import CropPairDataset
+from densecl.images.quarantine import Quarantine
+from densecl.images.sampler import StepSampler
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, save_backbone
@@ -97,7 +100,7 @@ def train(options: argparse.Namespace) -> list[float]:
         model.set_schedule(settings.method)
 
         quarantine.record(batch.bad)  # what could not be read, and was replaced by other images
-        first, second = (augment(move(crop, device), *IMAGENET) for crop in (batch.pairs.first, batch.pairs.second))
+        first, second = (augment(move(crop, device), IMAGENET) for crop in (batch.pairs.first, batch.pairs.second))
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             output = model(first, second)  # also updates the momentum encoder and the queue, if there are any
         optimizer.zero_grad()

@@ -27,7 +27,11 @@ from densecl import DenseCL, create_backbone
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.config import automatic
 from densecl.errors import UserError
-from densecl.images.loader import Batch, CropPairDataset, Quarantine, StepSampler, make_loader
+from densecl.images.batch import Batch
+from densecl.images.loader import make_loader
+from densecl.images.pairs import CropPairDataset
+from densecl.images.quarantine import Quarantine
+from densecl.images.sampler import StepSampler
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, save_backbone
@@ -71,7 +75,7 @@ class Pretraining(pl.LightningModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Views, Views]:
         self.quarantine.record(batch.bad)  # what could not be read, and was replaced by other images
-        return augment(batch.pairs.first, *IMAGENET), augment(batch.pairs.second, *IMAGENET)
+        return augment(batch.pairs.first, IMAGENET), augment(batch.pairs.second, IMAGENET)
 
     def training_step(self, views: tuple[Views, Views], batch_idx: int) -> torch.Tensor:
         output = self.model(*views)  # also updates the momentum encoder, and the queue with all processes' keys

@@ -1,27 +1,29 @@
-"""How glibc hands out memory, set for training on a CPU."""
+"""Settings of glibc's memory allocator for training on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 
-#: glibc's names for what is set [mallopt(3)].
+#: glibc's parameters [mallopt(3)].
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 
-#: The smallest blocks, in bytes, that get pages of their own, which go back to the system when they are freed. Before
-#: version 2.35 glibc takes no number above 32 MiB, which is what it comes to by itself as such blocks are freed.
+#: Blocks of at least this many bytes get pages of their own, which go back to the system when they are freed. The first
+#: value that glibc accepts is used: before version 2.35 it accepts none above 32 MiB.
 LARGE = (2**30, 2**25)
 
-#: What glibc comes to by itself: with what it begins with, 128 KiB, every image would get pages of its own.
+#: The values that glibc reaches by itself after a while. Its initial threshold of 128 KiB would give every image pages
+#: of its own.
 ITS_OWN = {MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**26, TOP_PAD: 0}
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep the memory of freed tensors for the next ones, for as long as it lives.
+    """Lets this process keep the memory of freed tensors for later ones, for the rest of its life.
 
-    glibc gives large blocks back at once, and the system hands out zeroed pages anew, one by one, in every layer of
-    every step: a fifth of the time of a ResNet-18 on two cores (docs/speed.md). The peak grows by a tenth, and what was
-    the peak stays taken. Does nothing without glibc, or where the user has set limits in the environment.
+    By default glibc returns large blocks at once. The system then has to hand out zeroed pages again, one by one, in
+    every layer of every step. That takes a fifth of the time of a ResNet-18 on two cores (docs/speed.md). The price:
+    the peak grows by a tenth, and the process holds it until it ends. Does nothing without glibc, or where the user has
+    set such limits in the environment.
     """
     mallopt = _mallopt()
     if mallopt is not None and any(mallopt(MMAP_THRESHOLD, size) for size in LARGE):
@@ -30,7 +32,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Undoes it, for a process forked from one that keeps its memory."""
+    """Undoes `keep_freed_memory` in a process that was forked from one that keeps its memory."""
     mallopt = _mallopt()
     if mallopt is not None:
         for parameter, size in ITS_OWN.items():
@@ -38,7 +40,7 @@ def return_freed_memory() -> None:
 
 
 def _mallopt() -> ctypes._FuncPointer | None:
-    """glibc's function, if it is there and the user has not set the same."""
+    """glibc's function, if there is one and the user has set none of its parameters."""
     if os.name != "posix" or any(name.startswith("MALLOC_") for name in os.environ):
         return None
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):

@@ -1,25 +1,25 @@
 """Color and blur of a whole batch, on the device that trains: the photometric half of the augmentation.
 
-The crop and the flip are cheap and happen in the data workers, which also *draw* what is to happen to the colors
-(`draw_photometrics`, so that a sample's chance depends on the sample alone). *Doing* it costs 70-85 % of the usual
-pipeline and happens here, for all images at once (`augment`).
+Crop and flip are cheap and happen in the data-loading workers. The workers also *draw* the color changes
+(`draw_photometrics`), so that they depend on the sample alone. *Applying* them costs 70-85 % of the usual pipeline.
+That happens here, for all images at once (`augment`).
 
-Each operation is torchvision's on float images, to rounding: factors, order, clamping to 0-1 after each operation, hue
-turned in HSV. So over many draws the views have torchvision's means, variances and correlations. Two differences:
+Each operation is torchvision's on float images, up to rounding: the factors, their order, clamping to 0-1 after each
+operation, hue turned in HSV. So over many draws the views have torchvision's means, variances and correlations. Two
+things differ:
 
-- Nothing is rounded to 8 bits in between, as torchvision does with uint8 images: four jitters, grayscale and blur would
-  each round to 1/255, for which there is no reason but the type, and which would throw away what 16-bit images have
-  more.
-- The blur's Gaussian is not cut off at a kernel size. (The usual 23 pixels at 224 px end at 5.5 deviations or more,
-  where 1e-7 of the weight is left.) Its deviations are meant for views of 224 px and shrink with smaller ones
-  (`PhotometricSettings.for_image_size`), so that a view of any size loses as much detail relative to its own.
+- Nothing is rounded to 8 bits in between. torchvision rounds uint8 images after each of four jitters, grayscale and
+  blur. That has no benefit, and it would discard the extra precision of 16-bit images.
+- The blur's Gaussian is not cut off at a kernel size. (The usual 23 pixels at 224 px end at 5.5 standard deviations or
+  more, where 1e-7 of the weight is left.) Its range of sigma is meant for views of 224 px and is scaled to other sizes
+  (`PhotometricSettings.for_image_size`), so that a view of any size loses the same relative detail.
 
-Images of other than 3 channels have no hue, saturation or gray. For them jitter means brightness and contrast alone,
-over all channels alike, with contrast about the mean of all channels and pixels; anything else is ignored.
+Images that do not have 3 channels have no hue, saturation or gray. Their jitter is brightness and contrast alone, the
+same for all channels. Contrast is then about the mean over all channels and pixels.
 
-Where the values of an image lie in a narrow band far from 0 (thermal images, elevations), a factor of 0.6 to 1.4 moves
-them by many times the contrast of the picture. Such images are shifted instead, by as many of their own deviations as a
-factor moves an ordinary photograph.
+Some images have values in a narrow band far from 0 (thermal images, elevations). A brightness factor of 0.6 to 1.4
+would move these by many times the contrast of the picture. With `shift_brightness` the values are shifted instead, by
+as many of the image's own standard deviations as the factor would shift an ordinary photograph.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -40,27 +40,28 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from densecl.errors import UserError
+from densecl.normalization import Normalization
 from densecl.views import Crop, Photometrics, Views
 
-#: What the numbers in `Photometrics.order` stand for, as torchvision counts them.
+#: Meaning of the numbers in `Photometrics.order`, in torchvision's numbering.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 #: Weights of red, green and blue in gray: ITU-R 601, in torchvision's digits.
-GREY = (0.2989, 0.587, 0.114)
+GRAY = (0.2989, 0.587, 0.114)
 
-#: Values of a batch that a thread on a CPU works on at a time, so that they stay in its cache.
+#: Values of a batch that a CPU thread works on at a time, so that they stay in the cache.
 VALUES_IN_CACHE = 2**21
 
-#: Mean of an ordinary photograph in its own standard deviations: what a factor of 2 would shift it by.
+#: Mean of an ordinary photograph, in its own standard deviations. A brightness factor of 2 shifts it by this much.
 PHOTOGRAPH = 2.0
 
-#: Weights of the blur below this, beside 1 in the middle, are nothing to float32. Left in, they are subnormal numbers,
-#: with which CPUs multiply up to thirty times as slowly.
+#: Weights of the blur below this (the center's is 1) make no difference in float32, so they are set to 0. Otherwise
+#: some would be subnormal numbers, which make a CPU multiply up to thirty times as slowly.
 NO_WEIGHT = 1e-12
 
 WHITE = {torch.uint8: 255, torch.uint16: 65535}
 
-#: Overwrites images, given further amounts of one value an image.
+#: An operation: overwrites the images it is given, by amounts of which each image has one.
 Change = Callable[..., Float[Tensor, "images channels height width"]]
 
 
@@ -73,7 +74,7 @@ class PhotometricSettings:
     """
 
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    """Brightness, contrast, saturation: factors within 1 +- this, never below 0. Hue: turned by up to this, 0-0.5."""
+    """Brightness, contrast, saturation: factors within 1 +- this, never below 0. Hue: turned by at most this, 0-0.5."""
     jitter_probability: float = 0.8
     grayscale_probability: float = 0.2
     blur_probability: float = 0.5
@@ -98,15 +99,15 @@ class PhotometricSettings:
         blur_sigma: tuple[float, float] = blur_sigma,
         **others: Any,
     ) -> PhotometricSettings:
-        """Settings for views of `image_size` px. `blur_sigma` is meant for 224 px and scaled; the rest is as it is."""
+        """Settings for views of `image_size` px. `blur_sigma` is given for 224 px and scaled; the rest stays."""
         smallest, largest = (sigma * image_size / 224 for sigma in blur_sigma)
         return cls(blur_sigma=(smallest, largest), **others)
 
 
 def draw_photometrics(rng: np.random.Generator, settings: PhotometricSettings) -> Photometrics:
-    """Draws what happens to the colors of one view; takes some 20 microseconds.
+    """Draws the color changes of one view. Takes about 20 microseconds.
 
-    Always draws the same number of random numbers, so that another probability or strength leaves all other
+    It always draws the same number of random numbers, so that changing one probability or strength leaves all other
     draws as they were.
     """
     draws = rng.random(12)
@@ -134,26 +135,26 @@ def draw_photometrics(rng: np.random.Generator, settings: PhotometricSettings) -
 
 
 @torch.no_grad()
-def augment(crop: Crop, mean: Sequence[float], std: Sequence[float], *, shift_brightness: bool = False) -> Views:
+def augment(crop: Crop, normalization: Normalization, *, shift_brightness: bool = False) -> Views:
     """Jitter in each image's own order, then grayscale, then blur, then (pixels - mean) / std.
 
-    On a CPU the work is done only for the images that an operation changes. On other devices it is done for all and
-    then chosen from, because to count the changed ones the CPU would have to wait for the device.
+    On a CPU, each operation runs only on the images that it changes. On other devices it runs on all images and keeps
+    the result where it applies, because counting the changed images would make the CPU wait for the device.
 
     Args:
         crop: a batch of crops, uint8 or uint16.
-        mean: of each channel, on the 0-1 scale.
-        std: of each channel, on the 0-1 scale.
+        normalization: mean and standard deviation of each channel, on the 0-1 scale.
         shift_brightness: shift the values of an image instead of multiplying them, see the top of this file.
 
     Returns:
         Contiguous float32 views on the device of the crop's pixels.
 
     Raises:
-        UserError: if `mean` or `std` has another number of channels than the pixels.
+        UserError: if `normalization` has another number of channels than the pixels.
         TypeError: if the pixels are neither uint8 nor uint16.
     """
     raw = crop.pixels
+    mean, std = normalization
     if not len(mean) == len(std) == raw.shape[1]:
         raise UserError(f"mean has {len(mean)} values and std {len(std)}, but the images have {raw.shape[1]} channels.")
     if raw.dtype not in WHITE:
@@ -165,27 +166,33 @@ def augment(crop: Crop, mean: Sequence[float], std: Sequence[float], *, shift_br
         fitting = VALUES_IN_CACHE // max(1, raw[:1].numel())
         images = max(1, min(fitting, math.ceil(len(raw) / threads)))
         pieces = zip(pixels.split(images), *(field.split(images) for field in photometrics), strict=True)
-        develop = functools.partial(
-            _develop, mean=mean, std=std, shift_brightness=shift_brightness, change=_change_selected
+        change_colors = functools.partial(
+            _change_colors, normalization=normalization, shift_brightness=shift_brightness, change=_change_selected
         )
-        list(_pool(threads).map(lambda piece: develop(*piece), pieces))
+        list(_pool(threads).map(lambda piece: change_colors(*piece), pieces))
     else:
-        _develop(pixels, *photometrics, mean=mean, std=std, shift_brightness=shift_brightness, change=_change_masked)
+        _change_colors(
+            pixels,
+            *photometrics,
+            normalization=normalization,
+            shift_brightness=shift_brightness,
+            change=_change_masked,
+        )
     return Views(pixels, crop.box, crop.flipped)
 
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that each work on images of their own, with torch in one thread.
+    """Threads that each work on their own images, with torch using one thread inside each.
 
-    Torch's way, to share each of some fifty small operations between its threads, takes twice the time: they wait for
-    each other at the end of every operation. Torch keeps the number for the thread that sets it, and for all that begin
-    later, so it is set back once the pool's threads are there.
+    torch would split every one of some fifty small operations between its threads. That takes twice the time, because
+    the threads wait for each other after each operation. `torch.set_num_threads` holds for the calling thread and for
+    all threads that start later, so it is set back once the pool's threads run.
     """
     ready = threading.Barrier(threads + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # which gives a new thread the number of the others, once
+        torch.get_num_threads()  # the first call in a thread copies the others' number, so it must come first
         torch.set_num_threads(1)
         ready.wait()
 
@@ -197,16 +204,15 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-if hasattr(os, "register_at_fork"):  # where there is fork: a forked process has none of the threads
+if hasattr(os, "register_at_fork"):  # a forked process has none of the pool's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @torch.no_grad()
-def _develop(
+def _change_colors(
     pixels: Float[Tensor, "batch channels height width"],
     *photometrics: Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalization: Normalization,
     shift_brightness: bool,
     change: Callable[..., None],
 ) -> None:
@@ -217,8 +223,8 @@ def _develop(
             change(pixels, drawn.brightness != 1, _shift, PHOTOGRAPH * (drawn.brightness - 1))
             drawn = drawn._replace(brightness=torch.ones_like(drawn.brightness))
         _apply(pixels, drawn, change)
-        for channel, channel_mean, channel_std in zip(pixels.unbind(dim=1), mean, std, strict=True):
-            channel.sub_(channel_mean).div_(channel_std)
+        for channel, mean, std in zip(pixels.unbind(dim=1), *normalization, strict=True):
+            channel.sub_(mean).div_(std)
 
 
 def _apply(
@@ -226,8 +232,8 @@ def _apply(
 ) -> None:
     """Changes pixels (0-1) in place.
 
-    Brightness, contrast and saturation are one formula, `_blend`. Only hue is another, and an image has one turn of
-    hue: so all images go through up to three blends, the turn, and up to three blends, each in its own order.
+    Brightness, contrast and saturation share one formula, `_blend`; only hue differs. So every image goes through up to
+    three blends, one turn of hue, and up to three more blends. That covers every order of the four.
     """
     order = photometrics.order
     unchanged = torch.ones_like(photometrics.brightness)
@@ -283,7 +289,7 @@ def _blend(
 def _shift(
     images: Float[Tensor, "images channels height width"], deviations: Float[Tensor, "images"]
 ) -> Float[Tensor, "images channels height width"]:
-    """Image + as many of its own standard deviations, clamped to 0-1."""
+    """Image + `deviations` times its own standard deviation, clamped to 0-1."""
     spread = images.std(dim=(2, 3), correction=0).mean(dim=1)
     return images.add_((spread * deviations)[:, None, None, None]).clamp_(0, 1)
 
@@ -291,11 +297,11 @@ def _shift(
 def _turn_hue(
     images: Float[Tensor, "images 3 height width"], hue: Float[Tensor, "images"]
 ) -> Float[Tensor, "images 3 height width"]:
-    """Turns the colors by `hue` of the color circle, at the same value and saturation in HSV.
+    """Turns the colors by the fraction `hue` of the color circle. Value and saturation in HSV stay.
 
-    With the hue in sixths of the circle (red 0, green 2, blue 4), a color of the brightest channel `high` and the
-    darkest `low` has in each channel low + (high - low) * share, where share is 1 up to one sixth from the
-    channel's own hue, 0 beyond two, and linear between.
+    Take the hue in sixths of the circle: red is 0, green 2, blue 4. Let `high` be a pixel's brightest channel and `low`
+    its darkest. Then each channel is low + (high - low) * weight. The weight is 1 up to one sixth from the channel's
+    own hue, 0 beyond two sixths, and linear in between.
     """
     red, green, blue = images.unbind(dim=1)
     high = torch.maximum(torch.maximum(red, green), blue)
@@ -306,14 +312,14 @@ def _turn_hue(
         green - blue,
         torch.where(high == green, torch.add(blue - red, chroma, alpha=2), torch.add(red - green, chroma, alpha=4)),
     )
-    # Gray has no hue: any finite one does, as its chroma is 0.
+    # Gray has no hue. Any finite value will do, because its chroma is 0.
     sixths.div_(chroma.clamp(min=torch.finfo(chroma.dtype).tiny)).add_(6 * hue[:, None, None] + 6)
     sixths.sub_(sixths.mul(1 / 6).floor_().mul_(6))  # within 0-6; torch.remainder takes far longer
-    share = torch.sub(sixths, 3, out=high).abs_().sub_(1).clamp_(0, 1)  # red lies at both ends
-    torch.addcmul(low, chroma, share, out=red)
+    weight = torch.sub(sixths, 3, out=high).abs_().sub_(1).clamp_(0, 1)  # red lies at both ends
+    torch.addcmul(low, chroma, weight, out=red)
     for channel, own in ((green, 2), (blue, 4)):
-        torch.sub(sixths, own, out=share).abs_().neg_().add_(2).clamp_(0, 1)
-        torch.addcmul(low, chroma, share, out=channel)
+        torch.sub(sixths, own, out=weight).abs_().neg_().add_(2).clamp_(0, 1)
+        torch.addcmul(low, chroma, weight, out=channel)
     return images
 
 
@@ -323,16 +329,16 @@ def _to_gray(images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "i
 
 def _gray(images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images height width"]:
     red, green, blue = images.unbind(dim=1)
-    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+    return (red * GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
 
 
 def _blur(
     images: Float[Tensor, "images channels height width"], sigma: Float[Tensor, "images"]
 ) -> Float[Tensor, "images channels height width"]:
-    """Gaussian blur, down and across, each a product with a matrix of each image's own.
+    """Gaussian blur, down and across: each image is multiplied by matrices of its own.
 
-    A grouped convolution just long enough takes half the time on a CPU (measured: 4 ms less for 64 views of 96 px, 1 %
-    of a training step), but its length would have to be asked of the device.
+    On a CPU a grouped convolution would take half the time (measured: 4 ms less for 64 views of 96 px, 1 % of a
+    training step). But its length depends on the largest sigma, which the CPU would have to ask of the device.
     """
     height, width = images.shape[2:]
     down = _blur_matrix(sigma, height)
@@ -341,17 +347,17 @@ def _blur(
 
 
 def _blur_matrix(sigma: Float[Tensor, "images"], size: int) -> Float[Tensor, "images size size"]:
-    """What each of `size` pixels of a line takes from each: a Gaussian, reflected at the ends without the end pixel.
+    """The blur of a line of `size` pixels as a matrix: a Gaussian, reflected at the ends (the end pixel counts once).
 
     The Gaussian is cut off at size - 1 pixels, where a second reflection would begin.
     """
     distance = torch.arange(2 * size, device=sigma.device, dtype=torch.float32)
-    # Deviations this small leave the pixels as they are, and 0 gives no 0/0.
+    # A sigma this small leaves the pixels as they are, and avoids 0/0 where sigma is 0.
     kernel = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)[:, None]) ** 2) * (distance < size)
     kernel = F.threshold(kernel, NO_WEIGHT, 0.0)
     kernel = kernel / (2 * kernel.sum(dim=1, keepdim=True) - kernel[:, :1])
     to, source = torch.meshgrid(*[torch.arange(size, device=sigma.device)] * 2, indexing="ij")
-    beyond = 2 * size - 1  # a distance of no weight: the end pixels have no reflection
+    beyond = 2 * size - 1  # a distance whose weight is 0: the end pixels have no reflection
     before = torch.where(source > 0, to + source, beyond)
     after = torch.where(source < size - 1, 2 * (size - 1) - to - source, beyond)
     return kernel[:, (to - source).abs()] + kernel[:, before] + kernel[:, after]

@@ -1,7 +1,7 @@
 """Writing a file so that a crash leaves the old one or the new one, on any file system.
 
-What a file system may lack, such as flush, locks, moving a file over another, or adding to one (network shares, mounted
-buckets), is done without.
+Network shares and mounted buckets may lack flushing, locks, appending, or moving a file over another. Each of these is
+then replaced by something simpler.
 """
 
 from __future__ import annotations
@@ -17,32 +17,39 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-#: What a file system says of an operation that it does not have.
+#: Errors by which a file system says that it lacks an operation.
 MISSING = frozenset(
     (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOLCK)
 )
 
-#: What it says where a file cannot be moved to another's place, though that one may well be written: shares that never
-#: replace a file (EEXIST) or not one that somebody reads (EACCES), layers and parts of other disks (EXDEV, EBUSY).
+#: Errors by which it says that a file cannot be moved over another, although the other can be written: shares that
+#: never replace a file (EEXIST) or none that somebody reads (EACCES), layered file systems and mounts (EXDEV, EBUSY).
 NO_MOVE = MISSING | {errno.EEXIST, errno.EACCES, errno.EXDEV, errno.EBUSY}
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Gives a file beside `path` to write into, which takes its place once all is written.
+def replacing(path: Path, *, beside: Path | None = None, durable: bool = True) -> Iterator[BinaryIO]:
+    """Opens an unfinished file beside `path` for writing, and moves it to `path` once all is written.
 
-    Where the file system cannot move it there, it is copied; only a crash in the midst of that leaves a broken file.
+    Where the file system cannot move it, it is copied. Only a crash during the copy leaves a broken file.
+
+    Args:
+        path: where the content belongs.
+        beside: the unfinished file. The default, `path` with ".part" behind, needs no cleaning up after a crash: the
+            next write takes the same name. Where several processes may write `path` at once, each needs its own.
+        durable: wait until the content is on the disk, so that it also survives a power failure.
 
     Raises:
-        OSError: if it cannot be written; the old file is then still whole.
+        OSError: it cannot be written. The old file is then still whole.
     """
-    beside = path.with_name(path.name + ".part")
+    beside = beside or path.with_name(path.name + ".part")
     try:
         with beside.open("wb") as file:
             yield file
             file.flush()
-            with _optional():
-                os.fsync(file.fileno())
+            if durable:
+                with _optional():
+                    os.fsync(file.fileno())
         try:
             os.replace(beside, path)
         except OSError as error:
@@ -50,14 +57,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 raise
             shutil.copyfile(beside, path)
     finally:
-        with contextlib.suppress(OSError):  # which would hide what went wrong
+        with contextlib.suppress(OSError):  # it would hide the first error
             beside.unlink(missing_ok=True)
 
 
 def append(path: Path, content: bytes) -> None:
-    """Adds to a file, which need not be there, in one call.
+    """Adds to a file in one call, and makes the file if there is none.
 
-    Where the file system cannot add to a file, all of it is written anew.
+    Where the file system cannot append, the whole file is written again.
 
     Raises:
         OSError: if it cannot be written.
@@ -75,14 +82,14 @@ def append(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, timeout: float = -1.0) -> Iterator[bool]:
-    """Holds the lock of this name, against other processes; where the file system has no locks, nothing.
+    """Holds a lock against other processes. Where the file system has no locks, it holds none.
 
     Args:
-        path: of a file for the lock alone, which stays.
-        timeout: seconds to wait for it; -1: as long as it takes.
+        path: of a file for the lock alone. The file stays.
+        timeout: seconds to wait for the lock; -1: as long as it takes.
 
-    Gives:
-        Whether there is a lock.
+    Yields:
+        Whether a lock is held.
 
     Raises:
         filelock.Timeout: somebody else holds it.
@@ -91,7 +98,7 @@ def lock(path: Path, timeout: float = -1.0) -> Iterator[bool]:
     held = FileLock(path, timeout=timeout)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # where there is no flock at all, filelock makes do with a marker
+            warnings.simplefilter("ignore")  # without flock, filelock warns and uses a marker file
             held.acquire()
     except Timeout:
         raise
@@ -107,7 +114,7 @@ def lock(path: Path, timeout: float = -1.0) -> Iterator[bool]:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """What is free where `folder` lies; None where the file system does not tell."""
+    """Free bytes on the file system of `folder`; None if it does not tell."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals that ask a run to stop: noticed at once, obeyed between two steps."""
+"""Ctrl-C and other signals that ask a run to stop. They are noted at once and obeyed between two steps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 import time
 from types import FrameType
 
-#: What asks a run to stop: Ctrl-C, the end of a job, a terminal that is closed, and the notices that clusters send
-#: before they end a job, or when its time of computing is used up. (Windows has the first two.)
+#: Signals that ask a run to stop: Ctrl-C, the end of a job, a closed terminal, and what clusters send shortly before
+#: they end a job or when its CPU time is used up. (Windows has only the first two.)
 STOPPING = tuple(
     signal.Signals[name]
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -17,13 +17,13 @@ STOPPING = tuple(
 
 
 class Interrupts:
-    """Notes the signals that ask to stop between `listen` and `ignore`, instead of dying of them.
+    """Notes signals that ask to stop, between `listen` and `ignore`, so that they do not end the process.
 
-    Ctrl-C and SIGTERM always. The others not where they are ignored, as nohup has it for SIGHUP, or where whoever
-    called us listens to them.
+    Ctrl-C and SIGTERM are always noted. The others are not where they are ignored (nohup does so for SIGHUP), or where
+    the caller has a handler of its own.
 
-    A second Ctrl-C does what Ctrl-C usually does, for those who cannot wait for the step to end. (Within a
-    second it is taken for the first one once more: a terminal and a parent process may both send it.)
+    A second Ctrl-C has its usual effect, for users who cannot wait for the step to end. If it comes within a second of
+    the first, it counts as the same one: a terminal and a parent process may both send it.
 
     Attributes:
         received: the first signal that came, or None.
@@ -35,7 +35,7 @@ class Interrupts:
         self._before: dict[signal.Signals, object] = {}
 
     def listen(self) -> None:
-        """Installs the handlers; does nothing outside the main thread, where Python allows none."""
+        """Installs the handlers. Does nothing outside the main thread, where Python allows none."""
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 before = signal.getsignal(number)
@@ -45,7 +45,7 @@ class Interrupts:
                     self._before.setdefault(number, before)
 
     def ignore(self) -> None:
-        """Puts back the handlers that were there before."""
+        """Restores the handlers that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # pyright: ignore[reportArgumentType]
         self._before.clear()

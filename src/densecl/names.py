@@ -1,7 +1,7 @@
-"""Names of files as they are shown, written into tables, and found again.
+"""File names: how they are shown, written into tables, and found on disk.
 
-A name may hold anything: newlines, the escapes that steer a terminal, marks that turn the direction of writing, bytes
-that are no UTF-8. None of that reaches a terminal or a table as it is.
+A name may hold anything: newlines, escape codes of a terminal, marks that reverse the direction of writing, bytes that
+are not UTF-8. None of these may reach a terminal or a table unchanged.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import re
 import unicodedata
 from typing import Final
 
-#: A name is shown with at most this many characters: longer ones are cut in the middle.
+#: Longer names are shown with their middle cut out.
 LIMIT = 200
 
-#: No system takes longer paths.
+#: No system accepts longer paths.
 LONGEST_PATH = 4096
 
-#: What a spreadsheet takes for the beginning of a formula, at the start of a cell or behind a semicolon, which also
+#: Where a spreadsheet would see the beginning of a formula: at the start of a cell, or behind a semicolon, which
 #: separates cells in half of Europe.
 FORMULA = re.compile(r"(^|;)(?=[=+\-@＝＋－＠])")
 
-#: The forms of a name with accents: composed, decomposed.
+#: The Unicode forms of a name with accents: composed, decomposed.
 FORMS: Final = ("NFC", "NFD")
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -30,34 +30,34 @@ _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))", 
 
 
 def shown(name: object, limit: int = LIMIT) -> str:
-    """A name for a message: in one line, without anything that a terminal obeys, and not too long.
+    """A name for a message: one line, nothing that a terminal would obey, and not too long.
 
-    Control characters and all others that are not printable become escapes such as ``\\n``, ``\\x1b`` or ``\\u202e``;
-    a byte that is no UTF-8 becomes ``\\xff``.
+    Characters that are not printable become escapes such as ``\\n``, ``\\x1b`` or ``\\u202e``. A byte that is not UTF-8
+    becomes ``\\xff``.
     """
     text = str(name)
-    if len(text) > limit:  # before anything else: it may be a whole file
+    if len(text) > limit:  # cut first, because it may be the text of a whole file
         text = f"{text[: limit // 2 - 2]}...{text[-(limit - limit // 2 - 1) :]}"
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def printable(text: str) -> str:
-    """A whole message for the terminal: as `shown`, but of any length and with its own line breaks."""
+    """A whole message for the terminal: as `shown`, but of any length, and line breaks stay."""
     return "\n".join(shown(line, limit=len(line)) for line in text.split("\n"))
 
 
 def to_cell(text: str) -> str:
-    """Text for a cell of a CSV file, from which `from_cell` makes it again.
+    """Text for a cell of a CSV file. `from_cell` reverses it.
 
-    As `shown`, of any length, with a backslash doubled, and one put before a character that a spreadsheet would take
-    for the beginning of a formula.
+    As `shown`, but of any length. A backslash is doubled, and one is put before a character that a spreadsheet would
+    take for the beginning of a formula.
     """
     text = text.replace("\\", "\\\\")
     return FORMULA.sub(r"\1\\", text if text.isprintable() else "".join(map(_escaped, text)))
 
 
 def from_cell(cell: str) -> str:
-    """What `to_cell` was given."""
+    """The text that `to_cell` was given."""
 
     def original(match: re.Match[str]) -> str:
         byte, short, long, other = match.groups()
@@ -75,7 +75,7 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     if code < 0x80:
         return _SHORT.get(character, f"\\x{code:02x}")
@@ -83,10 +83,10 @@ def _escaped(character: str) -> str:
 
 
 def on_disk(path: str) -> str:
-    """The path as the file system has it, where only the Unicode form of its names differs.
+    """The path as it is on disk, if it differs only in the Unicode form of its names.
 
-    An accented letter is one character or two: archives made on a Mac often hold the second form, lists and
-    annotations the first. A path that is not there in either form is returned as it is.
+    An accented letter may be one character or two. Archives made on a Mac often have two, lists and annotations one. A
+    path that exists in neither form is returned unchanged.
     """
     if path.isascii() or len(path) > LONGEST_PATH or os.path.lexists(path):
         return path
@@ -95,7 +95,7 @@ def on_disk(path: str) -> str:
 
 
 def _in_either_form(path: str) -> str:
-    """The path with each of its names in the first form that is there, or as it is."""
+    """The path with each of its names in the first form that exists, or unchanged."""
     found = ""
     for place, name in enumerate(path.split(os.sep)):
         before = found + os.sep if place else ""

@@ -1,4 +1,4 @@
-"""What the user sees while something is trained: a bar on a terminal, a line now and then elsewhere."""
+"""What the user sees during training: a progress bar on a terminal, or a line every half minute elsewhere."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LINE_EVERY = 30.0
 
 
 class Screen:
-    """Standard output for a `Console`, which never ends a run.
+    """Standard output for a `Console`. Its errors never end a run.
 
-    What cannot be written, because the terminal was closed or the other end of a pipe is gone, is not shown. A
-    character that the terminal does not know, such as a byte of a file's name that is no UTF-8, comes as an escape.
+    Once the terminal is closed, or the other end of a pipe is gone, nothing more is shown. A character that the
+    terminal cannot show, such as a byte of a file name that is not UTF-8, becomes an escape.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Screen:
         except OSError as error:
             if error.errno not in (errno.EIO, errno.EPIPE):
                 raise
-            # Or what is still in the buffer would fail once more when Python ends, and change its exit code.
+            # Otherwise the rest of the buffer would fail again when Python ends, and change its exit code.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -57,10 +57,11 @@ class Display:
     """Shows the steps done, some numbers, and the time left.
 
     Args:
-        console: where to.
-        total_steps: that there will be; None with a time limit.
+        console: where it is shown.
+        total_steps: of the run; None with a time limit.
         start_step: steps done before.
-        title: of what is trained, where it is one of many. Stands before everything else, and its bar goes in the end.
+        title: names what is trained, if it is one of many. It stands before everything else, and the bar disappears at
+            the end.
     """
 
     def __init__(self, console: Console, total_steps: int | None, start_step: int = 0, title: str = "") -> None:
@@ -73,19 +74,19 @@ class Display:
         self._last_line = -LINE_EVERY
         if console.is_terminal or console.is_jupyter:
             columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-            if title:  # on a line of its own, as the bar needs all of a narrow terminal
+            if title:  # on its own line, because the bar needs the whole width of a narrow terminal
                 console.print(title, highlight=False, markup=False, soft_wrap=True)
             self._bar = Progress(*columns, console=console, refresh_per_second=4, transient=bool(title))
             self._task = self._bar.add_task("starting", total=total_steps, completed=start_step)
             self._bar.start()
 
     def step(self, done: int, seconds_left: float | None) -> None:
-        """A step is done. Of the estimate of what is left, only the bar shows every change."""
+        """A step is done. Only the bar shows the time left at every step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=f"{self._numbers}{_left(seconds_left)}")
 
     def report(self, done: int, numbers: str, seconds_left: float | None) -> None:
-        """There are new numbers."""
+        """Show new numbers."""
         self._numbers = numbers
         now = time.monotonic()
         if self._bar is None and (now - self._last_line >= LINE_EVERY or done == self.total_steps):
@@ -95,7 +96,7 @@ class Display:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """The bar stays as it is, or goes."""
+        """End the display. A bar without a title stays on the screen."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -105,7 +106,7 @@ def _left(seconds: float | None) -> str:
 
 
 def duration(seconds: float | int) -> str:
-    """Two leading units: "2 d 3 h", "4 h 5 min", "6 min 7 s", "8 s"."""
+    """A time in its two largest units: "2 d 3 h", "4 h 5 min", "6 min 7 s", "8 s"."""
     seconds = round(seconds)
     for unit, (name, below) in {86400: ("d", ("h", 3600)), 3600: ("h", ("min", 60)), 60: ("min", ("s", 1))}.items():
         if seconds >= unit:

@@ -18,15 +18,16 @@ from densecl.images import cache as cache_module
 from densecl.images import sources
 from densecl.images.cache import CachedSource
 from densecl.images.decode import BadImage
-from densecl.images.loader import StepSampler, make_loader
+from densecl.images.loader import make_loader
+from densecl.images.sampler import StepSampler
 from densecl.images.sources import open_source
-from tests.images.test_loader import pairs_of
+from tests.images.patches import pairs_of
 
 
 @pytest.fixture(autouse=True)
 def any_disk_will_do(monkeypatch):
     monkeypatch.setattr(cache_module, "FREE_BYTES", 0)
-    monkeypatch.setattr(cache_module, "FREE_SHARE", 0.0)
+    monkeypatch.setattr(cache_module, "FREE_FRACTION", 0.0)
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_forecast(root, tmp_path, monkeypatch):
 
 def read_all(folder, cache, barrier, queue):
     torch.set_num_threads(1)
-    cache_module.FREE_BYTES, cache_module.FREE_SHARE = 0, 0.0
+    cache_module.FREE_BYTES, cache_module.FREE_FRACTION = 0, 0.0
     source = CachedSource(open_source(folder), cache)
     barrier.wait(60)
     for _ in range(3):

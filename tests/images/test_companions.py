@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from densecl.images import companions
+from densecl.images.companions import PHOTOGRAPHS, tree
 from densecl.images.sources import open_source
 
 SIDE = 40
@@ -304,10 +304,10 @@ def test_images_that_cannot_be_read_are_no_evidence(tmp_path):
 
 def test_few_images_are_opened_and_none_without_a_hint(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(companions, "_look", lambda path: opened.append(path))
+    monkeypatch.setattr(tree, "look_at", lambda path: opened.append(path))
     write(tmp_path / "plain", {"cats/{}.jpg": photo, "dogs/{}.jpg": photo, "IMG_{}.png": photo})
     open_source(tmp_path / "plain")
     assert opened == []
     write(tmp_path / "hinted", {"images/{}.png": empty, "labels/{}.png": empty}, count=100)
     open_source(tmp_path / "hinted")
-    assert len(opened) <= 2 * (companions.SAMPLES + companions.PHOTOGRAPHS)
+    assert len(opened) <= 2 * (tree.SAMPLES + PHOTOGRAPHS)

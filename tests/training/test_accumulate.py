@@ -11,7 +11,9 @@ from timm.models.vision_transformer import Block
 
 from densecl.augment import augment
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, StepSampler, collate
+from densecl.images.batch import collate
+from densecl.images.pairs import CropPairDataset
+from densecl.images.sampler import StepSampler
 from densecl.model.objectives import DINO
 from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
@@ -40,7 +42,7 @@ def test_a_step_follows_the_mean_gradient_of_its_parts(tiny, tmp_path, parts):
     model.set_schedule(model.scheduled._replace(key_momentum=1.0))  # before the step, the keys' encoder is the queries'
     for part in range(parts):
         batch = collate([pairs[place] for place in places[part * 8 // parts : (part + 1) * 8 // parts]])
-        views = [augment(crop, *made.normalization) for crop in (batch.pairs.first, batch.pairs.second)]
+        views = [augment(crop, made.normalization) for crop in (batch.pairs.first, batch.pairs.second)]
         (model(*views).loss / parts).backward()
     after = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["model"]
     for name, parameter in model.query_encoder.named_parameters():

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
-from densecl.images.loader import BadRecord, CropPairDataset, collate
+from densecl.images.batch import collate
+from densecl.images.pairs import BadRecord, CropPairDataset
 from densecl.images.sources import open_source
 from densecl.model import Backbone, create_backbone
 from densecl.model.correspondence import correspondence
@@ -45,7 +46,7 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
     assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.state_dict().items())
 
     batch = collate([pairs[FIXED_EPOCH, index] for index in range(len(pairs))])
-    first, second = (augment(crop, *normalization) for crop in batch.pairs[:2])
+    first, second = (augment(crop, normalization) for crop in batch.pairs[:2])
     with torch.no_grad():
         query_features, key_features = (backbone.eval()(view.pixels) for view in (first, second))
     at_once = correspondence(query_features, key_features, first, second)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from densecl.images.loader import Batch, StepSampler, make_loader
+from densecl.images.batch import Batch
+from densecl.images.loader import make_loader
+from densecl.images.sampler import StepSampler
 from densecl.model import DenseCL, create_backbone
 from densecl.normalization import IMAGENET
 from densecl.training.module import DenseCLModule
 from densecl.training.schedules import Schedules
-from tests.images.test_loader import Patches, pairs_of
+from tests.images.patches import Patches, pairs_of
 
 
 class Stream:

@@ -18,11 +18,13 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from safetensors.torch import load_file
 
-from densecl.model import Scheduled
 from densecl.errors import UserError
-from densecl.images.loader import BadRecord, Batch, Quarantine
+from densecl.images.batch import Batch
+from densecl.images.pairs import BadRecord
+from densecl.images.quarantine import Quarantine
 from densecl.images.sources import ImageSource
 from densecl.interrupts import Interrupts
+from densecl.model import Scheduled
 from densecl.training import recorder, table
 from densecl.training.alarms import PATIENCE
 from densecl.training.checkpoints import load_checkpoint

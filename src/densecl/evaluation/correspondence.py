@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from densecl.augment import PhotometricSettings, augment, draw_photometrics
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
-from densecl.images.loader import CropPairDataset, collate
+from densecl.images.batch import collate
+from densecl.images.pairs import CropPairDataset
 from densecl.images.sources import ImageSource
 from densecl.model.correspondence import Correspondence, correspondence
+from densecl.normalization import Normalization
 from densecl.views import Views
 
 #: What parts the pairs of views: the share of the smaller crop that the other covers, and how many times as long the
@@ -72,7 +74,8 @@ def fixed_view_pairs(
     batch = collate([pairs[0, number * len(source) // count] for number in range(count)])
     if batch.bad:
         raise UserError(f"{batch.bad[0].name} cannot be used: {batch.bad[0].reason}")
-    return augment(batch.pairs.first, mean, std), augment(batch.pairs.second, mean, std)
+    normalization = Normalization(tuple(mean), tuple(std))
+    return augment(batch.pairs.first, normalization), augment(batch.pairs.second, normalization)
 
 
 def backbone_correspondence(

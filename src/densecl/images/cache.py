@@ -1,9 +1,9 @@
-"""A folder of decoded images: later epochs, and later runs, read them instead of decoding the files again.
+"""A folder of decoded images: later epochs and later runs read them instead of decoding the files again.
 
-What is kept is what the source gave, decoded and shrunk, to the bit: a run is the same with the cache and without. An
-image is a file of its own, named by all that its pixels follow from and written beside its place, so that any number of
-processes and machines may share the folder and find an image whole or not at all. There is no second layer in memory:
-files that fit into free memory stay there by the system's doing, which a folder in /dev/shm makes sure of.
+It keeps exactly the pixels that the source gave, decoded and shrunk, so a run is the same with the cache and without.
+Each image is a file of its own, named by a hash of its cache key. Files are written beside their place and moved into
+it, so any number of processes and machines may share the folder, and find an image whole or not at all. There is no
+second cache in memory, because the system already keeps files in free memory. (In /dev/shm they always stay there.)
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from densecl.errors import UserError
+from densecl.files import replacing
 from densecl.images.decode import MAX_PIXELS, BadImage
 from densecl.images.sources import DatasetSource, ImageSource
 
-#: Named in every key: another number whenever the files' form or what decoding gives changes.
+#: Part of every file's name. Increase it whenever the form of the files, or the result of decoding, changes.
 VERSION = 2
 
-#: A cache leaves this much of its file system free: a share, and bytes.
-FREE_SHARE, FREE_BYTES = 0.05, 2**30
+#: A cache leaves at least this much of its file system free: a fraction, and bytes.
+FREE_FRACTION, FREE_BYTES = 0.05, 2**30
 
-#: Bytes before the pixels: bytes of a value, channels, height, width, and `_check` of the pixels, 64 bits each.
+#: Bytes before the pixels: five numbers of 64 bits. Bytes of a value, channels, height, width, `_check` of the pixels.
 HEADER = 40
 
-#: What a killed process had not finished is removed after this long.
+#: Files that a killed process left unfinished are removed after this many seconds.
 ABANDONED_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,11 @@ log = logging.getLogger(__name__)
 class CachedSource(ImageSource):
     """The images of another source, each decoded once.
 
-    Once the file system is nearly full, or a file cannot be written, the rest are decoded whenever they are read.
+    When the file system is nearly full, or a file cannot be written, the remaining images are decoded at each read.
 
     Args:
         source: the images, from files.
-        folder: of the cache, made if it is not there. Several sources may share it. It may be deleted at any time.
+        folder: of the cache, made if missing. Several sources may share it, and it may be deleted at any time.
         max_pixels: of an image, as for the source.
 
     Raises:
@@ -91,7 +92,7 @@ class CachedSource(ImageSource):
         return pixels
 
     def _path(self, index: int) -> Path | None:
-        """Of the image's file in the cache, which need not be there."""
+        """Where the image's file in the cache is, or would be. None: the image cannot be cached."""
         key = self.source.key(index)
         if key is None:
             return None
@@ -111,12 +112,12 @@ class CachedSource(ImageSource):
         return self.source.fingerprint()
 
     def forecast(self, images: int = 8) -> str:
-        """A line on how much the cache will hold, from some images between the first and the last."""
+        """A line on how large the cache will be, estimated from a few images spread over the source."""
         sizes, missing = [], 0
         for index in np.linspace(0, len(self) - 1, min(images, len(self)), dtype=int).tolist():
             path = self._path(index)
             known = path is not None and path.is_file()
-            with contextlib.suppress(BadImage):  # left to the run, which counts them
+            with contextlib.suppress(BadImage):  # the run will count them
                 sizes.append(self.read(index).nbytes)
                 missing += not known
         whole = float(np.mean(sizes)) * len(self) if sizes else 0.0
@@ -127,7 +128,7 @@ class CachedSource(ImageSource):
     def _space(self) -> int:
         """Bytes that may still be written."""
         usage = shutil.disk_usage(self.folder)
-        return usage.free - max(FREE_BYTES, int(FREE_SHARE * usage.total))
+        return usage.free - max(FREE_BYTES, int(FREE_FRACTION * usage.total))
 
     def _save(self, path: Path, pixels: Shaped[Tensor, "channels height width"]) -> None:
         values = pixels.permute(1, 2, 0).contiguous().numpy()
@@ -142,15 +143,10 @@ class CachedSource(ImageSource):
             path.parent.mkdir(exist_ok=True)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            unfinished = self._unfinished / uuid.uuid4().hex  # with the rights that other files of the user get
-            try:
-                with unfinished.open("xb") as file:
-                    file.write(header.data)
-                    file.write(values.data)
-                os.replace(unfinished, path)
-            except BaseException:
-                unfinished.unlink(missing_ok=True)
-                raise
+            # Not durable: to wait for the disk takes longer than to decode, and `_check` finds what is not whole.
+            with replacing(path, beside=self._unfinished / uuid.uuid4().hex, durable=False) as file:
+                file.write(header.data)
+                file.write(values.data)
         except OSError as error:
             self._writable = False
             log.warning(
@@ -163,9 +159,9 @@ def _amount(size: float) -> str:
 
 
 def _load(path: Path, channels: int, max_pixels: int) -> Shaped[Tensor, "{channels} height width"] | None:
-    """The image in a file of the cache, if it is there, whole, and of this many channels."""
+    """The image in a file of the cache, if it is there, whole, and has this many channels."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe could take for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait without end
             return None
         with path.open("rb", buffering=0) as file:
             header = np.frombuffer(file.read(HEADER), np.uint8)
@@ -186,10 +182,10 @@ def _load(path: Path, channels: int, max_pixels: int) -> Shaped[Tensor, "{channe
 
 
 def _check(values: np.ndarray) -> int:
-    """The sum of eight bytes of each page of 4096.
+    """A checksum: the sum of the first eight bytes of every 4096.
 
-    A file that was moved to its place before a power failure may have its length and yet lack pages, which are then
-    zeros. Reading every byte for a better sum would take longer than reading the file.
+    After a power failure a file may have its full length and yet lack pages, which are then zeros. A sum over all bytes
+    would take longer than reading the file.
     """
     words = values[: len(values) // 8 * 8].view("<u8")
     return int(words[::512].sum(dtype=np.uint64))

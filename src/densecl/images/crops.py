@@ -1,4 +1,4 @@
-"""Random resized crops whose boxes are known."""
+"""Random resized crops with known boxes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-#: Least and largest ratio of a crop's width to its height [Szegedy et al. 2015].
+#: Smallest and largest ratio of a crop's width to its height [Szegedy et al. 2015].
 RATIO = (3 / 4, 4 / 3)
 
 
 def least_side(size: int, scale: tuple[float, float]) -> int:
-    """The shorter side of an image of which even the smallest crop need not be enlarged to `size`.
+    """How long an image's shorter side must be, so that even its smallest crop need not be enlarged to `size`.
 
-    Such a crop has at least scale[0] x side^2 pixels, and its shorter side is the root of 3/4 of that.
+    The smallest crop has at least scale[0] x side^2 pixels, and its shorter side is the square root of 3/4 of that.
     """
     return math.ceil(size / math.sqrt(scale[0] * RATIO[0]))
 
@@ -29,11 +29,10 @@ def draw_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float] = RATIO,
 ) -> Float[Tensor, "4"]:
-    """A box x0 y0 x1 y1, in whole pixels, drawn as torchvision's RandomResizedCrop draws it (Szegedy et al. 2015).
+    """A box x0 y0 x1 y1, in whole pixels, drawn as torchvision's RandomResizedCrop draws it [Szegedy et al. 2015].
 
-    The share of the image's area is uniform in `scale`, the ratio of width to height log-uniform in
-    `ratio`, the place uniform. After ten boxes that did not fit it is the largest central box whose
-    ratio is allowed.
+    The fraction of the image's area is uniform in `scale`, the ratio of width to height log-uniform in `ratio`, the
+    place uniform. After ten boxes that do not fit, it is the largest central box with an allowed ratio.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -61,7 +60,7 @@ def take_crop(
 
 def flip(pixels: Shaped[Tensor, "channels height width"], *axes: int) -> Shaped[Tensor, "channels height width"]:
     """A copy of a uint8 or uint16 image, reversed along some axes."""
-    if pixels.dtype == torch.uint16:  # which torch 2.11 cannot flip
+    if pixels.dtype == torch.uint16:  # torch 2.11 cannot flip uint16
         return pixels.view(torch.int16).flip(axes).view(torch.uint16)
     return pixels.flip(axes)
 
@@ -72,7 +71,7 @@ def resize(
     """A uint8 or uint16 image at another size (bilinear, antialiased)."""
     if pixels.dtype == torch.uint8:
         return _interpolate(pixels, height, width)
-    # torch interpolates eight-bit integers and floats only. A channel at a time: floats of a large image take memory.
+    # torch interpolates only eight-bit integers and floats. One channel at a time, because floats take much memory.
     limit = torch.iinfo(pixels.dtype).max
     channels = (_interpolate(channel.to(torch.float32)[None], height, width) for channel in pixels)
     return torch.cat([channel.round().clamp(0, limit).to(pixels.dtype) for channel in channels])

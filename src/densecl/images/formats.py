@@ -1,4 +1,4 @@
-"""Which files hold pictures that are not read, by their names, and what a file is by its first bytes."""
+"""What a file is: by its extension, for pictures that are not read; and by its first bytes, for any file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import stat
 
-#: Extensions of files that hold pictures but are not read: a user whose photographs these are must hear of it.
+#: Extensions of pictures that are not read. A user whose photographs these are must hear of it.
 PICTURES = {
     "pictures": ".heic .heif .hif .gif .apng .jp2 .j2k .j2c .jpf .jpx .jxl .jxr .psd .psb .tga .dds .exr .hdr .pcx"
     " .xcf",
@@ -18,7 +18,7 @@ PICTURES = {
     "archives, which may hold some": ".zip .tar .tar.gz .tgz .7z .rar",
 }
 
-#: What a file is -> how it begins. The first that fits counts.
+#: What a file is -> how its content begins, as a regular expression. The first that fits counts.
 MARKS = {
     "a JPEG image": rb"\xff\xd8\xff",
     "a PNG image": rb"\x89PNG\r\n",
@@ -58,9 +58,9 @@ HEAD = 512
 
 
 def head_of(path: str | bytes, size: int = HEAD) -> bytes:
-    """The first bytes of a file: none of what is no regular file or cannot be read."""
+    """The first bytes of a file. Empty if it is no regular file or cannot be read."""
     try:
-        # A named pipe, opened the ordinary way, would wait for its writer for ever.
+        # Opening a named pipe in the ordinary way would wait for its writer without end.
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
@@ -68,11 +68,11 @@ def head_of(path: str | bytes, size: int = HEAD) -> bytes:
 
 
 def kind_of(head: bytes) -> str | None:
-    """What a file is that begins with these bytes, such as "a JPEG image". None: nobody can tell."""
+    """What a file is that begins with these bytes, such as "a JPEG image". None: unknown."""
     return next((kind for kind, mark in MARKS.items() if re.match(mark, head, re.DOTALL)), None)
 
 
 def extension_of(name: bytes) -> str:
-    """The extension in small letters, of two parts where it takes both; "" for none, and for what is none."""
+    """The extension in lower case, such as ".png" or ".tar.gz". "" if there is none, or if it looks like none."""
     match = re.search(rb"(?<!^)((?:\.nii|\.tar)?\.[a-z0-9_~-]{1,12})$", name.lower())
     return match[1].decode() if match else ""

@@ -1,4 +1,4 @@
-"""The items of a data set in Python, whatever they are: the image in one, or what it is instead and what is needed."""
+"""Items of the user's data set in Python: the image in an item, or a message on what the item is instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from densecl.errors import UserError
 from densecl.images.decode import BadImage, from_array, from_pillow
 from densecl.names import shown
 
-#: What an item has to be, for messages.
+#: What an item must be, for messages.
 NEEDED = (
     "An item has to be an image (Pillow's, or an array or tensor of uint8, uint16 or floats in 0 to 1), a tuple that"
     ' begins with one, or a mapping with one under "image".'
@@ -25,7 +25,7 @@ NEEDED = (
 
 FOR_FILES = "For files give their folder, a glob, or a text file with a path per line."
 
-#: Items that are tried before a run, when the first cannot be used.
+#: Items that are tried before a run. One that can be used is enough.
 TRIED = 8
 
 
@@ -33,7 +33,7 @@ def image_of(item: Any, channels: int) -> Shaped[Tensor, "channels height width"
     """The image in an item.
 
     Raises:
-        BadImage: there is none, or it cannot be used.
+        BadImage: there is no image, or it cannot be used.
     """
     image = _candidate(item)
     if isinstance(image, Image.Image):
@@ -42,7 +42,7 @@ def image_of(item: Any, channels: int) -> Shaped[Tensor, "channels height width"
         except (OSError, SyntaxError, ValueError) as error:  # a lazily opened file
             raise BadImage(f"{type(error).__name__}: {shown(error)}") from error
     if isinstance(image, Tensor):
-        image = image.float() if image.dtype == torch.bfloat16 else image  # which NumPy does not know
+        image = image.float() if image.dtype == torch.bfloat16 else image  # NumPy has no bfloat16
         return from_array(image.detach().cpu().numpy(), channels, channels_first=True)
     if isinstance(image, np.ndarray):
         return from_array(image, channels)
@@ -50,7 +50,7 @@ def image_of(item: Any, channels: int) -> Shaped[Tensor, "channels height width"
 
 
 def _candidate(item: Any) -> Any:
-    """What of an item has to be the image."""
+    """The part of an item that must be the image."""
     if isinstance(item, Mapping):
         return item.get("image")
     if isinstance(item, Sequence) and not isinstance(item, str | bytes) and item:
@@ -59,10 +59,10 @@ def _candidate(item: Any) -> Any:
 
 
 def check_data_set(dataset: Any) -> None:
-    """Whether this is a data set of images at all, as far as it shows without reading an item.
+    """Check that this can be a data set of images, as far as possible without reading an item.
 
     Raises:
-        UserError: it is not.
+        UserError: it cannot.
     """
     kind = type(dataset).__name__
     if hasattr(dataset, "dataset") and hasattr(dataset, "batch_sampler"):
@@ -88,16 +88,16 @@ def check_data_set(dataset: Any) -> None:
 
 
 def check_items(dataset: Any, channels: int) -> None:
-    """Whether items are images. Where none of those tried is, a run would say so of every one.
+    """Check that at least one of a few items is an image. If none is, a run would reject every one.
 
     Raises:
-        UserError: what they are, and what is needed.
+        UserError: what the first item is, and what is needed instead.
     """
     first = None
     for index in np.linspace(0, len(dataset) - 1, min(TRIED, len(dataset))).astype(int).tolist():
         try:
             item = dataset[index]
-        except Exception as error:  # whatever someone else's data set raises
+        except Exception as error:  # the user's data set may raise anything
             reason = f"cannot be read: {type(error).__name__}: {shown(error)}. Items are asked for by number, from 0."
         else:
             try:
@@ -119,7 +119,7 @@ def _reason(item: Any, error: BadImage) -> str:
 
 
 def described(item: Any) -> str:
-    """What an item is, in a few words: "a tuple of int, Image", "a float32 tensor of 3x32x32 from -2.1 to 2.6"."""
+    """What an item is, in words: "a tuple of int, Image", "a float32 tensor of 3x32x32 from -2.1 to 2.6"."""
     kind = type(item).__name__
     if isinstance(item, Tensor | np.ndarray):
         dtype = str(item.dtype).removeprefix("torch.")

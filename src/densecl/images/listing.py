@@ -1,9 +1,8 @@
-"""Every image below a folder.
+"""Every image below a folder, listed in the same order on every machine: by folder, then by name, in bytes.
 
-What belongs to it: every file whose extension is one of `EXTENSIONS` (in any case). Hidden files and folders (a leading
-dot, or the system's own) do not, nor does what lies beside photographs and is none (`companions`). Links are followed;
-a folder that is reached twice is listed once. A link that leads nowhere is kept, so that it is reported. The order is
-by folder and then by name, in bytes, the same on every machine.
+An image is a file with one of the `EXTENSIONS`, in upper or lower case. Left out are hidden files and folders (a
+leading dot, or the system's own), and label maps, depth maps and thumbnails (`companions`). Links are followed. A
+folder that is reached twice is listed once. A link that leads nowhere is kept, so that it is reported as a bad image.
 """
 
 from __future__ import annotations
@@ -14,49 +13,37 @@ import os
 import time
 import uuid
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_path
 
 from densecl.errors import UserError
+from densecl.files import replacing
 from densecl.images.companions import set_aside
-from densecl.images.decode import EXTENSIONS, EXTENSIONS_OF_EXTRAS
-from densecl.images.formats import PICTURES, extension_of, head_of, kind_of
+from densecl.images.decode import EXTENSIONS
 from densecl.images.paths import Found, PathIndex, Strings, absolute, in_order
+from densecl.images.unread import Unread, left_out, no_images
 from densecl.names import shown
 
-#: Named in every key of the cache: another number whenever what is taken from a folder, or the files' form, changes.
+#: Part of every key of the cache. Increase it whenever the choice of files, or the form of the saved listing, changes.
 VERSION = 1
 
-#: Folders of fewer images are listed anew each time, which takes a fraction of a second.
+#: Folders of fewer images are listed every time, which takes a fraction of a second.
 CACHED_FROM = 10_000
 
-#: A folder changed this recently may change again without its time stamp showing it, so it is not cached.
+#: A folder changed this recently may change again within the same time stamp, so its listing is not saved.
 SETTLED_SECONDS = 2.0
 
-#: Folders that archives and file servers leave beside the images, hidden where they come from.
+#: Folders that archives and file servers leave beside the images. They are hidden on the systems that made them.
 SYSTEM = frozenset((b"@eaDir", b"__MACOSX", b"$RECYCLE.BIN", b"System Volume Information", b"lost+found"))
-
-#: Files of an unknown extension whose content is looked at, to say whether they are pictures.
-SAMPLES = 3
-
-#: Extensions counted apart: those of "scan.0001", "scan.0002" and so on have no end.
-KINDS = 100
-
-#: Extensions that a message names.
-SHOWN = 8
-
-#: Pictures left out, as a share of the images that are read, of which a user is warned.
-MANY = 0.05
 
 log = logging.getLogger(__name__)
 
 
 def list_folder(root: Path) -> Found:
-    """Every image below a folder, from the cache if no folder below it has changed since.
+    """Every image below a folder, from the saved listing if no folder has changed since.
 
     Raises:
         UserError: the folder cannot be read or holds no images.
@@ -66,79 +53,26 @@ def list_folder(root: Path) -> Found:
     found = _load_listing(cache)
     if found is None:
         started = time.time()
-        paths, stamps, others = _scan(root)
+        paths, stamps, unread = _scan(root)
         if len(paths) == 0:
-            raise UserError(_nothing(root, others))
+            raise UserError(no_images(root, unread))
         paths, notes = set_aside(paths, root)
-        found = Found(paths, (*left_out(others, len(paths)), *notes))
+        found = Found(paths, (*left_out(unread, len(paths)), *notes))
         settled = stamps[:, 1].max() < (started - SETTLED_SECONDS) * 1e9
         if len(paths) >= CACHED_FROM and settled:
             _save_listing(cache, found, stamps)
     return found
 
 
-class Others:
-    """The files of a folder that are not read, counted by extension."""
+def _scan(root: Path) -> tuple[PathIndex, np.ndarray, Unread]:
+    """One walk over all folders below the root.
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._samples: dict[str, list[bytes]] = {}
-        self._known: dict[bytes, str] = {}  # there may be as many labels as images
-
-    def add(self, path: bytes) -> None:
-        """Count a file."""
-        ending = path[path.rfind(b".") :]
-        extension = self._known.get(ending)
-        if extension is None:
-            extension = extension_of(path[path.rfind(b"/") + 1 :])
-            if extension not in self.counts and len(self.counts) >= KINDS:
-                extension = ""  # "scan.0001", "scan.0002"
-            elif extension.encode() == ending:  # not ".nii.gz"
-                self._known[ending] = extension
-        self.counts[extension] += 1
-        if self.counts[extension] <= SAMPLES:
-            self._samples.setdefault(extension, []).append(path)
-
-    def pictures(self) -> dict[str, int]:
-        """How many hold pictures, by extension: those whose extension says so, and those whose content does."""
-        return {
-            extension: count
-            for extension, count in self.counts.most_common()
-            if extension in _PICTURES or all(_is_picture(path) for path in self._samples[extension])
-        }
-
-
-def _is_picture(path: bytes) -> bool:
-    return "image" in (kind_of(head_of(path)) or "")
-
-
-def _listed(counts: Iterable[tuple[str, int]]) -> str:
-    counts = list(counts)
-    some = ", ".join(f"{count} {extension or 'of no known extension'}" for extension, count in counts[:SHOWN])
-    return f"{some}, ..." if len(counts) > SHOWN else some
-
-
-def _nothing(root: Path, others: Others) -> str:
-    holds = f"It holds {_listed(others.counts.most_common())}" if others.counts else "It holds no files"
-    return f"no images in {shown(root)} and the folders below. {holds}; densecl reads {' '.join(EXTENSIONS)}."
-
-
-def left_out(others: Others, images: int) -> tuple[str, ...]:
-    """A line on the pictures that are not read, louder if they are many."""
-    pictures = others.pictures()
-    if not pictures:
-        return ()
-    begin = "warning: left out" if sum(pictures.values()) > MANY * images else "left out"
-    more = "".join(f"; {extension}: {how}" for extension, how in EXTENSIONS_OF_EXTRAS.items() if extension in pictures)
-    return (f"{begin}: {_listed(pictures.items())} (densecl reads {' '.join(EXTENSIONS)}{more})",)
-
-
-def _scan(root: Path) -> tuple[PathIndex, np.ndarray, Others]:
-    """One walk over all folders below the root: the images, the stamps (inode, time of change in ns) of each folder,
-    and the other files."""
+    Returns:
+        The images; a stamp of each folder (inode, time of change in ns); and the files that are not read.
+    """
     text, ends, counts, stamps = bytearray(), array("q"), array("q"), array("q")
     seen: set[tuple[int, int]] = set()
-    others = Others()
+    unread = Unread()
 
     def folders() -> Iterator[bytes]:
         pending = [absolute(root)]
@@ -151,7 +85,7 @@ def _scan(root: Path) -> tuple[PathIndex, np.ndarray, Others]:
                     continue
                 seen.add((status.st_dev, status.st_ino))
                 before = len(ends)
-                for name in in_order(_images(folder, below, others)):
+                for name in in_order(_images(folder, below, unread)):
                     text.extend(name)
                     ends.append(len(text))
             except OSError as error:
@@ -168,11 +102,11 @@ def _scan(root: Path) -> tuple[PathIndex, np.ndarray, Others]:
     packed = Strings.pack(folders())
     names = Strings(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
     paths = PathIndex(packed, np.frombuffer(counts, np.int64), names)
-    return paths, np.frombuffer(stamps, np.int64).reshape(-1, 2), others
+    return paths, np.frombuffer(stamps, np.int64).reshape(-1, 2), unread
 
 
-def _images(folder: bytes, below: list[bytes], others: Others) -> Iterator[bytes]:
-    """Names of the images in one folder; the paths of its subfolders are added to `below`, other files counted."""
+def _images(folder: bytes, below: list[bytes], unread: Unread) -> Iterator[bytes]:
+    """Names of the images in one folder. Adds its subfolders to `below`, and counts other files in `unread`."""
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
@@ -185,17 +119,16 @@ def _images(folder: bytes, below: list[bytes], others: Others) -> Iterator[bytes
             if folder_here:
                 below.append(entry.path)
             elif name[name.rfind(b".") :].lower() not in _ENDINGS:
-                others.add(entry.path)
+                unread.add(entry.path)
             elif entry.is_symlink() or entry.is_file():
                 yield name
 
 
-_PICTURES = frozenset(" ".join(PICTURES.values()).split())
 _ENDINGS = frozenset(map(os.fsencode, EXTENSIONS))
 
 
 def _load_listing(cache: Path) -> Found | None:
-    """The listing if it is there, whole, and every folder in it still has the inode and time of then."""
+    """The saved listing, if it is whole and every folder in it still has the same inode and time of change."""
     try:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             folders = Strings(saved["folder_text"], saved["folder_ends"])
@@ -205,28 +138,25 @@ def _load_listing(cache: Path) -> Found | None:
                 if [status.st_ino & 0x7FFF_FFFF_FFFF_FFFF, status.st_mtime_ns] != stamp:
                     return None
             return Found(paths, tuple(saved["notes"].tolist()))
-    except Exception:  # missing, from an interrupted disk, a folder gone: listing anew is always right
+    except Exception:  # missing, damaged, or a folder is gone: listing again is always right
         return None
 
 
 def _save_listing(cache: Path, found: Found, stamps: np.ndarray) -> None:
-    part = cache.with_name(f"{cache.name}.{uuid.uuid4().hex}.part")
+    # Other processes may save the same listing now, so each writes an unfinished file of its own.
+    beside = cache.with_name(f"{cache.name}.{uuid.uuid4().hex}.part")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                np.savez(
-                    file,
-                    folder_text=found.paths.folders.text,
-                    folder_ends=found.paths.folders.ends,
-                    counts=found.paths.counts,
-                    name_text=found.paths.names.text,
-                    name_ends=found.paths.names.ends,
-                    stamps=stamps,
-                    notes=np.array(found.notes, np.str_),
-                )
-            os.replace(part, cache)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:  # a home that cannot be written: the next run lists again
+        with replacing(cache, beside=beside) as file:
+            np.savez(
+                file,
+                folder_text=found.paths.folders.text,
+                folder_ends=found.paths.folders.ends,
+                counts=found.paths.counts,
+                name_text=found.paths.names.text,
+                name_ends=found.paths.names.ends,
+                stamps=stamps,
+                notes=np.array(found.notes, np.str_),
+            )
+    except OSError as error:  # the home folder cannot be written: the next run lists again
         log.debug("the listing is not cached: %s", error)

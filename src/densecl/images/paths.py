@@ -1,4 +1,4 @@
-"""The paths of many files in a few arrays: a million cost tens of megabytes, and forked workers share them."""
+"""The paths of many files in a few arrays. A million take tens of megabytes, and forked workers share them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-#: Names held as Python objects at a time while they are sorted.
+#: Names that are Python objects at the same time while they are sorted.
 CHUNK = 65_536
 
 
@@ -27,7 +27,7 @@ class Strings(NamedTuple):
 
     @classmethod
     def pack(cls, strings: Iterable[bytes]) -> Strings:
-        """All strings in their order, never more than one of them held as an object."""
+        """All strings in their order. Only one at a time is a Python object."""
         text, ends = bytearray(), array("q")
         for string in strings:
             text += string
@@ -40,9 +40,9 @@ class Strings(NamedTuple):
 
 
 class PathIndex:
-    """The paths of many files, compact: one entry for a folder, one for a name.
+    """The paths of many files: each folder is stored once, and each name once.
 
-    Names may be anything the file system allows, valid UTF-8 or not.
+    Names may be anything that the file system allows, valid UTF-8 or not.
     """
 
     def __init__(self, folders: Strings, counts: np.ndarray, names: Strings) -> None:
@@ -69,7 +69,7 @@ class PathIndex:
         return range(end - int(self.counts[folder]), end)
 
     def keep(self, chosen: Bool[np.ndarray, " images"]) -> PathIndex:
-        """The chosen images, in the same order. A folder stays, though all its images may go."""
+        """The chosen images, in the same order. A folder stays even if none of its images does."""
         lengths = np.diff(self.names.ends, prepend=0)
         folders = np.repeat(np.arange(len(self.counts)), self.counts)
         return PathIndex(
@@ -79,7 +79,7 @@ class PathIndex:
         )
 
     def fingerprint(self) -> str:
-        """Of the names and how they are shared out among the folders, whose own names do not count."""
+        """A hash of the names, and of how many each folder has. The names of the folders do not count."""
         digest = hashlib.sha256()
         for part in (self.counts, self.names.ends, self.names.text):
             digest.update(np.ascontiguousarray(part).data)
@@ -93,19 +93,19 @@ class PathIndex:
 
 
 class Found(NamedTuple):
-    """The files of a source, and what the user should hear of how they were found: a line each."""
+    """The files of a source, and lines to tell the user how they were found."""
 
     paths: PathIndex
     notes: tuple[str, ...] = ()
 
 
 def absolute(path: Path) -> bytes:
-    """The path as seen from anywhere, in the file system's bytes."""
+    """The absolute path, in the file system's bytes."""
     return os.fsencode(os.path.abspath(path))
 
 
 def in_order(names: Iterator[bytes]) -> Iterator[bytes]:
-    """The names in order. A million Python objects would be 80 MB: sorted chunks are packed, then merged."""
+    """The names, sorted. A million Python objects would take 80 MB, so sorted chunks are packed, then merged."""
     runs = []
     while chunk := sorted(itertools.islice(names, CHUNK)):
         runs.append(b"\0".join(chunk))

@@ -1,13 +1,13 @@
-"""Labeled scenes to learn from when there is no data: textured objects over textured backgrounds.
+"""Drawn scenes with labels, for when there is no data: textured objects over textured backgrounds.
 
-What tells the classes apart is local structure alone. The two colors of a surface are drawn without
-regard to its class, and which of them is the figure and which the ground is tossed, so the color of a
-pixel says nothing about its class (a linear probe on colors, or on 3x3 patches of them, scores as if it
-had seen nothing). Turn, period, warp, silhouette, colors, lighting, focus and noise vary.
+Only local structure tells the classes apart. Each surface has two colors, drawn without regard to its class, and chance
+decides which is the figure and which the ground. So the color of a pixel says nothing about its class: a linear probe
+on colors, or on 3x3 patches of them, scores at chance level. Turn, period, warp, silhouette, colors, lighting, focus
+and noise vary.
 
-Scene `index` of a split depends on (seed, split, index) alone, and looks the same at every size.
-The numbers below were chosen by linear probes of pixels and random networks and by a supervised network, not by
-pre-training results, and stay as they are: a benchmark must not follow its winners.
+Scene `index` of a split depends on (seed, split, index) alone, and looks the same at every size. The numbers below were
+chosen with linear probes of pixels and of random networks, and with a supervised network, never with pre-training
+results. They stay as they are, because a benchmark must not follow its winners.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from densecl.files import replacing
 Split = Literal["train", "test"]
 Plane = Float32[np.ndarray, "height width"]
 
-OBJECTS = (3, 5)  # a scene, fewest and most
-RADIUS = (0.18, 0.30)  # of an object, as a share of the scene's side
+OBJECTS = (3, 5)  # in a scene, fewest and most
+RADIUS = (0.18, 0.30)  # of an object, as a fraction of the scene's side
 TURN = 0.4  # of a texture, at most, in radians either way
-SPREAD_OF_PERIOD = 0.18  # of a texture's period around that of its class, as a share
-BACKGROUND_PERIOD = (0.22, 0.4)  # as a share of the scene's side
+SPREAD_OF_PERIOD = 0.18  # of a texture's period around that of its class, as a fraction
+BACKGROUND_PERIOD = (0.22, 0.4)  # as a fraction of the scene's side
 CONTRAST = (0.45, 0.8)  # between the figure and the ground of a surface
 TINT = 0.22  # how far from gray a surface's colors are, at most
-HIDDEN = 0.3  # an object of which less than this share is visible has no box
+HIDDEN = 0.3  # an object has no box if less than this fraction of it is visible
 
 
 class Scene(NamedTuple):
@@ -53,14 +53,14 @@ def _apart(x: Plane) -> Plane:
 
 
 def _staggered(u: Plane, v: Plane) -> tuple[Plane, Plane]:
-    """Offsets from the nearest point of a lattice whose every other row is shifted by half a period."""
+    """Offsets from the nearest point of a lattice in which every other row is shifted by half a period."""
     row = np.rint(v)
-    u = u + 0.5 * row  # a whole number of rows up, the shift is one or none
+    u = u + 0.5 * row  # one row up, the shift is half a period; two rows up, a whole one, which is none
     return u - np.rint(u), v - row
 
 
-# A texture maps a surface's own coordinates (in periods) to a signed distance (in periods) to the
-# nearest contour: positive inside the figure.
+# A texture maps a surface's own coordinates (in periods) to the signed distance (in periods) from the nearest contour,
+# positive inside the figure.
 
 
 def _stripes(u: Plane, v: Plane) -> Plane:
@@ -90,7 +90,7 @@ def _bricks(u: Plane, v: Plane) -> Plane:
     return np.minimum((0.5 - across) / 0.7, (0.5 - down) / 1.4) - 0.09
 
 
-#: Each class: its texture, and its period as a share of the scene's side.
+#: Each class: its texture, and its period as a fraction of the scene's side.
 TEXTURES: dict[str, tuple[Callable[[Plane, Plane], Plane], float]] = {
     "stripes": (_stripes, 0.07),
     "zigzag": (_zigzag, 0.14),
@@ -105,8 +105,8 @@ CLASSES: tuple[str, ...] = ("background", *TEXTURES)
 
 
 def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Scene:
-    """Draw one scene of `size` x `size` pixels: the same for the same (seed, split, index), at any size."""
-    # The noise has a stream of its own: it is the one thing that takes as many numbers as there are pixels.
+    """Draw one scene of `size` x `size` pixels. It is the same for the same (seed, split, index), at any size."""
+    # The noise has its own random stream, because it alone draws a number for each pixel.
     geometry, noise = (
         np.random.default_rng([seed, ("train", "test").index(split), index, stream]) for stream in range(2)
     )
@@ -145,7 +145,7 @@ def draw_scene(split: Split, index: int, *, size: int = 96, seed: int = 0) -> Sc
 
 
 def _spread(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 2"]:
-    """Centers that keep away from each other: of some random places, each time the farthest from the rest."""
+    """Centers that keep away from each other: each is the one of six random places that is farthest from the others."""
     candidates = rng.uniform(0.1, 0.9, (count, 6, 2))
     centers = candidates[:1, 0]
     for places in candidates[1:]:
@@ -155,7 +155,7 @@ def _spread(rng: np.random.Generator, count: int) -> Float[np.ndarray, "count 2"
 
 
 def _silhouette(rng: np.random.Generator, dx: Plane, dy: Plane, radius: float) -> Plane:
-    """Signed distance (about, in sides of the scene) to a wobbly oval around the origin, positive inside."""
+    """Approximate signed distance (in sides of the scene) to a wobbly oval around the origin, positive inside."""
     angle, stretch = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 1.25)
     wobble, phase = rng.uniform(0, 0.07, 3).tolist(), rng.uniform(0, 2 * math.pi, 3).tolist()
     along = (dx * math.cos(angle) + dy * math.sin(angle)) * stretch
@@ -176,7 +176,7 @@ def _textured(rng: np.random.Generator, name: str, dx: Plane, dy: Plane) -> Plan
 
 
 def _irregular(rng: np.random.Generator, across: Float32[np.ndarray, " side"]) -> Plane:
-    """A background's contours: those of a sum of waves of all directions and of various periods."""
+    """Signed distance to the contours of a background: a sum of waves of all directions and various periods."""
     waves = 32
     period = rng.uniform(*BACKGROUND_PERIOD) * rng.uniform(0.8, rng.uniform(1.0, 2.0), waves)
     angle, phase = rng.uniform(0, 2 * np.pi, waves), rng.uniform(0, 2 * np.pi, waves)
@@ -185,11 +185,11 @@ def _irregular(rng: np.random.Generator, across: Float32[np.ndarray, " side"]) -
     columns = np.exp(1j * (frequency * np.cos(angle))[:, None] * across).astype(np.complex64)
     rows = np.exp(1j * ((frequency * np.sin(angle))[:, None] * across + phase[:, None])).astype(np.complex64)
     field = (rows.T @ columns).real / np.sqrt(waves)
-    return (field / frequency.mean()).astype(np.float32)  # divided by its typical slope: a distance
+    return (field / frequency.mean()).astype(np.float32)  # dividing by the typical slope makes it a distance
 
 
 def _paint(rng: np.random.Generator, distance: Plane) -> Float32[np.ndarray, "height width 3"]:
-    """Color a signed distance (in pixels): one color for the figure, one for the ground, tossed."""
+    """Color a signed distance (in pixels): one random color for the figure, one for the ground."""
     middle = rng.uniform(0.42, 0.58) + rng.uniform(-TINT, TINT, 3)
     apart = rng.choice((-0.5, 0.5)) * rng.uniform(*CONTRAST) + rng.uniform(-TINT, TINT, 3) / 2
     sharpness = rng.uniform(0.6, 1.0)  # below 1: out of focus
@@ -208,9 +208,9 @@ def _boxes(owner: UInt8[np.ndarray, "height width"], objects: list[tuple[int, in
 
 
 class Scenes(Dataset[UInt8[Tensor, "3 size size"]]):
-    """A split of drawn scenes: a map-style dataset of RGB images, with `labels` and `boxes` beside them.
+    """A split of drawn scenes: a map-style data set of RGB images, with `labels` and `boxes` for each.
 
-    Nothing is kept: each scene is drawn when asked for (about 3 ms at 96 px).
+    Nothing is stored. Each scene is drawn when it is asked for, in about 3 ms at 96 px.
     """
 
     def __init__(self, split: Split = "train", *, size: int = 96, seed: int = 0, count: int = 2000):

@@ -1,4 +1,4 @@
-"""Where the images come from: a folder, a list of paths, a glob, one file, or a data set in Python.
+"""Where images come from: a folder, a list of paths, a glob, one file, or a data set in Python.
 
 Each becomes an `ImageSource`: numbered images that are read one at a time.
 """
@@ -46,29 +46,26 @@ class ImageSource(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What the user knows the image by: unique, and the same in every run."""
+        """The image's name for the user. It is unique, and the same in every run."""
 
     def key(self, index: int) -> bytes | None:
-        """All that the pixels of the image follow from: as long as it is the same, they are. None: nobody can tell."""
+        """Cache key: equal keys imply equal pixels. None if that cannot be guaranteed."""
         return None
 
     def notes(self) -> tuple[str, ...]:
-        """What the user should hear before the images are used, a line each: which files were left out and why."""
+        """Lines to show before the images are used: which files were left out, and why."""
         return ()
 
     def check(self) -> None:  # noqa: B027 (files are checked when they are found)
-        """Look at a few images before a run, where it would say of every one the same.
+        """Look at a few items before a run, which would otherwise reject every one for the same reason.
 
         Raises:
-            UserError: what they are instead, and what is needed.
+            UserError: what the items are, and what is needed instead.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """The same for the same images in the same order, wherever their folder lies; other images have another.
-
-        Names are compared, not contents.
-        """
+        """Equal for the same images in the same order, wherever their folder lies. It covers names, not contents."""
 
 
 def open_source(
@@ -82,17 +79,17 @@ def open_source(
     """The images of `data`.
 
     Args:
-        data: a folder; a text file with a path per line (relative to the file's own folder; empty lines
-            and lines that begin with # are skipped); a glob, in which ** stands for any folders; one image
-            file; or a map-style data set whose items are images (Pillow; numpy "height width channels";
-            tensor "channels height width"; uint8, uint16 or floats in 0 to 1), or tuples that begin with
-            one, or mappings with one under "image".
+        data: one of these. A folder. A text file with a path on each line, relative to the file's own folder; empty
+            lines and lines that begin with # are skipped. A glob, in which ** stands for any folders. One image file.
+            A map-style data set whose items are images, tuples that begin with one, or mappings with one under "image".
+            Such an image is Pillow's, a numpy array "height width channels" or a tensor "channels height width", of
+            uint8, uint16 or floats in 0 to 1.
         channels: of every image that is read.
-        tile: read square tiles of this many pixels instead of whole images. The tiles cover the image;
-            the last of a row or column is moved inwards so that all have full size, and an image that is
-            smaller along an axis has one tile there, as long as the image. Listing then reads every header.
-        least_side: a large JPEG may be read smaller, as long as its shorter side keeps this many pixels (`decode`).
-        max_pixels: files of larger images are refused (`decode`).
+        tile: read square tiles with this side in pixels instead of whole images. The tiles cover the image. The last
+            one of a row or column is moved inwards, so that all have full size. Where an image is smaller than a tile,
+            the tile is as long as the image. Opening the source then reads the header of every file.
+        least_side: images may be read smaller, as long as the shorter side keeps this many pixels (`decode`).
+        max_pixels: larger images are refused (`decode`).
 
     Raises:
         UserError: there is nothing there, or nothing that could be an image.
@@ -109,7 +106,7 @@ def open_source(
 
 
 class FileSource(ImageSource):
-    """A file, an image."""
+    """Each file is an image."""
 
     def __init__(
         self, found: Found, channels: int, least_side: int | None = None, max_pixels: int = MAX_PIXELS
@@ -146,7 +143,7 @@ class FileSource(ImageSource):
 
 
 class TileSource(ImageSource):
-    """A tile of a file, an image. Named ``PATH#xywh=LEFT,TOP,WIDTH,HEIGHT`` (W3C media fragments)."""
+    """Each tile of a file is an image, named ``PATH#xywh=LEFT,TOP,WIDTH,HEIGHT`` (W3C media fragments)."""
 
     def __init__(self, files: FileSource, tile: int) -> None:
         if tile < 1:
@@ -154,7 +151,8 @@ class TileSource(ImageSource):
         self.files = files
         self.channels = files.channels
         self.tile = tile
-        with warnings.catch_warnings(), ThreadPoolExecutor(16) as pool:  # threads: a network file system is slow
+        # Threads, because a network file system is slow.
+        with warnings.catch_warnings(), ThreadPoolExecutor(16) as pool:
             warnings.simplefilter("ignore")
             sizes = np.fromiter(
                 itertools.chain.from_iterable(pool.map(self._size, range(len(files)), chunksize=64)), np.int64
@@ -167,7 +165,7 @@ class TileSource(ImageSource):
         try:
             return measure(self.files.paths[index], self.files.channels)
         except BadImage:
-            return 0, 0  # one item, so that reading it says what is wrong
+            return 0, 0  # it counts as one tile, so that reading it reports the reason
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -208,7 +206,7 @@ class TileSource(ImageSource):
 
 
 class DatasetSource(ImageSource):
-    """An item of a map-style data set, or of what serves as one, an image."""
+    """Each item of a map-style data set, or of an array or list, is an image."""
 
     def __init__(self, dataset: Any, channels: int) -> None:
         check_data_set(dataset)
@@ -221,7 +219,7 @@ class DatasetSource(ImageSource):
     def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
         try:
             item = self.dataset[index]
-        except Exception as error:  # whatever someone else's data set raises on a file that it cannot read
+        except Exception as error:  # the user's data set may raise anything
             raise BadImage(f"{type(error).__name__}: {shown(error)}") from error
         return image_of(item, self.channels)
 

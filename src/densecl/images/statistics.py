@@ -1,4 +1,4 @@
-"""The mean and the standard deviation of each channel, for images that ImageNet's do not fit."""
+"""What is measured on the images before a run: the mean and standard deviation of their channels, and their offset."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import math
 
 import numpy as np
 import torch
+from jaxtyping import Float64, Shaped
+from torch import Tensor
 
 from densecl.errors import UserError
 from densecl.images.decode import BadImage
 from densecl.images.sources import ImageSource
 from densecl.names import shown
+from densecl.normalization import Normalization
 
-#: Pixels of one image that are looked at: enough for its share of the mean.
+#: About this many pixels of an image are measured, evenly spread. More would change the result very little.
 PIXELS = 65_536
 
 
-def measure_mean_std(source: ImageSource, seed: int, images: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, on the scale where the type's range is 0 to 1.
+def measure_mean_std(source: ImageSource, seed: int, images: int = 512) -> Normalization:
+    """Mean and standard deviation of each channel, on the 0-1 scale of the images' type.
 
-    Measured over `images` images drawn by `seed` (all of a smaller source), each weighing the same.
-    A channel that never changes gets 1 as its deviation, so that dividing by it is safe.
+    Measured on `images` images drawn by `seed` (or all, if there are fewer), all with the same weight. A channel that
+    never changes gets a standard deviation of 1, so that dividing by it is safe.
 
     Raises:
-        UserError: none of them can be read.
+        UserError: none of the images can be read.
     """
     order = np.random.default_rng(seed).permutation(len(source))[:images]
     means, squares, reason = [], [], ""
@@ -33,8 +36,7 @@ def measure_mean_std(source: ImageSource, seed: int, images: int = 512) -> tuple
         except BadImage as error:
             reason = reason or f"{shown(source.name(index))}: {error}"
             continue
-        step = max(1, math.isqrt(pixels[0].numel() // PIXELS))
-        values = pixels[:, ::step, ::step].to(torch.float64).flatten(1) / torch.iinfo(pixels.dtype).max
+        values = _thinned(pixels).flatten(1) / torch.iinfo(pixels.dtype).max
         means.append(values.mean(dim=1))
         squares.append(values.square().mean(dim=1))
     if not means:
@@ -42,25 +44,32 @@ def measure_mean_std(source: ImageSource, seed: int, images: int = 512) -> tuple
     mean = torch.stack(means).mean(dim=0)
     variance = torch.stack(squares).mean(dim=0) - mean.square()
     std = torch.where(variance > 1e-12, variance.clamp(min=0).sqrt(), 1.0)
-    return tuple(mean.tolist()), tuple(std.tolist())
+    return Normalization(tuple(mean.tolist()), tuple(std.tolist()))
 
 
 def measure_offset(source: ImageSource, images: int = 8) -> tuple[float, bool]:
-    """How far from 0 the values of an image lie, in their own standard deviations, and whether they have sixteen bits.
+    """How far the values of an image lie from 0, in their own standard deviations; and whether they have sixteen bits.
 
-    The median over some images between the first and the last, those left out that cannot be read or are of a single
-    color. Ordinary photographs have about 2. Sixteen bits: most of the images have.
+    The distance is the median over a few images, spread evenly over the source. Images that cannot be read or have a
+    single color are skipped. Ordinary photographs have about 2. "Sixteen bits" means that most of the images have.
+
+    The images are not those of `measure_mean_std`: that one draws hundreds, and only where nobody knows the mean.
     """
     offsets, deep = [], 0
     for index in np.linspace(0, len(source) - 1, min(images, len(source)), dtype=int).tolist():
         try:
             pixels = source.read(index)
-        except BadImage:  # left to the run, which counts them
+        except BadImage:  # the run will count them
             continue
-        step = max(1, math.isqrt(pixels[0].numel() // PIXELS))
-        values = pixels[:, ::step, ::step].to(torch.float64)
+        values = _thinned(pixels)
         spread = values.std(dim=(1, 2), correction=0).mean()
         if spread > 0:
             offsets.append(float(values.mean() / spread))
             deep += pixels.dtype == torch.uint16
     return (float(np.median(offsets)), 2 * deep > len(offsets)) if offsets else (0.0, False)
+
+
+def _thinned(pixels: Shaped[Tensor, "channels _ _"]) -> Float64[Tensor, "channels _ _"]:
+    """Every nth pixel of every nth row, about `PIXELS` in all."""
+    step = max(1, math.isqrt(pixels[0].numel() // PIXELS))
+    return pixels[:, ::step, ::step].to(torch.float64)

@@ -19,7 +19,10 @@ from rich.console import Console
 
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.config.recipe import Resolved
-from densecl.images.loader import CropPairDataset, LocalCrops, Quarantine, StepSampler, make_loader
+from densecl.images.loader import make_loader
+from densecl.images.pairs import CropPairDataset, LocalCrops
+from densecl.images.quarantine import Quarantine
+from densecl.images.sampler import StepSampler
 from densecl.interrupts import Interrupts
 from densecl.training.build import Parts
 from densecl.training.environment import Placed

@@ -10,7 +10,8 @@ from lightning.fabric.utilities import move_data_to_device
 
 from densecl.augment import augment
 from densecl.borrowed import evaluating
-from densecl.images.loader import BadRecord, CropPairDataset, collate
+from densecl.images.batch import collate
+from densecl.images.pairs import BadRecord, CropPairDataset
 from densecl.model import Backbone
 from densecl.model.correspondence import correspondence
 from densecl.normalization import Normalization
@@ -66,7 +67,7 @@ class FixedPairs:
                 self.record_bad(batch.bad)
                 crops = move_data_to_device((batch.pairs.first, batch.pairs.second), device)
                 first, second = (
-                    augment(crop, *self.normalization, shift_brightness=self.shift_brightness) for crop in crops
+                    augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops
                 )
                 query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
                 found = correspondence(query_features, key_features, first, second)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from densecl.augment import augment
-from densecl.images.loader import Batch
+from densecl.images.batch import Batch
 from densecl.model import DenseCL, Output
 from densecl.normalization import Normalization
 from densecl.training.optimizer import make_optimizer, regrouped
@@ -125,7 +125,7 @@ class DenseCLModule(pl.LightningModule):
         torch.manual_seed(step_seed(self.seed, number, self.global_rank))
         with torch.autocast(self.device.type, enabled=False):
             crops = (batch.pairs.first, batch.pairs.second, *batch.pairs.local)
-            views = [augment(crop, *self.normalization, shift_brightness=self.shift_brightness) for crop in crops]
+            views = [augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops]
         first, second, *local = (view._replace(pixels=self._laid_out(view.pixels)) for view in views)
         output: Output = self.model(first, second, local)
         # Kept on the device: to ask for the value in each step would stall a GPU.

@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from densecl.errors import UserError
-from densecl.images.loader import Batch, Quarantine
+from densecl.images.batch import Batch
+from densecl.images.quarantine import Quarantine
 from densecl.images.sources import ImageSource
 from densecl.interrupts import Interrupts
 from densecl.model import save_backbone

@@ -1,9 +1,9 @@
-"""From the bytes of one image file to a tensor of its pixels, or to the reason why not. A file a format.
+"""From an image file to a tensor of its pixels, or to the reason why not. Each format has a file here (see `table`).
 
-The content decides the format, never the file's name; metadata never decide about the picture. What a header promises
-is checked before anything of that size is allocated. Eight bits stay uint8, sixteen stay uint16.
+The content decides the format, not the file's name. Damaged metadata do not make an image unreadable. The size in a
+header is checked before that much memory is allocated. Eight bits stay uint8, sixteen stay uint16.
 
-What a file holds becomes what the run asks for:
+What a file holds is turned into the channels that the run asks for:
 
 ==========================  ======================================================================
 grayscale, 3 wanted         repeated
@@ -25,26 +25,27 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from jaxtyping import Shaped
 from PIL import Image
 from torch import Tensor
 
 from densecl.images.crops import resize
-from densecl.images.decode import bmp, heif, jpeg, npy, png, pnm, tiff, webp
 from densecl.images.decode.canvas import ORIENTATIONS, Region, Wanted
 from densecl.images.decode.limits import BYTES_PER_PIXEL, MAX_PIXELS, BadImage, NoBrightness, check_cost
 from densecl.images.decode.pillow import from_pillow
 from densecl.images.decode.pixels import from_array, to_channels
+from densecl.images.decode.table import EXTENSIONS, EXTENSIONS_OF_EXTRAS, FORMATS, KINDS, Format
 from densecl.images.formats import HEAD, kind_of
 
 __all__ = [
     "EXTENSIONS",
     "EXTENSIONS_OF_EXTRAS",
+    "KINDS",
     "MAX_PIXELS",
     "BadImage",
     "NoBrightness",
@@ -56,62 +57,9 @@ __all__ = [
     "to_channels",
 ]
 
-# Both libraries complain about odd files through logging, which without a handler prints to stderr.
+# Both libraries log complaints about odd files. Without a handler, logging would print them to stderr.
 for library in ("PIL", "tifffile"):
     logging.getLogger(library).addHandler(logging.NullHandler())
-
-
-class Format(NamedTuple):
-    """A kind of files that is read."""
-
-    name: str
-    marks: tuple[bytes, ...]  # one of these stands ...
-    place: int  # ... at this byte
-    extensions: tuple[str, ...]
-    read: Callable[[BinaryIO, Wanted], Tensor]
-    measure: Callable[[BinaryIO, int], tuple[int, int, int]]  # height, width and orientation, for so many channels
-
-
-FORMATS = (
-    Format(
-        "JPEG",
-        (b"\xff\xd8",),
-        0,
-        (".jpg", ".jpeg", ".jpe", ".jfif"),
-        jpeg.read,
-        lambda file, _: jpeg.measure(file),
-    ),
-    Format("PNG", (png.SIGNATURE,), 0, (".png",), png.read, lambda file, _: png.measure(file)),
-    Format("WebP", (b"WEBP",), 8, (".webp",), webp.read, lambda file, _: webp.measure(file)),
-    Format("BMP", (b"BM",), 0, (".bmp",), bmp.read, lambda file, _: bmp.measure(file)),
-    Format("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), 0, (".tif", ".tiff"), tiff.read, tiff.measure),
-    Format(
-        "PPM",
-        tuple(b"P%d%c" % (kind, gap) for kind in range(1, 7) for gap in b" \t\r\n#"),
-        0,
-        (".ppm", ".pgm", ".pbm", ".pnm"),
-        pnm.read,
-        lambda file, _: pnm.measure(file),
-    ),
-    Format(
-        "AVIF, HEIC",
-        (b"ftyp",),
-        4,
-        (*((".avif",) if heif.AVIF else ()), *((".heic", ".heif", ".hif") if heif.HEIC else ())),
-        heif.read,
-        lambda file, _: heif.measure(file),
-    ),
-    Format(".npy", (b"\x93NUMPY",), 0, (".npy",), npy.read, npy.measure),
-)
-
-#: What files of images are called, in small letters: all that this installation reads.
-EXTENSIONS = tuple(extension for format in FORMATS for extension in format.extensions)
-
-#: What others are called that would be read, and what it takes.
-EXTENSIONS_OF_EXTRAS = {
-    **({} if heif.AVIF else {".avif": "Pillow 11.3 or newer"}),
-    **({} if heif.HEIC else dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'densecl[heic]'")),
-}
 
 
 def decode(
@@ -123,26 +71,27 @@ def decode(
 ) -> Shaped[Tensor, "channels height width"]:
     """The pixels of an image file, upright, uint8 or uint16.
 
-    With a `region` only that part is returned, and of TIFF and of .npy only that part is read, so that `max_pixels`
-    then limits the part. The tensor's memory may be laid out channels last.
+    The tensor's memory may be laid out channels last. Decoding takes at most eight bytes of memory for each pixel of
+    `max_pixels`, plus 64 MiB, whatever the file holds.
 
-    With `least_side` a whole image comes a whole number of times smaller, as long as its shorter side keeps that many
-    pixels. A JPEG comes at a half, a quarter or an eighth, for which libjpeg does not compute the fine frequencies.
-
-    Decoding takes at most eight bytes of memory for each pixel of `max_pixels`, and 64 MiB, whatever the file. A limit
-    beyond the default also raises Pillow's own, for the whole process.
+    Args:
+        path: of the file. channels: that the image shall have. max_pixels: larger images are refused. A limit above the
+        default also raises Pillow's own, for the whole process. region: return only this part. TIFF and .npy then read
+        only this part, and `max_pixels` limits the part. least_side: divide height and width by a whole number, as long
+        as the shorter side keeps this many pixels. For
+            JPEG the divisor is 2, 4 or 8, because libjpeg then skips the fine frequencies. No effect with a region.
 
     Raises:
-        BadImage: the file cannot be read, is not an image, is damaged, is larger than `max_pixels`, or
-            its channels cannot be made `channels`.
+        BadImage: the file cannot be read, is no image, is damaged, is larger than `max_pixels`, or its channels cannot
+            be turned into `channels`.
     """
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     with _complaints_as_bad_image(), _open(path) as (file, size):
         format = _format(file)
-        if format.name not in ("TIFF", ".npy") and size > BYTES_PER_PIXEL * max_pixels:
+        if not format.in_parts and size > BYTES_PER_PIXEL * max_pixels:
             raise BadImage("the file is larger than any image that would be accepted")
-        pixels = format.read(file, Wanted(channels, max_pixels, region, least_side))
+        pixels = format.reader.read(file, Wanted(channels, max_pixels, region, least_side))
         return pixels if region is not None or least_side is None else _shrink(pixels, least_side, max_pixels)
 
 
@@ -153,21 +102,21 @@ def measure(path: Path | str, channels: int) -> tuple[int, int]:
         BadImage: the header cannot be read.
     """
     with _complaints_as_bad_image(), _open(path) as (file, _):
-        height, width, orientation = _format(file).measure(file, channels)
+        height, width, orientation = _format(file).reader.measure(file, channels)
     swapped, _ = ORIENTATIONS.get(orientation, ORIENTATIONS[1])
     return (width, height) if swapped else (height, width)
 
 
 @contextmanager
 def _complaints_as_bad_image() -> Iterator[None]:
-    """Turn whatever a decoder raises on a hostile file into `BadImage`, and keep its warnings off the terminal."""
+    """Turn whatever a decoder raises into `BadImage`, and keep its warnings off the terminal."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except BadImage:
         raise
-    except Image.UnidentifiedImageError as error:  # its own message holds an address, different in every run
+    except Image.UnidentifiedImageError as error:  # its message holds a memory address, different in every run
         raise BadImage("its header is damaged") from error
     except Image.DecompressionBombError as error:
         raise BadImage(f"more than {MAX_PIXELS} pixels: a decompression bomb?") from error
@@ -187,7 +136,7 @@ def _one_line(message: object) -> str:
 @contextmanager
 def _open(path: Path | str) -> Iterator[tuple[BinaryIO, int]]:
     """The file and its size."""
-    _check_kind(os.stat(path))  # to open a device may already do something
+    _check_kind(os.stat(path))  # before opening, because opening a device may have an effect
     with open(path, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         _check_kind(status)
@@ -199,7 +148,7 @@ def _open(path: Path | str) -> Iterator[tuple[BinaryIO, int]]:
 def _check_kind(status: os.stat_result) -> None:
     """
     Raises:
-        BadImage: it is no file that holds anything.
+        BadImage: it is a folder, a pipe, a socket or a device.
     """
     if stat.S_ISDIR(status.st_mode):
         raise BadImage("a folder, whatever its name says")
@@ -208,7 +157,7 @@ def _check_kind(status: os.stat_result) -> None:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """A named pipe, opened the ordinary way, would wait for its writer for ever."""
+    """Opening a named pipe in the ordinary way would wait for its writer without end."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -233,7 +182,7 @@ def _shrink(pixels: Shaped[Tensor, "channels _ _"], least_side: int, max_pixels:
     factor = min(height, width) // least_side
     if factor < 2:
         return pixels
-    # Deep ones are resized as floats, a channel at a time.
+    # Sixteen-bit images are resized as floats, a channel at a time.
     floats = 4 if pixels.element_size() == 2 else 0
     check_cost(height, width, max_pixels, per_pixel=len(pixels) * pixels.element_size() + floats)
     return resize(pixels, height // factor, width // factor)

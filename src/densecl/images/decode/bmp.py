@@ -1,4 +1,4 @@
-"""BMP: Pillow reads all of its kinds."""
+"""BMP, read by Pillow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from densecl.images.decode.canvas import Canvas, Wanted
 from densecl.images.decode.limits import BadImage, check_cost
 from densecl.images.decode.pillow import IN_PILLOW, paint
 
-#: Pillow undoes run lengths in Python, at about a microsecond each. A larger picture would take minutes.
+#: Pillow decodes run lengths in Python, about one each microsecond. A larger picture would take minutes.
 MAX_RUN_LENGTH_PIXELS = 16_000_000
 
 
@@ -30,7 +30,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         return paint(image, Canvas(image.height, image.width, wanted))
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation, from the header."""
     with Image.open(file, formats=("BMP",)) as image:
         return image.height, image.width, 1

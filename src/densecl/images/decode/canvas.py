@@ -1,7 +1,7 @@
-"""The image that is wanted, filled band by band: upright, in the right number of channels, never held twice.
+"""The image that is wanted, filled band by band: upright, with the wanted channels, and never in memory twice.
 
-A reader gives the rows of the image as they are stored. What an orientation, a region or another number of channels
-change is done to each band on its way to its place.
+A reader hands over the rows of the image as they are stored, a band at a time. Each band is then turned upright, cut to
+the region, and given the wanted number of channels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from densecl.images.crops import flip
 from densecl.images.decode.limits import MAX_PIXELS, BadImage
 from densecl.images.decode.pixels import to_channels, to_tensor
 
-#: How an orientation (EXIF tag 274) is undone: first rows and columns are swapped or not, then these axes mirrored.
+#: How each orientation (EXIF tag 274) is undone: whether rows and columns are swapped, and which axes then mirrored.
 ORIENTATIONS: dict[int, tuple[bool, tuple[int, ...]]] = {
     1: (False, ()),
     2: (False, (-1,)),
@@ -29,7 +29,7 @@ ORIENTATIONS: dict[int, tuple[bool, tuple[int, ...]]] = {
     8: (True, (-2,)),
 }
 
-#: Values of a band: what is converted at a time, so that no copy has the size of a large image.
+#: Values that are converted at a time. So no copy has the size of a large image.
 BAND = 2**23
 
 
@@ -43,7 +43,7 @@ class Region(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a reader is asked for."""
+    """What a reader shall return."""
 
     channels: int
     max_pixels: int = MAX_PIXELS
@@ -57,7 +57,7 @@ class Canvas:
     Args:
         height, width: of the image as it is stored.
         wanted: the channels, and the region if it is not the whole image.
-        orientation: EXIF's, 1 to 8; anything else counts as 1.
+        orientation: from EXIF, 1 to 8; anything else counts as 1.
 
     Raises:
         BadImage: the region does not lie within the image.
@@ -76,17 +76,17 @@ class Canvas:
             low, high = spans[axis]
             spans[axis] = upright[axis] - high, upright[axis] - low
         (top, bottom), (left, right) = reversed(spans) if self._swap else spans
-        #: The part of the stored image that is needed, and all that may be put.
+        #: The part of the stored image that is needed. Only this part may be put.
         self.part = Region(top, left, bottom, right)
         self._pixels: Tensor | None = None
         self._rows = 0  # put so far
 
     def bands(self, per_pixel: int = 1, multiple: int = 1) -> list[tuple[int, int]]:
-        """The part in bands, each its first row and the one after its last.
+        """The part as bands, each given by its first row and the row after its last.
 
         Args:
-            per_pixel: values that a pixel has.
-            multiple: the bands shall begin at multiples of this many rows of the file.
+            per_pixel: values of each pixel.
+            multiple: bands begin at multiples of this many rows of the stored image.
         """
         rows = BAND // max(1, per_pixel * (self.part.right - self.part.left))
         rows = max(1, rows // multiple) * multiple
@@ -96,10 +96,10 @@ class Canvas:
     def put(
         self, band: Shaped[np.ndarray, "bands rows width"], *, alpha: bool = False, premultiplied: bool = False
     ) -> None:
-        """The next rows of the part.
+        """Put the next rows of the part.
 
         Raises:
-            BadImage: its values or its number of bands cannot be used (`pixels.to_tensor`, `pixels.to_channels`).
+            BadImage: the values or the number of bands cannot be used (`pixels.to_tensor`, `pixels.to_channels`).
         """
         pixels = to_channels(to_tensor(band), self._channels, alpha=alpha, premultiplied=premultiplied)
         if self._swap:
@@ -118,6 +118,6 @@ class Canvas:
         self._rows += band.shape[1]
 
     def tensor(self) -> Shaped[Tensor, "channels height width"]:
-        """The image, once all rows are there; its memory may be laid out channels last, the fast way for resizing."""
+        """The image, once all rows are there. Its memory may be laid out channels last, which is faster to resize."""
         assert self._pixels is not None and self._rows == self.part.bottom - self.part.top
         return self._pixels

@@ -1,4 +1,4 @@
-"""AVIF, which Pillow reads, and HEIC, which it reads with the package pi-heif (``pip install 'densecl[heic]'``)."""
+"""AVIF, read by Pillow, and HEIC, read by Pillow with the package pi-heif (``pip install 'densecl[heic]'``)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,20 @@ from densecl.images.decode.pillow import orientation, paint
 AVIF = bool(features.check("avif"))
 HEIC = importlib.util.find_spec("pi_heif") is not None
 
-#: Bytes that decoding takes for a pixel: the decoder's planes and colors, what it hands over, and Pillow's picture.
+#: What of it this installation reads, by extension and as `formats.kind_of` names the files.
+EXTENSIONS = (*((".avif",) if AVIF else ()), *((".heic", ".heif", ".hif") if HEIC else ()))
+KINDS = (*(("an AVIF image",) if AVIF else ()), *(("a HEIC image",) if HEIC else ()))
+
+#: Extensions that this installation does not read, and what it takes to read them.
+MISSING = {
+    **({} if AVIF else {".avif": "Pillow 11.3 or newer"}),
+    **({} if HEIC else dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'densecl[heic]'")),
+}
+
+#: Bytes of memory for each pixel while decoding: the decoder's planes and colors, its output, and Pillow's picture.
 IN_DECODING = 20
 
-#: Brands of pictures that are coded as AVIF, and as HEIC.
+#: Brands (the names in a file's header) of AVIF and of HEIC pictures.
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
 
@@ -30,7 +40,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     """The picture, in eight bits a value.
 
     Raises:
-        BadImage, or what Pillow raises: it is damaged, too large, or what it takes is not installed.
+        BadImage, or what Pillow raises: it is damaged, too large, or a package for it is missing.
     """
     kind = _kind(file)
     with Image.open(file, formats=(kind,)) as image:
@@ -39,11 +49,11 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         return paint(image, Canvas(image.height, image.width, wanted, orientation(image.info.get("exif"))))
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation.
 
     Raises:
-        BadImage: what it takes is not installed.
+        BadImage: a package for it is missing.
     """
     with Image.open(file, formats=(_kind(file),)) as image:
         return image.height, image.width, orientation(image.info.get("exif"))
@@ -53,7 +63,7 @@ def _kind(file: BinaryIO) -> str:
     """The name of Pillow's reader.
 
     Raises:
-        BadImage: it is a film or the like, or what it takes is not installed.
+        BadImage: it is a film or the like, or a package for it is missing.
     """
     head = file.read(64)
     file.seek(0)

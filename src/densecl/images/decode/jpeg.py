@@ -1,8 +1,8 @@
-"""JPEG, from the segments that make the picture. The others cannot make it unreadable.
+"""JPEG. Only the segments of the picture are decoded, so damage in any other cannot make it unreadable.
 
-Pillow gets tables, frame and scans, with two more segments that say what the colors are. Metadata, stray bytes between
-segments and whatever follows the end (the second picture of an MPO, a phone's video) are left out. Of the metadata only
-the orientation is read.
+Pillow gets the tables, the frame, the scans, and the two segments that say what the colors are. Left out are metadata
+(apart from the orientation), stray bytes between segments, and whatever follows the end, such as the second picture of
+an MPO or a phone's video.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from densecl.images.decode.canvas import Canvas, Wanted
 from densecl.images.decode.limits import BadImage, check_cost
 from densecl.images.decode.pillow import orientation, paint
 
-#: A picture is refined in scans, each of which passes over all of it. Progressive files have about ten.
+#: Each scan passes over the whole picture and refines it. Progressive files have about ten.
 MAX_SCANS = 100
 
-#: Scans times pixels: a large picture may have fewer scans than a small one. (20 of the largest picture.)
+#: Limit of scans times pixels, so that a large picture may have fewer scans than a small one: 20 for the largest.
 MAX_SCANNED = 3_600_000_000
 
-#: Segments before the first scan: those of ordinary files are some dozens, with large metadata a few hundred.
+#: Segments before the first scan. Ordinary files have a few dozen; with large metadata, a few hundred.
 MAX_SEGMENTS = 10_000
 
-#: Bytes of EXIF metadata beyond which they are not read on; what is wanted stands at their beginning.
+#: Bytes of EXIF metadata that are read at most. The orientation stands near their beginning.
 MAX_EXIF = 2**20
 
-#: Bytes that the header of a file is read in, when only its size is wanted.
+#: Bytes that are read when only the size of the picture is wanted.
 HEADER = 2**18
 
-#: The frames that libjpeg-turbo decodes: baseline, extended and progressive, with Huffman or arithmetic coding.
+#: Frames that libjpeg-turbo decodes: baseline, extended and progressive, with Huffman or arithmetic coding.
 FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
 PROGRESSIVE = {0xC2, 0xCA}
 
 APP0, APP1, APP14, COMMENT = 0xE0, 0xE1, 0xEE, 0xFE
 START, END, SCAN = 0xD8, 0xD9, 0xDA
-ALONE = {*range(0xC0), *range(0xD0, 0xD8), START}  # markers without a segment, and what is none
+ALONE = {*range(0xC0), *range(0xD0, 0xD8), START}  # markers without a segment, and bytes that are no marker
 
-#: A marker among coded values, in which 255 is followed by 0, but for the marks to restart at.
+#: A marker among coded values. A 255 that is a value is followed by 0. Restart marks (D0 to D7) belong to the values.
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 
 class Header(NamedTuple):
     """What stands before the first scan."""
 
-    segments: list[bytes]  # those that the picture is made from
+    segments: list[bytes]  # of the picture
     height: int
     width: int
     components: int
@@ -60,7 +60,7 @@ class Header(NamedTuple):
 
 
 def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
-    """The picture; with `wanted.least_side` and no region at a half, a quarter or an eighth, if that is enough.
+    """The picture. With `wanted.least_side` and no region, at a half, a quarter or an eighth if that is large enough.
 
     Raises:
         BadImage, or what Pillow raises: it is damaged, of a kind that is not read, or too large.
@@ -72,7 +72,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     if wanted.region is None and wanted.least_side is not None:
         fitting = (scale for scale in (2, 4, 8) if min(height, width) // scale >= wanted.least_side)
         shrink = max(fitting, default=1)
-    # Pillow holds a pixel in 1 or 4 bytes. What comes in several scans is held as coefficients of 2 bytes besides.
+    # Pillow takes 1 or 4 bytes for a pixel. A picture in several scans also takes coefficients of 2 bytes.
     in_pillow = 1 if header.components == 1 else 4
     coefficients = 2 * header.components
     check_cost(
@@ -83,7 +83,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         beside=2 * len(data),
     )
     scans, end = _follow(data, header.scan, most=min(MAX_SCANS, MAX_SCANNED // (height * width)))
-    if scans > 1 and not header.progressive:  # a scan for each component
+    if scans > 1 and not header.progressive:  # it has a scan for each component
         per_pixel = in_pillow + wanted.channels + coefficients
         check_cost(height, width, wanted.max_pixels, per_pixel=per_pixel, beside=2 * len(data))
     picture = io.BytesIO(b"".join([*header.segments, memoryview(data)[header.scan : end]]))
@@ -94,8 +94,8 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         return paint(image, Canvas(image.height, image.width, wanted, header.orientation))
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
-    """Height, width and orientation, from as much of the file as they stand in.
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
+    """Height, width and orientation, from the beginning of the file if they stand there.
 
     Raises:
         BadImage: the header is damaged.
@@ -163,8 +163,8 @@ def _read_header(data: bytes) -> Header:
 def _follow(data: bytes, position: int, most: int) -> tuple[int, int]:
     """The number of scans, and where the picture ends.
 
-    libjpeg makes up what is missing, so a file that was written half and then padded would pass as an image with a gray
-    lower half. Hence the end has to be there; it cannot occur by chance among the coded values.
+    libjpeg fills in missing parts. A half-written file that was padded would pass as an image with a gray lower half.
+    So the end marker must be there. It cannot occur by chance among the coded values.
 
     Raises:
         BadImage: the end is missing, or there are more than `most` scans.
@@ -180,6 +180,6 @@ def _follow(data: bytes, position: int, most: int) -> tuple[int, int]:
         scans += marker == SCAN
         if scans > most:
             raise BadImage(f"a JPEG of more than {most} scans, where ten are usual: store it anew")
-        # What follows a marker has a length. An unknown one is a damaged value, or a number by chance.
+        # A known marker is followed by a length. An unknown one is a damaged value.
         known = marker in (0xC4, 0xCC, SCAN, 0xDB, 0xDC, 0xDD, COMMENT) or APP0 <= marker <= 0xEF
         position += 2 + (int.from_bytes(data[position + 2 : position + 4], "big") if known else 0)

@@ -1,34 +1,34 @@
-"""What one image may cost, and how a reader says that it may not."""
+"""How much memory one image may take, and the error for an image that cannot be used."""
 
 from __future__ import annotations
 
-#: Images of more pixels are refused. Pillow's own guard against decompression bombs stands at the same place.
+#: Images with more pixels are refused. Pillow's own guard against decompression bombs has the same limit.
 MAX_PIXELS = 178_956_970
 
-#: Bytes of memory that an image may take for each pixel that is allowed: the file as it is held, what the decoder works
-#: on, and the result. An image of the largest number of pixels may take this much a pixel, a smaller one more.
+#: Bytes of memory that an image may take for each *allowed* pixel: for the file, the decoder's work, and the result. So
+#: a small image may take more for each of its own pixels.
 BYTES_PER_PIXEL = 8
 
-#: Bytes that every image may take besides.
+#: Bytes that every image may take in addition.
 FREE_BYTES = 2**26
 
 
 class BadImage(Exception):
-    """An image that cannot be used; the message is the reason, in one short line."""
+    """An image that cannot be used. The message is the reason, in one short line."""
 
 
 class NoBrightness(BadImage):
-    """Its values are measured ones, such as metres: floats outside 0 to 1, or integers that are not uint8 or uint16."""
+    """Its values are measurements, such as meters: floats outside 0 to 1, or integers that are not uint8 or uint16."""
 
 
 def check_cost(height: int, width: int, max_pixels: int, *, per_pixel: int | float, beside: int = 0) -> None:
-    """Refuse an image before anything of its size is allocated.
+    """Refuse an image that is too large, before memory of its size is allocated.
 
     Args:
-        height, width: of what is to be decoded.
-        max_pixels: how many pixels an image may have; `BYTES_PER_PIXEL` times as many bytes are allowed.
-        per_pixel: bytes of memory that decoding and the result take for each pixel.
-        beside: bytes that do not follow from the number of pixels, such as those of the file.
+        height, width: of the part that will be decoded.
+        max_pixels: an image may have this many pixels, and take `BYTES_PER_PIXEL` times as many bytes.
+        per_pixel: bytes that decoding and the result take for each pixel.
+        beside: further bytes, such as those of the file.
 
     Raises:
         BadImage: it has no pixels, too many, or would take too many bytes.

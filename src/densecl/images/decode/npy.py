@@ -1,4 +1,4 @@
-"""Arrays as numpy saves them: with or without an axis of channels, which stands first or last."""
+"""Arrays as numpy saves them, with or without an axis of channels, which may be the first or the last."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from densecl.images.decode.canvas import Canvas, Wanted
 from densecl.images.decode.limits import BadImage, check_cost
 from densecl.images.decode.pixels import layout
 
-#: Bytes of a header. NumPy refuses longer ones too, but only once it has read them, 4 GB if a file says so.
+#: Limit for the bytes of a header. NumPy refuses longer ones only after it has read them, which may be 4 GB.
 MAX_HEADER = 10_000
 
-#: The orientation that swaps rows and columns, as an array in Fortran's order is stored.
+#: The orientation that swaps rows and columns: an array in Fortran's order is stored that way.
 SWAPPED = 5
 
 
 def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
-    """The array, or the region of it, of which only the rows are read.
+    """The array, or a region of it. Of a region only its rows are read.
 
     Raises:
-        BadImage: it is no image, or too large; Python objects are never loaded.
+        BadImage: it is no image, too large, or an array of Python objects, which are never loaded.
     """
     shape, fortran, dtype = read_header(file)
     place = file.tell()
     height, width, axis = layout(shape, wanted.channels)
-    # In Fortran's order the axes stand the other way round, and so do rows and columns.
+    # In Fortran's order the axes are reversed, and so rows and columns are swapped.
     stored, turned = (shape[::-1], SWAPPED) if fortran else (shape, 1)
     if fortran:
         height, width = width, height
@@ -42,7 +42,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     if place + math.prod(shape) * dtype.itemsize > os.fstat(file.fileno()).st_size:
         raise BadImage("truncated")
     for upper, lower in canvas.bands(per_pixel=1 if axis is None else stored[axis]):
-        # Mapped anew for each band: what was read of the file then no longer counts as memory of the process.
+        # Map the file again for each band. Otherwise the pages read so far would count as memory of the process.
         array = np.memmap(file, dtype, "r", place, stored)
         bands = array[None] if axis is None else np.moveaxis(array, axis, 0)
         canvas.put(bands[:, upper:lower, left:right])
@@ -60,10 +60,10 @@ def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and type; the file then stands at the first value.
+    """Shape, Fortran order and type. Afterwards the file stands at the first value.
 
     Raises:
-        BadImage, or what NumPy raises: it is damaged, or one of Python objects.
+        BadImage, or what NumPy raises: it is damaged, or an array of Python objects.
     """
     version = np.lib.format.read_magic(file)
     start = file.tell()

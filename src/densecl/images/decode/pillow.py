@@ -1,11 +1,10 @@
-"""What Pillow reads, and how its images become ours."""
+"""Images from Pillow, and the orientation in their metadata."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import struct
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -13,30 +12,30 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from densecl.images.decode.canvas import Canvas, Wanted
-from densecl.images.decode.limits import NoBrightness, check_cost
+from densecl.images.decode.limits import NoBrightness
 
-#: Bytes in which Pillow holds a pixel of each mode; of all others 4.
+#: Bytes that Pillow takes for a pixel of each mode; 4 for all others.
 IN_PILLOW = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
 
 
 def from_pillow(image: Image.Image, channels: int) -> Shaped[Tensor, "channels height width"]:
-    """An image from Pillow's; its EXIF orientation is undone.
+    """An image from one of Pillow's, turned upright.
 
     Raises:
         BadImage: its data are damaged or its channels cannot be made `channels`.
     """
-    # Of a TIFF Pillow undoes it itself, and of a PNG it would decode all to look for metadata behind the pixels.
+    # Pillow turns a TIFF itself. In a PNG it would decode all pixels to look for metadata behind them.
     behind = image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}
     orientation = 1
     if image.format != "TIFF" and not behind:
-        with contextlib.suppress(Exception):  # broken metadata do not make a broken image
+        with contextlib.suppress(Exception):  # broken metadata do not make the image unusable
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     image.load()
     return paint(image, Canvas(image.height, image.width, Wanted(channels), orientation))
 
 
 def paint(image: Image.Image, canvas: Canvas) -> Shaped[Tensor, "channels height width"]:
-    """The pixels of Pillow's image on a canvas of its size.
+    """The pixels of Pillow's image, put on a canvas of its size.
 
     Raises:
         BadImage: its data are damaged or its channels cannot be made those of the canvas.
@@ -51,25 +50,8 @@ def paint(image: Image.Image, canvas: Canvas) -> Shaped[Tensor, "channels height
     return canvas.tensor()
 
 
-def read_with_pillow(file: BinaryIO, wanted: Wanted, format: str) -> Shaped[Tensor, "channels height width"]:
-    """A file of one of Pillow's formats that needs nothing of its own.
-
-    Raises:
-        BadImage, or what Pillow raises: it is damaged, or too large.
-    """
-    with Image.open(file, formats=(format,)) as image:
-        check_cost(image.height, image.width, wanted.max_pixels, per_pixel=per_pixel(image, wanted.channels))
-        image.load()  # Pillow then turns a TIFF
-        return paint(image, Canvas(image.height, image.width, wanted))
-
-
-def per_pixel(image: Image.Image, channels: int) -> int:
-    """Bytes that an image takes for each pixel: Pillow's own, and the result."""
-    return IN_PILLOW.get(image.mode, 4) + channels * (2 if image.mode.startswith(("I", "F")) else 1)
-
-
 def orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
-    """EXIF's orientation, 1 where there is none or nobody can tell."""
+    """The orientation, from EXIF or else from XMP. 1 if there is none or it cannot be read."""
     if exif and (found := _in_exif(exif)) is not None:
         return found
     match = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp or b"")
@@ -77,13 +59,13 @@ def orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
 
 
 def _in_exif(exif: bytes) -> int | None:
-    """The orientation, read by hand: Pillow would read every entry, each of which may name all of the metadata."""
+    """The orientation, read by hand. Pillow would read every entry, each of which may refer to all the metadata."""
     start = re.match(rb"(?:Exif\0\0)*(?=II|MM)", exif)
     if start is None:
         return None
     data = exif[start.end() :]
     order = "<" if data.startswith(b"II") else ">"
-    with contextlib.suppress(struct.error, KeyError):  # broken metadata do not make a broken image
+    with contextlib.suppress(struct.error, KeyError):  # broken metadata do not make the image unusable
         (place,) = struct.unpack_from(order + "I", data, 4)
         (count,) = struct.unpack_from(order + "H", data, place)
         for entry in range(place + 2, place + 2 + 12 * count, 12):
@@ -94,7 +76,7 @@ def _in_exif(exif: bytes) -> int | None:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """In one of the modes whose values are those of the picture: gray, colors, either with opacity, or deep gray."""
+    """The image in a mode whose values are the picture's own: gray or colors, with or without opacity, or deep gray."""
     if image.mode == "P":
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("PA", "La", "RGBa"):

@@ -1,4 +1,4 @@
-"""The values of an image: which are taken, and how many channels they become."""
+"""The values of an image: which types are accepted, and how they become the wanted number of channels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ def to_channels(
 ) -> Shaped[Tensor, "channels height width"]:
     """The same image with the wanted number of channels, by the table at the top of `densecl.images.decode`.
 
-    With `alpha` the last band is the opacity; `premultiplied` says that the colors already carry it.
+    Args:
+        pixels: the image.
+        channels: that are wanted.
+        alpha: the last band is the opacity.
+        premultiplied: the colors are already multiplied by the opacity.
 
     Raises:
-        BadImage: the number of bands cannot be made `channels`.
+        BadImage: the number of bands cannot be turned into `channels`.
     """
     if len(pixels) == channels:
         return pixels
@@ -38,10 +42,10 @@ def to_channels(
 def from_array(
     array: np.ndarray, channels: int, *, channels_first: bool = False
 ) -> Shaped[Tensor, "channels height width"]:
-    """An image from an array: "height width", "height width channels" or "channels height width", copied.
+    """A copy of an array as an image: "height width", "height width channels" or "channels height width".
 
-    Which axis holds the channels is the one whose length is `channels` (or 1 or 3, which can be made
-    `channels`); where both could, the last, or the first with `channels_first`.
+    The axis of the channels is the one whose length is `channels` (or 1 or 3, if these can be turned into `channels`).
+    If both ends fit, it is the last axis, or with `channels_first` the first.
 
     Raises:
         BadImage: no axis fits, or the values are neither bool, uint8, uint16 nor floats in 0 to 1.
@@ -52,7 +56,7 @@ def from_array(
 
 
 def layout(shape: tuple[int, ...], channels: int, *, channels_first: bool = False) -> tuple[int, int, int | None]:
-    """Height, width and the axis of the channels of an array (None: it has none).
+    """Height, width and the axis of the channels of an array. The axis is None if there is none.
 
     Raises:
         BadImage: no axis fits.
@@ -69,7 +73,7 @@ def layout(shape: tuple[int, ...], channels: int, *, channels_first: bool = Fals
 
 
 def to_tensor(array: Shaped[np.ndarray, "bands height width"]) -> Shaped[Tensor, "bands height width"]:
-    """A copy as uint8 or uint16, channels last in memory (the fast way for resizing). Floats 0 to 1 become uint16.
+    """A copy as uint8 or uint16, channels last in memory, which is faster to resize. Floats 0 to 1 become uint16.
 
     Raises:
         NoBrightness: the values are neither bool, uint8, uint16 nor floats in 0 to 1.
@@ -86,12 +90,12 @@ def to_tensor(array: Shaped[np.ndarray, "bands height width"]) -> Shaped[Tensor,
     return torch.from_numpy(np.array(array.transpose(1, 2, 0), dtype, order="C")).permute(2, 0, 1)
 
 
-#: How values become ones that are taken.
+#: What the user can do with other values.
 _SCALE = "scale all images alike to float32, (x - LOW) / (HIGH - LOW), or to uint16"
 
 
 def _range(array: np.ndarray) -> str:
-    """Words on the values that were met, where they are numbers with an order."""
+    """The range of the values, for a message. Empty if they have no order."""
     if array.dtype.kind not in "iuf" or array.size == 0:
         return ""
     low, high = array.min(), array.max()

@@ -1,7 +1,8 @@
-"""PNG, from the chunks that make the picture. The others cannot make it unreadable.
+"""PNG. Only the chunks of the picture are decoded, so damage in any other cannot make it unreadable.
 
-Pillow gets header, palette, transparency and pixels. Texts, color profiles, the further frames of an animation and
-whatever follows the end are left out. Of the metadata only the orientation is read, where it stands before the pixels.
+Pillow gets the header, the palette, the transparency and the pixels. Left out are texts, color profiles, the further
+frames of an animation, and whatever follows the end. Of the metadata only the orientation is read, and only if it
+stands before the pixels.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from densecl.images.decode.pillow import orientation, paint
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
-#: More chunks than any writer makes of the largest picture that is read.
+#: No writer makes this many chunks, even for the largest picture that is read.
 MAX_CHUNKS = 1_000_000
 
-#: Bytes of metadata that are looked at.
+#: Longer chunks of metadata are not read.
 MAX_METADATA = 2**20
 
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6  # color types
@@ -40,17 +41,17 @@ class Header(NamedTuple):
     width: int
     bits: int
     color_type: int
-    key: tuple[int, ...]  # the gray or the color that is transparent, where there is one
+    key: tuple[int, ...]  # the gray or the color that is transparent; empty if there is none
     orientation: int
 
     @property
     def deep(self) -> bool:
-        """Whether Pillow would cut the values to eight bits."""
+        """Whether Pillow alone would cut the values to eight bits."""
         return self.bits == 16 and self.color_type in (RGB, GRAY_ALPHA, RGBA)
 
     @property
     def in_pillow(self) -> int:
-        """Bytes in which Pillow holds a pixel. (Of deep colors it makes two pictures, see `_deep_bands`.)"""
+        """Bytes that Pillow takes for a pixel. (Deep colors take two pictures, see `_deep_bands`.)"""
         if self.deep:
             return 4 if self.color_type == GRAY_ALPHA else 8
         if self.color_type in (GRAY, PALETTE):
@@ -59,7 +60,7 @@ class Header(NamedTuple):
 
 
 def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
-    """The picture; of an animation the one that viewers show which cannot play it.
+    """The picture. Of an animation, the one that viewers show if they cannot play it.
 
     Raises:
         BadImage, or what Pillow raises: it is damaged, or too large.
@@ -83,7 +84,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
             canvas.put(band, alpha=bool(header.key) or header.color_type in (GRAY_ALPHA, RGBA))
         return canvas.tensor()
     with Image.open(picture, formats=("PNG",)) as image:
-        if header.key and header.bits < 8:  # Pillow gives the grays of few bits as eight, but not this one
+        if header.key and header.bits < 8:  # Pillow scales grays of few bits to eight, but not the transparent one
             image.load()
             image = image.convert("L")
             image.info["transparency"] = header.key[0] * 255 // (2**header.bits - 1)
@@ -91,7 +92,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
 
 
 def without_metadata(file: BinaryIO | io.BytesIO) -> io.BytesIO:
-    """The file with nothing in it but the picture.
+    """The file without anything but the picture.
 
     Raises:
         BadImage: its header is damaged.
@@ -103,8 +104,8 @@ def without_metadata(file: BinaryIO | io.BytesIO) -> io.BytesIO:
     return picture
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
-    """Height, width and orientation, from what stands before the pixels.
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
+    """Height, width and orientation, from the chunks before the pixels.
 
     Raises:
         BadImage: the header is damaged.
@@ -114,7 +115,7 @@ def measure(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _read_header(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> Header:
-    """Reads up to the first pixels, and copies what belongs to the picture."""
+    """Read up to the first pixels, and copy the chunks of the picture into `picture`."""
     picture.write(file.read(len(SIGNATURE)))
     size, turned, key, palette = b"", 1, b"", b""
     for length, name in _chunks(file):
@@ -143,7 +144,7 @@ def _read_header(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> Header:
     if color_type == PALETTE and not palette:
         raise BadImage("a PNG of palette colors without the palette")
     content = key[8:-4]
-    # Transparency that does not fit the colors is passed over, as every viewer does.
+    # Transparency that does not fit the colors is ignored, as every viewer does.
     fits = len(content) == {GRAY: 2, RGB: 6}.get(color_type) or (color_type == PALETTE and 0 < len(content) <= 256)
     picture.write(size + (palette if color_type == PALETTE else b"") + (key if fits else b""))
     values = struct.unpack(f">{len(content) // 2}H", content) if fits and color_type in (GRAY, RGB) else ()
@@ -151,7 +152,7 @@ def _read_header(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> Header:
 
 
 def _copy_pixels(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> None:
-    """Pillow itself says so when some are missing."""
+    """Copy the pixels. If some are missing, Pillow will say so."""
     for length, name in _chunks(file):
         if name == b"IDAT":
             picture.write(length.to_bytes(4, "big") + name)
@@ -164,7 +165,7 @@ def _copy_pixels(file: BinaryIO | io.BytesIO, picture: io.BytesIO) -> None:
 
 
 def _chunks(file: BinaryIO | io.BytesIO) -> Iterator[tuple[int, bytes]]:
-    """Length and name of each; the file then stands at its content, and has to stand behind it for the next."""
+    """Length and name of each chunk. The file then stands at its content; the caller moves it behind the content."""
     for _ in range(MAX_CHUNKS):
         head = file.read(8)
         if len(head) < 8:
@@ -174,7 +175,7 @@ def _chunks(file: BinaryIO | io.BytesIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _exif(name: bytes, content: bytes) -> bytes | None:
-    """EXIF from a chunk of its own, or from a text as ImageMagick writes it: in hexadecimal, after three lines."""
+    """EXIF from its own chunk, or from a text as ImageMagick writes it: in hexadecimal, after three lines."""
     if name == b"eXIf":
         return content
     keyword, _, text = content.partition(b"\0")
@@ -191,9 +192,10 @@ def _exif(name: bytes, content: bytes) -> bytes | None:
 def _deep_bands(
     picture: io.BytesIO, header: Header, canvas: Canvas
 ) -> Iterator[UInt16[np.ndarray, "bands rows width"]]:
-    """Values of sixteen bits, of which Pillow would keep the first byte, and their opacity.
+    """Values of sixteen bits, and their opacity.
 
-    So it is made to keep every byte. (torchvision's decoder also does, but a damaged file can crash the process.)
+    Pillow would keep only the first byte of each value. Here it is told to unpack every byte. (torchvision's decoder
+    keeps sixteen bits, but a damaged file can crash the process.)
     """
     modes = {GRAY: ("I;16B",), GRAY_ALPHA: ("RGBA",), RGB: ("RGB;16B", "RGB;16L"), RGBA: ("RGBA;16B", "RGBA;16L")}
     images = [_unpacked(picture, mode) for mode in modes[header.color_type]]
@@ -202,7 +204,7 @@ def _deep_bands(
         first, *second = (np.asarray(image.crop((part.left, top, part.right, bottom))) for image in images)
         if header.color_type == GRAY:
             values = first[..., None]
-        elif header.color_type == GRAY_ALPHA:  # two values, the four bytes of which pass for RGBA
+        elif header.color_type == GRAY_ALPHA:  # gray and opacity: Pillow takes their four bytes for RGBA
             values = first.view(">u2")
         else:
             values = first * np.uint16(256) + second[0]

@@ -1,4 +1,4 @@
-"""PPM, PGM and PBM, binary or in digits, of any largest value."""
+"""PPM, PGM and PBM, binary or in digits, with any largest value."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from torch import Tensor
 from densecl.images.decode.canvas import Canvas, Wanted
 from densecl.images.decode.limits import BadImage, check_cost
 
-#: A header: the kind, then numbers, between which comments run from # to the end of the line.
+#: How a file may begin: its kind, then a blank or a comment.
+SIGNATURES = tuple(b"P%d%c" % (kind, gap) for kind in range(1, 7) for gap in b" \t\r\n#")
+
+#: A header: the kind, then numbers. Comments between them run from # to the end of the line.
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEADER = re.compile(rb"P([1-6])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})")
 _LARGEST = re.compile(_GAP + rb"(\d{1,5})")
 
-#: Bytes that a header may have, with its comments.
+#: Limit for the bytes of a header, with its comments.
 MAX_HEADER = 65536
 
 
 class Header(NamedTuple):
     """What stands before the pixels."""
 
-    kind: int  # 1 to 3 in digits, 4 to 6 binary: bits, grays, colors
+    kind: int  # bits, grays or colors: 1 to 3 in digits, 4 to 6 binary
     height: int
     width: int
     largest: int
@@ -33,12 +36,12 @@ class Header(NamedTuple):
 
     @property
     def bands(self) -> int:
-        """Values a pixel."""
+        """Values of each pixel."""
         return 3 if self.kind in (3, 6) else 1
 
 
 def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
-    """The picture: eight bits up to a largest value of 255, else sixteen.
+    """The picture, in eight bits if its largest value is at most 255, else in sixteen.
 
     Raises:
         BadImage: it is damaged, or too large.
@@ -46,7 +49,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     header = _read_header(file)
     deep = 2 if header.largest > 255 else 1
     in_digits = header.kind <= 3
-    # Digits are held as text, and as numbers of eight bytes.
+    # Digits are in memory as text and as numbers of eight bytes.
     per_pixel = wanted.channels * deep + (8 * header.bands if in_digits else 0)
     size = file.seek(0, 2)
     check_cost(header.height, header.width, wanted.max_pixels, per_pixel=per_pixel, beside=3 * size if in_digits else 0)
@@ -57,7 +60,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         values = rows[:, left:right]
         if values.max(initial=0) > header.largest:
             raise BadImage("a value above the largest that its header names")
-        if header.kind in (1, 4):  # ink
+        if header.kind in (1, 4):  # 1 is ink, so black
             values = 1 - values
         if header.largest != white:
             values = (values.astype(np.uint32) * white + header.largest // 2) // header.largest
@@ -65,7 +68,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     return canvas.tensor()
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation, from the header.
 
     Raises:
@@ -108,7 +111,7 @@ def _binary(file: BinaryIO, header: Header, canvas: Canvas) -> Iterator[Shaped[n
 def _in_digits(file: BinaryIO, header: Header, canvas: Canvas) -> Iterator[Shaped[np.ndarray, "rows width bands"]]:
     file.seek(header.pixels - 1)
     text = re.sub(rb"#[^\r\n]*", b"", file.read())
-    if header.kind == 1:  # here digits need no space between them
+    if header.kind == 1:  # its digits need no space between them
         values = np.frombuffer(re.sub(rb"\s+", b"", text), np.uint8) - np.uint8(ord("0"))
     else:
         if re.search(rb"[^\d\s]", text):

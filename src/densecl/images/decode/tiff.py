@@ -1,7 +1,7 @@
-"""TIFF, classic and big: the picture among the pages of a file, or the pages that are its channels.
+"""TIFF, classic and big: the page of a file that is the picture, or the pages that are its channels.
 
-tifffile reads grays, colors and any number of channels; Pillow palettes, CMYK, bilevel and odd compressions. Of a page
-in tiles or strips only those are read that are wanted.
+tifffile reads grays, colors and any number of channels. Pillow reads palettes, CMYK, bilevel and rare compressions. If
+a page consists of tiles or strips, only those of the wanted region are read.
 """
 
 from __future__ import annotations
@@ -26,33 +26,36 @@ from densecl.images.decode.jpeg import MAX_SCANS
 from densecl.images.decode.limits import BadImage, check_cost
 from densecl.images.decode.pillow import paint
 
-#: Compressions that tifffile undoes alone (none, deflate, PackBits), and those it undoes with imagecodecs
-#: (LZW, JPEG, deflate, PackBits, JPEG 2000, LZMA, Zstandard).
+#: How a file begins: classic and big, in either byte order.
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+#: Compressions that tifffile decodes alone (none, deflate, PackBits), and with imagecodecs (also LZW, JPEG, JPEG 2000,
+#: LZMA, Zstandard).
 DEFLATE, PACK_BITS, JPEG = {8, 32946}, 32773, 7
 ALONE = {1, PACK_BITS, *DEFLATE}
 WITH_IMAGECODECS = {*ALONE, 5, JPEG, 33003, 33005, 34712, 34925, 50000}
 IMAGECODECS = importlib.util.find_spec("imagecodecs") is not None
 
-#: Alone tifffile undoes PackBits in Python, which for a larger picture would take minutes.
+#: Without imagecodecs, tifffile decodes PackBits in Python. A larger picture would take minutes.
 MAX_PACK_BITS_PIXELS = 16_000_000
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, COLORS, INKS, YCBCR = 0, 1, 2, 5, 6  # photometric interpretations
 
-#: Pages that are looked at beyond as many as there are channels: small copies and masks of the picture.
+#: Pages that are looked at in addition to one for each channel. They may be small copies and masks of the picture.
 FURTHER_PAGES = 32
 
-#: Numbers in a table of the file, such as the places of the tiles. They are read at once, into 40 bytes each.
+#: Limit for the numbers in a table of the file, such as the places of the tiles. Each takes 40 bytes of memory.
 MAX_TABLE = 4_000_000
 
-#: Tiles or strips that are read for one image. Each takes some 50 microseconds besides its pixels.
+#: Limit for the tiles or strips of one image. Each costs about 50 microseconds in addition to its pixels.
 MAX_PARTS = 200_000
 
-#: Of a tile or strip, what is in memory at a time while it is decoded.
+#: Copies of a tile or strip that are in memory while it is decoded.
 COPIES = 4
 
 
 def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
-    """The picture, or the region of it.
+    """The picture, or a region of it.
 
     Raises:
         BadImage, or what tifffile and Pillow raise: it is damaged, of a kind that is not read, or too large.
@@ -73,7 +76,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
     file.seek(0)
     with Image.open(file, formats=("TIFF",)) as image:
         image.seek(index)
-        image.load()  # which turns it
+        image.load()  # Pillow turns it upright
         return paint(image, Canvas(image.height, image.width, wanted))
 
 
@@ -96,7 +99,7 @@ def _check_directories(file: BinaryIO, most: int) -> int:
     """The number of pages, counted up to one more than `most`.
 
     Raises:
-        BadImage: a directory holds a table too large to be read, or it is damaged.
+        BadImage: a directory holds too large a table, or is damaged.
     """
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
@@ -124,9 +127,9 @@ def _check_directories(file: BinaryIO, most: int) -> int:
 def _picture(
     tiff: tifffile.TiffFile, pages: int, channels: int
 ) -> tuple[int, tifffile.TiffPage, Sequence[tifffile.TiffPage]]:
-    """The place of the page that is the picture, the page, and all the pages that hold its channels.
+    """The number of the page that is the picture, that page, and all pages that hold its channels.
 
-    Some files begin with a small copy, and many hold some, or masks, among their pages.
+    Some files begin with a small copy of the picture, and many have copies or masks among their pages.
     """
     whole = []
     for index in range(min(pages, channels + FURTHER_PAGES)):
@@ -146,7 +149,7 @@ def _picture(
 
 
 def _plain(page: tifffile.TiffPage) -> bool:
-    """Whether tifffile reads the values as they are meant."""
+    """Whether tifffile gives the values of the picture itself, such as colors rather than places in a palette."""
     return (
         page.dtype is not None
         and page.imagedepth == 1
@@ -166,7 +169,7 @@ def _orientation(page: tifffile.TiffPage) -> int:
 
 
 def _planes_of_imagej(page: tifffile.TiffPage, channels: int) -> int:
-    """As many planes as there are channels, if ImageJ put so many behind one directory; else 1."""
+    """`channels`, if ImageJ stored that many planes behind one directory; else 1."""
     if channels > 1 and page.is_imagej and page.samplesperpixel == 1 and page.is_final:
         match = re.search(r"^images=(\d{1,9})$", page.description, re.MULTILINE)
         if match and int(match[1]) == channels:
@@ -208,7 +211,7 @@ def _read_plain(
 
 
 def _meant(band: Shaped[np.ndarray, "bands rows width"], photometric: int) -> Shaped[np.ndarray, "_ rows width"]:
-    """Grays and colors from what may be their opposites: 0 as white, or inks."""
+    """Grays and colors, also where 0 stands for white or the values are inks."""
     if photometric not in (WHITE_IS_ZERO, INKS) or band.dtype.kind not in "uf":
         return band
     white = np.iinfo(band.dtype).max if band.dtype.kind == "u" else 1
@@ -221,7 +224,7 @@ def _meant(band: Shaped[np.ndarray, "bands rows width"], photometric: int) -> Sh
 def _check_parts(page: tifffile.TiffPage, part: Region, tall: int, wide: int, planes: int) -> None:
     """
     Raises:
-        BadImage: the part of the image is in too many tiles or strips, or they have no size.
+        BadImage: the part lies in too many tiles or strips, or they have no size.
     """
     if tall < 1 or wide < 1:
         raise BadImage("a TIFF whose parts have no size")
@@ -234,12 +237,12 @@ def _check_parts(page: tifffile.TiffPage, part: Region, tall: int, wide: int, pl
 def _read_page(
     file: BinaryIO, page: tifffile.TiffPage, region: Region, imagej: int = 1
 ) -> Shaped[np.ndarray, "bands rows width"]:
-    """The region of one page, reading only the tiles or strips that it touches."""
+    """A region of one page. Only the tiles or strips that it touches are read."""
     planes, _, height, width, samples = page.shaped  # one of planes and samples is 1
     planes *= imagej
     assert page.dtype is not None  # for pyright
     top, left, bottom, right = region
-    if page.is_final:  # uncompressed and in one piece; mapped anew for each region, so that memory is given back
+    if page.is_final:  # uncompressed and in one piece. It is mapped again for each region, so that memory is freed
         dtype = page.dtype.newbyteorder(page.parent.byteorder)
         end = page.dataoffsets[0] + planes * height * width * samples * dtype.itemsize
         if end > os.fstat(file.fileno()).st_size:
@@ -254,7 +257,7 @@ def _read_page(
         for plane, row, column in itertools.product(range(planes), rows, columns):
             index = (plane * -(-height // tall) + row) * -(-width // wide) + column
             segment = _read_segment(file, page, index, tall * wide * samples * page.dtype.itemsize)
-            if segment is None:  # left out by the writer: zeros
+            if segment is None:  # the writer left it out: zeros
                 continue
             y, x = row * tall, column * wide
             inner = segment[0, max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
@@ -282,7 +285,7 @@ def _read_segment(file: BinaryIO, page: tifffile.TiffPage, index: int, size: int
 
 
 def _inflates_beyond(data: bytes, size: int) -> bool:
-    """tifffile alone would inflate without a limit."""
+    """Whether the data are larger than `size` once inflated. tifffile alone would inflate them without a limit."""
     inflater, length = zlib.decompressobj(), 0
     while data and not inflater.eof:
         length += len(inflater.decompress(data, min(2**20, size + 1 - length)))

@@ -1,7 +1,7 @@
-"""WebP, from the chunks that make the picture. The others cannot make it unreadable.
+"""WebP. Only the chunks of the picture are decoded, so damage in any other cannot make it unreadable.
 
-Pillow gets the pixels, their opacity, and of an animation the first frame. Metadata and what follows the end are left
-out, except that the orientation is read.
+Pillow gets the pixels, their opacity, and the first frame of an animation. Left out are metadata (apart from the
+orientation), and whatever follows the end.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from densecl.images.decode.canvas import Canvas, Wanted
 from densecl.images.decode.limits import BadImage, check_cost
 from densecl.images.decode.pillow import orientation, paint
 
-#: Bytes that decoding takes for a pixel: libwebp's two canvases, its work, what it hands over, and Pillow's picture.
+#: Bytes of memory for each pixel while decoding: libwebp's two canvases, its work, its output, and Pillow's picture.
 IN_DECODING = 20
 
-#: Of the flags in the extended header those of opacity and animation.
+#: The flags of opacity and animation in the extended header.
 FLAGS = 0x12
 
-#: More chunks than a picture has, with all its metadata.
+#: No picture has this many chunks, even with all its metadata.
 MAX_CHUNKS = 10_000
 
 
 def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height width"]:
-    """The picture; of an animation the first.
+    """The picture. Of an animation, the first.
 
     Raises:
         BadImage, or what Pillow raises: it is damaged, or too large.
@@ -44,7 +44,7 @@ def read(file: BinaryIO, wanted: Wanted) -> Shaped[Tensor, "channels height widt
         return paint(image, Canvas(image.height, image.width, wanted, turned))
 
 
-def measure(file: BinaryIO) -> tuple[int, int, int]:
+def measure(file: BinaryIO, channels: int) -> tuple[int, int, int]:
     """Height, width and orientation.
 
     Raises:
@@ -55,10 +55,10 @@ def measure(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _picture(data: bytes) -> tuple[bytes, int]:
-    """The file without what does not belong to the picture, and the orientation.
+    """The file with nothing but the picture, and the orientation.
 
     Raises:
-        BadImage: it ends before its end, or in zeros.
+        BadImage: the file is truncated, or its end is zeros.
     """
     kept, exif, xmp = [], b"", b""
     whole = False
@@ -70,7 +70,7 @@ def _picture(data: bytes) -> tuple[bytes, int]:
             kept.append(chunk)
         elif name in (b"VP8 ", b"VP8L", b"ANMF") and not whole:
             whole = True
-            # A plain color ends in 6 % zeros.
+            # Even a plain color ends in zeros, which make up 6 % of it.
             zeros = len(content) // 8 + 64
             if len(content) >= zeros and content.count(0, -zeros) == zeros:
                 raise BadImage("truncated: the last part of the WebP is zeros")
@@ -86,7 +86,7 @@ def _picture(data: bytes) -> tuple[bytes, int]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and all of each chunk up to the end that the file itself gives."""
+    """Name and bytes of each chunk, up to the end that the file's header gives."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     position = 12
     for _ in range(MAX_CHUNKS):

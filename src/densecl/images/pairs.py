@@ -1,0 +1,124 @@
+"""Two random crops of an image. They depend on (seed, epoch, index) alone, so the number of workers changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from densecl.images.crops import draw_crop, take_crop
+from densecl.images.decode import BadImage
+from densecl.images.sources import ImageSource
+from densecl.images.streams import random_stream
+from densecl.views import Crop, CropPair, Photometrics
+
+#: Replacements tried for one bad image. If 5 % of the images are bad, all 16 are bad once in 10^21 samples.
+ATTEMPTS = 16
+
+
+class BadRecord(NamedTuple):
+    """An image that could not be used."""
+
+    name: str
+    reason: str
+    attempt: int  # 0 for the image that was asked for, n for its nth replacement
+
+
+class Sample(NamedTuple):
+    """Two views of one image, and the bad images that were tried before it."""
+
+    pair: CropPair | None  # None: no replacement could be used either
+    bad: tuple[BadRecord, ...]
+
+
+class LocalCrops(NamedTuple):
+    """The local crops of multi-crop: how many, their side in pixels, their area, and their colors."""
+
+    count: int
+    image_size: int
+    crop_scale: tuple[float, float]
+    draw_photometrics: Callable[[np.random.Generator], Photometrics]
+
+
+class CropPairDataset(Dataset[Sample]):
+    """Two random crops of each image, which is decoded once. Items are asked for by (epoch, index).
+
+    Args:
+        source: the images.
+        image_size: side of a view in pixels.
+        crop_scale: fraction of the image's area that a crop covers, smallest and largest.
+        flip_probability: fraction of views mirrored left to right.
+        draw_photometrics: draws the color changes of a view, which are applied later. Where workers are spawned
+            rather than forked it must be picklable: `functools.partial`, not a lambda.
+        seed: with epoch and index, fixes the sample.
+        local_crops: further local crops of each image. They are drawn last, so the pair is the same without them.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        image_size: int,
+        crop_scale: tuple[float, float],
+        flip_probability: float,
+        draw_photometrics: Callable[[np.random.Generator], Photometrics],
+        seed: int,
+        local_crops: LocalCrops | None = None,
+    ) -> None:
+        self.source = source
+        self.image_size = image_size
+        self.crop_scale = crop_scale
+        self.flip_probability = flip_probability
+        self.draw_photometrics = draw_photometrics
+        self.seed = seed
+        self.local_crops = local_crops
+        #: Called with an image's index before it is read, and with None afterwards.
+        self.on_read: Callable[[int | None], None] = _ignore
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        epoch, index = place
+        bad = []
+        used = index
+        for attempt in range(ATTEMPTS + 1):
+            if attempt > 0:
+                used = int(random_stream(self.seed, epoch, index, attempt).integers(len(self.source)))
+            self.on_read(used)
+            try:
+                image = self.source.read(used)
+            except BadImage as error:
+                bad.append(BadRecord(self.source.name(used), str(error), attempt))
+                continue
+            finally:
+                self.on_read(None)
+            rng = random_stream(self.seed, epoch, index)
+            large = self.image_size, self.crop_scale, self.draw_photometrics
+            first, second = (self._view(image, rng, *large) for _ in range(2))
+            local = ()
+            if self.local_crops is not None:
+                count, size, scale, draw = self.local_crops
+                local = tuple(self._view(image, rng, size, scale, draw) for _ in range(count))
+            return Sample(CropPair(first, second, torch.tensor(used), local), tuple(bad))
+        return Sample(None, tuple(bad))
+
+    def _view(
+        self,
+        image: torch.Tensor,
+        rng: np.random.Generator,
+        size: int,
+        scale: tuple[float, float],
+        draw_photometrics: Callable[[np.random.Generator], Photometrics],
+    ) -> Crop:
+        box = draw_crop(rng, image.shape[1], image.shape[2], scale)
+        flipped = bool(rng.random() < self.flip_probability)
+        pixels = take_crop(image, box, flipped, size)
+        return Crop(pixels, box, torch.tensor(flipped), draw_photometrics(rng))
+
+
+def _ignore(index: int | None) -> None:
+    pass

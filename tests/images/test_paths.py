@@ -1,0 +1,21 @@
+"""Many paths in a few arrays."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from densecl.images import paths
+from densecl.images.paths import Strings, in_order
+
+
+@given(st.lists(st.binary(max_size=20), max_size=30))
+def test_strings_come_out_as_they_went_in(strings):
+    packed = Strings.pack(strings)
+    assert [packed.get(i) for i in range(len(strings))] == strings
+
+
+@given(st.sets(st.binary(min_size=1, max_size=8).filter(lambda name: b"\0" not in name)), st.integers(1, 5))
+def test_merging_sorts(strings, chunk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "CHUNK", chunk)
+        assert list(in_order(iter(strings))) == sorted(strings)
