@@ -17,8 +17,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from densecl.commands.evaluate import add_evaluate
+from densecl.commands.help import HelpInLines
 from densecl.errors import SharedError, UserError, nearest
-from densecl.evaluation.settings import TASKS, Settings
 from densecl.names import printable, shown
 from densecl.recipe import PAPER, Recipe, documentation, flag, setting_types
 from densecl.training.cores import allowed_cores, available_cores
@@ -103,12 +104,6 @@ def _demo(out: Path, seed: int) -> None:
     demo(out, seed=seed)
 
 
-def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -> None:
-    from densecl.evaluation.compare import evaluate
-
-    evaluate(weights, task, data, **settings)
-
-
 # --- parsing --------------------------------------------------------------------------------------
 
 
@@ -116,11 +111,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that raises UserError instead of printing its usage and leaving."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
-            **options,
-        )
+        super().__init__(allow_abbrev=False, formatter_class=HelpInLines, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}. See '{self.prog} --help'.")
@@ -137,7 +128,7 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--version", action="version", version=f"densecl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_pretrain(commands)
-    _add_evaluate(commands)
+    add_evaluate(commands)
     _add_demo(commands)
 
     command = arguments[0] if arguments else None
@@ -233,121 +224,6 @@ def _shown(value: Any) -> str:
     if value is None:
         return "none"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser(
-        "evaluate",
-        help="compare what weights can do",
-        description="Judge several weights by the same protocol and show them side by side, in percent.",
-        epilog="What each task does, and the layouts of the data: docs/evaluate.md.",
-        usage="densecl evaluate WEIGHTS [WEIGHTS ...] --task TASK [TASK ...]\n"
-        "                        --data SOURCE [any setting]",
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.set_defaults(run=_evaluate)
-
-    def add(where: Any, name: str, text: str, **how: Any) -> None:
-        where.add_argument(name, help=text.replace("%", "%%"), **how)
-
-    what = parser.add_argument_group("what is compared")
-    add(
-        what,
-        "weights",
-        "Run folder, backbone.safetensors, 'random', 'imagenet', or another file of weights with --backbone.",
-        metavar="WEIGHTS",
-        nargs="+",
-    )
-    add(what, "--task", f"One or several of {', '.join(TASKS)}.", metavar="TASK", nargs="+", required=True)
-    add(
-        what,
-        "--data",
-        "Folder of images, labeled unless for correspondence; for neighbors a CSV, too.",
-        metavar="SOURCE",
-        required=True,
-    )
-    add(
-        what,
-        "--backbone",
-        "Of weights that do not say it (default: that of the first that do).",
-        metavar="NAME",
-    )
-    add(what, "--json", "File for every result (default: evaluation.json).", metavar="FILE")
-    how = parser.add_argument_group("the protocol")
-    add(how, "--seeds", f"How many; scores are means over them (default: {Settings.seeds}).", metavar="N", type=int)
-    add(how, "--first-seed", f"The first of these (default: {Settings.first_seed}).", metavar="N", type=int)
-    add(
-        how,
-        "--image-size",
-        "WIDTHxHEIGHT, or N for a square (default: the labeled images' own, in whole cells; views for"
-        " correspondence and images for neighbors: 128; the longer side of images for detection: 320).",
-        metavar="SIZE",
-        type=_image_size,
-    )
-    add(
-        how,
-        "--output-stride",
-        "Pixels per cell of the feature map (default: 16, or the backbone's own where it cannot be changed or for"
-        " detection).",
-        metavar="N",
-        type=int,
-    )
-    add(
-        how,
-        "--batch-size",
-        "Images at a time (default: 32; fine-tuned segmentation 16, detection 8).",
-        metavar="N",
-        type=int,
-    )
-    add(
-        how,
-        "--images",
-        "Pairs of views for correspondence (default: 256), images for neighbors (default: 2000).",
-        metavar="N",
-        type=int,
-    )
-    labels = parser.add_argument_group("labeled data")
-    add(
-        labels,
-        "--train-split",
-        f"Name, or a list file, of what is learned from (default: {Settings.train_split}).",
-        metavar="NAME",
-    )
-    add(labels, "--test-split", "... and of what is scored on (default: test, or else val or valid).", metavar="NAME")
-    add(labels, "--classes", "Labels are 0 to N-1 (default: as many as occur).", metavar="N", type=int)
-    add(
-        labels,
-        "--ignore",
-        "Labels of pixels that do not count; 255 never does.",
-        metavar="LABEL",
-        nargs="+",
-        type=int,
-    )
-    add(
-        labels,
-        "--also",
-        "Score the test images whose file names match apart as well, such as 'Seq05V*'.",
-        metavar="PATTERN",
-        nargs="+",
-    )
-    add(
-        labels,
-        "--label-fraction",
-        "Use this share of the training images, drawn by the seed (default: 1).",
-        metavar="X",
-        type=float,
-    )
-    training = parser.add_argument_group("training on the labels")
-    add(training, "--fine-tune", "Train the backbone too, for segmentation and detection.", action="store_true")
-    add(training, "--steps", "Of training (default: segmentation 300, detection 500).", metavar="N", type=int)
-    add(training, "--learning-rate", "AdamW's, at its highest (default: 0.0005).", metavar="X", type=float)
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT or one number, not '{text}'")
-    return int(sides[0]), int(sides[-1])
 
 
 def _add_demo(commands: Any) -> None:

@@ -6,8 +6,8 @@ import contextlib
 import io
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,40 +22,78 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from densecl.borrowed import copy_to_train, evaluating, seeded
 from densecl.errors import UserError
-from densecl.evaluation.boxed import Boxed
+from densecl.evaluation.boxed import Boxed, open_boxed, share_classes
 from densecl.evaluation.dense import device_of
 from densecl.evaluation.fine_tuning import LEARNING_RATE, descend, draw_batches
+from densecl.evaluation.results import ALL, Result
+from densecl.evaluation.splits import draw_labeled
+from densecl.evaluation.tasks.task import Context, Task, some_of
+from densecl.evaluation.weights import Weights
 from densecl.images.crops import flip
 from densecl.model.backbone import Backbone
+from densecl.normalization import Normalization
 
-#: Maps of a smaller stride are left out of the pyramid, as in the paper of feature pyramids.
+#: Maps of a smaller stride are left out of the pyramid, as in the paper on feature pyramids.
 LEAST_STRIDE = 4
 
-#: Half of the usual sizes of pyramid and head, and a quarter of the usual proposals: the usual ones are for COCO at
-#: 800 px, and would cost several times as much as a small backbone at the sizes that are affordable here.
+#: Half of the usual sizes of pyramid and head, and a quarter of the usual proposals. The usual ones are made for COCO
+#: at 800 px. At the sizes used here they would cost several times as much as a small backbone.
 PYRAMID_CHANNELS = 128
 HEAD_CHANNELS = 512
 PROPOSALS = 250
 SAMPLED_PROPOSALS = 128
 
-#: Sides of anchors in cells of their level, where 8 is usual: images are smaller here, and objects in them.
+#: Sides of the anchors, in cells of their level. 8 is usual, but images are smaller here, and so are their objects.
 ANCHOR_CELLS = 4
 
 
 class AveragePrecision(NamedTuple):
     """COCO's scores, in percent."""
 
-    ap: float  # mean over the overlaps 0.5, 0.55, ... 0.95 that a detection needs to be right
-    ap50: float  # at 0.5
-    ap75: float  # at 0.75
+    ap: float  # mean over the overlaps 0.5, 0.55, ... 0.95 from which on a detection counts as right
+    ap50: float  # at the overlap 0.5
+    ap75: float  # at the overlap 0.75
 
 
 class Detections(NamedTuple):
-    """What was found in an image."""
+    """What was detected in an image."""
 
     boxes: Float[Tensor, "objects 4"]
     labels: Int64[Tensor, "objects"]
     scores: Float[Tensor, "objects"]
+
+
+class DetectionTask(Task):
+    columns: ClassVar = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
+    usual_stride = None
+    always_trained = True
+    fine_tunes = True
+
+    def open(self, context: Context) -> None:
+        self.train, self.test = share_classes(
+            open_boxed(context.data, self.settings.train_split, channels=context.channels),
+            open_boxed(context.data, self.settings.test_split, channels=context.channels),
+        )
+        if unlearnable := self.test.occurring() - self.train.occurring():
+            missing = f"no training image has a {some_of(unlearnable)}"
+            context.note(f"{self.name}: {missing}, so nothing can find it: it scores 0")
+
+    def judge(self, weights: Weights, backbone: Backbone, seeds: Sequence[int]) -> Iterator[Result]:
+        settings = self.settings
+        given = settings.training() | ({"longer_side": max(settings.image_size)} if settings.image_size else {})
+        for seed in seeds:
+            scores = detection(
+                backbone,
+                self.train.take(draw_labeled(len(self.train), settings.label_fraction, seed)),
+                self.test,
+                classes=len(self.train.names),
+                normalization=weights.normalization,
+                fine_tune=settings.fine_tune,
+                seed=seed,
+                title=f"{weights.name}, seed {seed}: {self.name}",
+                **given,
+            )
+            yield Result(self.name, weights.name, seed, ALL, scores._asdict())
 
 
 def detection(
@@ -64,8 +102,7 @@ def detection(
     test: Sequence[Boxed],
     *,
     classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalization: Normalization,
     fine_tune: bool = False,
     longer_side: int = 320,
     steps: int = 500,
@@ -77,19 +114,18 @@ def detection(
     """Train a Faster R-CNN on `train` and score it on `test`.
 
     Args:
-        backbone: left as it was; its maps of different strides make the pyramid.
+        backbone: it is left as it was. Its maps of different strides make the pyramid.
         train: images and their objects.
         test: the same.
         classes: number of classes; labels are 1 to classes.
-        mean: of each channel, on the 0-1 scale, as the backbone was trained with.
-        std: of each channel, on the 0-1 scale.
-        fine_tune: train the backbone, too, its batch norm included; otherwise it stays as it is.
-        longer_side: that images are resized to, in pixels.
-        steps: of training.
+        normalization: the one that the backbone was trained with.
+        fine_tune: train the backbone, too, with its batch norm. Otherwise it is frozen.
+        longer_side: images are resized until their longer side has so many pixels.
+        steps: number of training steps.
         batch_size: images of a step.
-        learning_rate: AdamW's, at its highest.
-        seed: of the new layers, the order of the images, flips, and torchvision's sampling of proposals.
-        title: of the progress that is shown on stderr; None: nothing is shown.
+        learning_rate: AdamW's highest one.
+        seed: fixes the new layers, the order of the images, flips, and torchvision's sampling of proposals.
+        title: shown with the progress on stderr. None: no progress is shown.
 
     Raises:
         UserError: an empty set, no object to learn from or to find.
@@ -98,7 +134,7 @@ def detection(
         raise UserError("There is no object to learn from, or none to find.")
     device = device_of(backbone)
     with seeded(seed, device):
-        model = build_detector(copy_to_train(backbone), classes, mean, std, longer_side, fine_tune).to(device)
+        model = build_detector(copy_to_train(backbone), classes, normalization, longer_side, fine_tune).to(device)
         generator = torch.Generator().manual_seed(seed)
         batches = draw_batches(len(train), batch_size, steps, generator)
 
@@ -125,7 +161,7 @@ def _flipped(item: Boxed) -> tuple[Tensor, Tensor]:
 
 
 def _unit(image: Tensor, longer_side: int) -> Float[Tensor, "channels height width"]:
-    """The image on the 0-1 scale, its longer side of the wanted length."""
+    """The image on the 0-1 scale, resized to the longer side."""
     ratio = longer_side / max(image.shape[1:])
     size = [max(1, round(side * ratio)) for side in image.shape[1:]]
     pixels = image[None].float() / torch.iinfo(image.dtype).max
@@ -147,7 +183,7 @@ def _detect(model: nn.Module, test: Sequence[Boxed], longer_side: int, batch_siz
 
 
 class Pyramid(nn.Module):
-    """The backbone's maps, the last of each stride, and torchvision's feature pyramid over them."""
+    """Torchvision's feature pyramid over the backbone's maps. Of several maps of one stride, the last is taken."""
 
     def __init__(self, backbone: Backbone, fine_tune: bool) -> None:
         super().__init__()
@@ -166,10 +202,10 @@ class Pyramid(nn.Module):
         self.strides = [strides[level] for level in self.levels]
         channels = [kinds[level].channels for level in self.levels]
         self.fpn = FeaturePyramidNetwork(channels, PYRAMID_CHANNELS, extra_blocks=LastLevelMaxPool())
-        self.out_channels = PYRAMID_CHANNELS  # torchvision asks for it
+        self.out_channels = PYRAMID_CHANNELS  # torchvision reads this attribute
 
     def train(self, mode: bool = True) -> Pyramid:
-        """Leaves a frozen backbone in evaluation mode."""
+        """Keeps a frozen backbone in evaluation mode."""
         super().train(mode)
         self.backbone.train(mode and self.fine_tune)
         return self
@@ -179,15 +215,15 @@ class Pyramid(nn.Module):
             try:
                 maps = self.backbone.maps(pixels)
             except Exception:
-                self.backbone.grid_at(*pixels.shape[2:])  # raises if the size is to blame, and says so
+                self.backbone.grid_at(*pixels.shape[2:])  # raises with a better message if the size is to blame
                 raise
         return self.fpn(OrderedDict((str(level), maps[level]) for level in self.levels))
 
 
 def build_detector(
-    backbone: Backbone, classes: int, mean: Sequence[float], std: Sequence[float], longer_side: int, fine_tune: bool
+    backbone: Backbone, classes: int, normalization: Normalization, longer_side: int, fine_tune: bool
 ) -> FasterRCNN:
-    """A Faster R-CNN on the backbone, its new layers drawn from torch's global generator."""
+    """A Faster R-CNN on the backbone. Its new layers are drawn from torch's global generator."""
     pyramid = Pyramid(backbone, fine_tune)
     strides = [*pyramid.strides, 2 * pyramid.strides[-1]]  # the pooled level
     names = [str(level) for level in pyramid.levels]
@@ -202,8 +238,8 @@ def build_detector(
         box_predictor=FastRCNNPredictor(HEAD_CHANNELS, classes + 1),
         min_size=longer_side,
         max_size=longer_side,
-        image_mean=list(mean),
-        image_std=list(std),
+        image_mean=list(normalization.mean),
+        image_std=list(normalization.std),
         size_divisible=divisor,
         rpn_pre_nms_top_n_train=2 * PROPOSALS,
         rpn_pre_nms_top_n_test=2 * PROPOSALS,
@@ -214,7 +250,7 @@ def build_detector(
 
 
 def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], classes: int) -> AveragePrecision:
-    """COCO's average precision of the detections in each image, at most 100 an image."""
+    """COCO's average precision. Of each image, at most 100 detections count."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     images, annotations, detections = [], [], []
@@ -248,5 +284,5 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], class
 
 
 def _with_sides(boxes: Float[Tensor, "objects 4"]) -> list[list[float]]:
-    """COCO's x, y, width, height."""
+    """Boxes as COCO has them: x, y, width, height."""
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()

@@ -1,0 +1,1 @@
+"""The parts of the command line that have a file of their own."""
