@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.evaluation import labeled
+from densecl.evaluation import label_map
 from densecl.evaluation.files import visible
 from densecl.evaluation.labeled import LabeledFiles, check_classes, is_labeled, open_labeled, resize
 from densecl.images.listing import list_folder
@@ -266,10 +266,10 @@ def test_files_of_label_maps_that_cannot_be_read(folder: Path, monkeypatch: pyte
     os.mkfifo(folder / "labels.png")
     with pytest.raises(UserError, match="labels.png is no regular file"):
         files.survey()
-    monkeypatch.setattr(labeled, "MAX_PIXELS", 23)
+    monkeypatch.setattr(label_map, "MAX_PIXELS", 23)
     with pytest.raises(UserError, match="a_labels.png has more than 23 pixels"):
         open_labeled(folder, "train").survey()
-    monkeypatch.setattr(labeled, "MAX_BYTES", 10)
+    monkeypatch.setattr(label_map, "MAX_BYTES", 10)
     with pytest.raises(UserError, match="a_labels.png is too large"):
         open_labeled(folder, "train").survey()
 

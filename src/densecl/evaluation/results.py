@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.table import Table
@@ -44,6 +44,7 @@ class Summary(NamedTuple):
     count: int
 
 
+@runtime_checkable
 class Printed(Protocol):
     """What the printed table of a task needs to know."""
 

@@ -14,16 +14,17 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-import densecl.evaluation.detection
+import densecl.evaluation.tasks.detection
 from densecl.errors import UserError
 from densecl.evaluation.boxed import Boxed
 from densecl.evaluation.compare import evaluate
-from densecl.evaluation.detection import Detections, Pyramid, average_precision, detection
+from densecl.evaluation.tasks.detection import Detections, Pyramid, average_precision, detection
 from densecl.model.backbone import Backbone, create_backbone
+from densecl.normalization import Normalization
 from tests.evaluation.squares import squares, write_coco
 from tests.frozen import WatchedNorm, frozen_norm, modes
 
-STANDARD = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+STANDARD = {"normalization": Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))}
 
 
 def truth(images: int, objects: int, classes: int = 1, *, seed: int = 0) -> list[Boxed]:
@@ -141,7 +142,7 @@ def test_agrees_with_pycocotools(seed: int) -> None:
 def small_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the time."""
     for name, value in {"PYRAMID_CHANNELS": 32, "HEAD_CHANNELS": 64, "SAMPLED_PROPOSALS": 32, "PROPOSALS": 50}.items():
-        monkeypatch.setattr(densecl.evaluation.detection, name, value)
+        monkeypatch.setattr(densecl.evaluation.tasks.detection, name, value)
 
 
 @pytest.mark.usefixtures("small_head")

@@ -12,7 +12,7 @@ from densecl.evaluation.results import Result
 from densecl.evaluation.settings import BATCH_SIZE
 from densecl.evaluation.splits import LabeledSplits, draw_labeled, open_splits
 from densecl.evaluation.tasks.task import Context, Pass, Task
-from densecl.evaluation.weights import USUAL_STRIDE, Weights
+from densecl.evaluation.weights import Weights
 from densecl.model.backbone import Backbone
 
 
@@ -50,11 +50,8 @@ class ProbeTask(Task):
         return self._shared.judge(weights, backbone, seeds)
 
 
-class ProbePass:
+class ProbePass(Pass):
     """One pass over the training images and one over the test images, for all probes together."""
-
-    usual_stride = USUAL_STRIDE
-    trained = False
 
     def __init__(self, context: Context) -> None:
         self.settings = context.settings

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from densecl.evaluation.results import Result
 from densecl.evaluation.settings import Settings
@@ -46,25 +46,23 @@ class Context:
         return self._made[make]
 
 
-class Pass(Protocol):
+class Pass(ABC):
     """One way through the data. It scores one task, or several that share the features."""
 
-    @property
-    def usual_stride(self) -> int | None:
-        """The stride of the feature maps when the user asks for none. None: the backbone's own."""
-        ...
+    #: The stride of the feature maps when the user asks for none. None: the backbone's own.
+    usual_stride: ClassVar[int | None] = USUAL_STRIDE
 
     @property
     def trained(self) -> bool:
         """Whether something is trained step by step. Seeds then share nothing, and each is reported when it is done."""
-        ...
+        return False
 
+    @abstractmethod
     def judge(self, weights: Weights, backbone: Backbone, seeds: Sequence[int]) -> Iterator[Result]:
         """The scores of one backbone, which has these weights, for each of the seeds."""
-        ...
 
 
-class Task(ABC):
+class Task(Pass):
     """A question to a backbone. Making one opens its data, so that a mistake there is told before any work is done.
 
     Attributes:
@@ -74,9 +72,6 @@ class Task(ABC):
 
     #: The scores that the printed table shows, and their titles. The first is the one shown for parts of the test set.
     columns: ClassVar[Mapping[str, str]]
-
-    #: The stride of the feature maps when the user asks for none. None: the backbone's own.
-    usual_stride: ClassVar[int | None] = USUAL_STRIDE
 
     #: Whether something is always trained step by step, so that --steps and --learning-rate mean something.
     always_trained: ClassVar[bool] = False
@@ -96,10 +91,6 @@ class Task(ABC):
         Raises:
             UserError: it cannot be used, or a setting does not fit.
         """
-
-    @abstractmethod
-    def judge(self, weights: Weights, backbone: Backbone, seeds: Sequence[int]) -> Iterator[Result]:
-        """As `Pass.judge` has it."""
 
     @property
     def fine_tuned(self) -> bool:
