@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from rich.console import Console
 
-from densecl.evaluation.results import Result, Summary, summarize, write_results
+from densecl.errors import UserError
+from densecl.evaluation.results import Result, Summary, present, summarize, write_results
 from densecl.evaluation.settings import Settings
 
 
@@ -35,3 +40,35 @@ def test_the_file_is_strict_json(tmp_path: Path) -> None:
     assert content["results"][0]["scores"] == {"miou": 1.5, "iou_0": None}
     assert content["summary"][0]["scores"]["miou"] == {"mean": 1.5, "deviation": None, "count": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Shape:
+    """All that a printed table needs to know of a task."""
+
+    name = "shape"
+    title = "shape, drawn"
+    columns: ClassVar = {"round": "round", "hue": "shade\nof color"}
+
+
+def test_the_printed_table() -> None:
+    results = [
+        Result("shape", weights, seed, subset, {"round": value + seed, "hidden": 9.0, "hue": math.nan})
+        for weights, value in (("one", 40.0), ("other", 50.0))
+        for subset in ("all", "a*")
+        for seed in (0, 1)
+    ]
+    text = io.StringIO()
+    present(results, [Shape()], Console(file=text, width=100))
+    lines = [re.sub(r"[^\w±.*,-]+", " ", line).strip() for line in text.getvalue().splitlines()]
+    assert lines[0] == "shape, drawn, percent"
+    assert lines[2:4] == ["shade round of", "weights round of color a*"]
+    assert [line for line in lines if line.startswith(("one ", "other "))] == [
+        "one 40.5 ± 0.7 - 40.5 ± 0.7",
+        "other 50.5 ± 0.7 - 50.5 ± 0.7",
+    ]
+    assert "hidden" not in text.getvalue() and "9.0" not in text.getvalue()
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="json .*found.json cannot be written: No such file"):
+        write_results([], tmp_path / "gone/found.json", data="d", settings=Settings())

@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.table import Table
@@ -50,10 +50,8 @@ class Printed(Protocol):
 
     name: str
 
-    @property
-    def columns(self) -> Mapping[str, str]:
-        """The scores that are shown, and their titles. The first is also shown for parts of the test set."""
-        ...
+    #: The scores that are shown, and their titles. The first is also shown for parts of the test set.
+    columns: ClassVar[Mapping[str, str]]
 
     @property
     def title(self) -> str: ...
