@@ -30,13 +30,15 @@ def add_evaluate(commands: Any) -> None:
         nargs="+",
         help="Run folder, backbone.safetensors, 'random', 'imagenet', or another file of weights with --backbone.",
     )
-    tasks = "\n".join(f"{name}: {row.measures}" for name, row in TASKS.items())
+    tasks = "\n".join(
+        f"{name}: {row.measures}{f' (defaults: {row.defaults})' if row.defaults else ''}" for name, row in TASKS.items()
+    )
     what.add_argument("--task", metavar="TASK", nargs="+", required=True, help=f"One or several of:\n{tasks}")
     what.add_argument(
         "--data",
         metavar="SOURCE",
         required=True,
-        help="Folder of images, labeled unless for correspondence; for knn a CSV, too.",
+        help="Folder of images, with the labels that the task needs. For knn also a CSV file.",
     )
     what.add_argument(
         "--backbone", metavar="NAME", help="Of weights that do not say it (default: that of the first that do)."

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 
 
 class HelpInLines(argparse.HelpFormatter):
-    """Keeps the line breaks of a help text, so that each choice can begin a line. Wrapped lines are indented."""
+    """Keeps the line breaks of a help text, so that each choice can begin a line. Flags are never broken at a hyphen."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         first, *choices = text.split("\n")
-        lines = super()._split_lines(first, width)
+        lines = textwrap.wrap(first, width, break_on_hyphens=False)
         for choice in choices:
-            wrapped = super()._split_lines(choice, width - 2)
-            lines += [wrapped[0], *(f"  {line}" for line in wrapped[1:])]
+            lines += textwrap.wrap(choice, width, subsequent_indent="  ", break_on_hyphens=False)
         return lines

@@ -127,16 +127,13 @@ def draw_partition(groups: Sequence[Hashable], seed: int) -> Partition:
         members.setdefault(group, []).append(index)
     if len(members) < 2:
         raise UserError("There are not two images to compare, or all are of one group.")
-    drawn = [list(members.values())[place] for place in torch.randperm(len(members), generator=_seeded(seed)).tolist()]
+    order = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed))
+    drawn = [list(members.values())[place] for place in order.tolist()]
     ends = list(itertools.accumulate(map(len, drawn)))
     wanted = max(1, round(QUERIES * len(groups)))
     first = min(bisect.bisect_left(ends, wanted) + 1, len(drawn) - 1)
     query, support = (list(itertools.chain.from_iterable(some)) for some in (drawn[:first], drawn[first:]))
     return Partition(query, support)
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def open_classified(

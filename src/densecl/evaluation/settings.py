@@ -52,28 +52,25 @@ class Settings:
         None,
         _PROTOCOL,
         "SIZE",
-        "WIDTHxHEIGHT, or N for a square. Defaults:\n"
-        "labels of pixels: the images' own size, in whole cells\n"
-        "correspondence, knn: 128\n"
-        "detection: 320, for the longer side",
+        "WIDTHxHEIGHT, or N for a square (default: the task's, or the images' own size, in whole cells).",
     )
     output_stride: int | None = _setting(
         None,
         _PROTOCOL,
         "N",
-        "Pixels per cell of the feature map (default: 16, or the backbone's own where it cannot be changed or for"
-        " detection).",
+        "Pixels per cell of the feature map (default: 16, or the backbone's own where it cannot be changed or the task"
+        " says so).",
         least=1,
     )
     batch_size: int | None = _setting(
         None,
         _PROTOCOL,
         "N",
-        f"Images at a time (default: {BATCH_SIZE}; fine-tuned segmentation 16, detection 8).",
+        f"Images at a time (default: the task's, or {BATCH_SIZE}).",
         least=1,
     )
     images: int | None = _setting(
-        None, _PROTOCOL, "N", "Images for correspondence (default: 256) and knn (default: 2000).", least=1
+        None, _PROTOCOL, "N", "How many are used, by the tasks that have a default for it.", least=1
     )
     train_split: str = _setting(
         "train", _LABELS, "NAME", "Name, or a list file, of what is learned from (default: train)."
@@ -95,9 +92,7 @@ class Settings:
     fine_tune: bool = _setting(
         False, _TRAINING, None, "Train the backbone, too, for the tasks that say so. It is frozen otherwise."
     )
-    steps: int | None = _setting(
-        None, _TRAINING, "N", "Training steps (default: segmentation 300, detection 500).", least=1
-    )
+    steps: int | None = _setting(None, _TRAINING, "N", "Training steps (default: the task's).", least=1)
     learning_rate: float | None = _setting(None, _TRAINING, "X", "AdamW's highest learning rate (default: 0.0005).")
 
     def __post_init__(self) -> None:

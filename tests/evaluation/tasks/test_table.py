@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from densecl.errors import UserError
 from densecl.evaluation.compare import evaluate
 from densecl.evaluation.dense import LabeledMaps, label_fractions
 from densecl.evaluation.settings import Settings
-from densecl.evaluation.tasks import TASKS, Row, check_names, load
+from densecl.evaluation.tasks import TASKS, Row, check_names, correspondence, knn, load
+from densecl.evaluation.tasks.detection import detection
 from densecl.evaluation.tasks.probe import ProbePass, ProbeTask
 from densecl.evaluation.tasks.retrieval import MEMORY_CELLS, RetrievalTask
+from densecl.evaluation.tasks.segmentation import fine_tuned_segmentation
 from densecl.evaluation.tasks.task import Context, Task, some_of
 from densecl.evaluation.weights import open_weights
 from densecl.images.scenes import write_scenes
@@ -50,11 +53,30 @@ def test_each_row_leads_to_a_task(name: str) -> None:
 def test_the_help_says_what_each_task_measures(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert all(f"{name}: {row.measures}" in lines for name, row in TASKS.items())
+    for name, row in TASKS.items():
+        assert any(line.startswith(f"{name}: {row.measures}") for line in lines)
+
+
+def test_the_defaults_that_are_told_are_those() -> None:
+    def default(function: Callable, name: str) -> int:
+        return inspect.signature(function).parameters[name].default
+
+    for task, name, value in (
+        ("correspondence", "images", correspondence.PAIRS),
+        ("correspondence", "image-size", correspondence.VIEW_SIZE),
+        ("knn", "images", knn.IMAGES),
+        ("knn", "image-size", knn.IMAGE_SIZE),
+        ("segmentation", "steps", default(fine_tuned_segmentation, "steps")),
+        ("segmentation", "batch-size", default(fine_tuned_segmentation, "batch_size")),
+        ("detection", "image-size", default(detection, "longer_side")),
+        ("detection", "steps", default(detection, "steps")),
+        ("detection", "batch-size", default(detection, "batch_size")),
+    ):
+        assert re.search(rf"--{name} {value}\b", TASKS[task].defaults)
 
 
 @pytest.mark.parametrize("old", ["neighbors", "neighbours"])

@@ -19,13 +19,15 @@ class Row(NamedTuple):
     """What the command line knows of a task before anything of it is loaded."""
 
     home: str  # "module:class"
-    measures: str  # one or two lines of help
+    measures: str  # what it measures, in a line or two of help
+    defaults: str = ""  # the defaults that differ from task to task
 
 
 TASKS = {
     "correspondence": Row(
         "densecl.evaluation.tasks.correspondence:CorrespondenceTask",
         "how many cells find the same place in another view of the image; needs no labels",
+        "--images 256 --image-size 128",
     ),
     "retrieval": Row(
         "densecl.evaluation.tasks.retrieval:RetrievalTask",
@@ -33,7 +35,8 @@ TASKS = {
     ),
     "segmentation": Row(
         "densecl.evaluation.tasks.segmentation:SegmentationTask",
-        "mIoU of a linear classifier of cells; with --fine-tune of a head and the backbone, trained together",
+        "mIoU of a linear classifier of cells; with --fine-tune a head and the backbone are trained together",
+        "with --fine-tune --steps 300 --batch-size 16",
     ),
     "clustering": Row(
         "densecl.evaluation.tasks.clustering:ClusteringTask",
@@ -42,10 +45,12 @@ TASKS = {
     "knn": Row(
         "densecl.evaluation.tasks.knn:KnnTask",
         "accuracy of whole images' classes, voted on by the k nearest neighbors; nothing is trained",
+        "--images 2000 --image-size 128",
     ),
     "detection": Row(
         "densecl.evaluation.tasks.detection:DetectionTask",
         "average precision of a Faster R-CNN on the frozen backbone; with --fine-tune the backbone is trained, too",
+        "--image-size 320, for the longer side; --steps 500 --batch-size 8; the backbone's own stride",
     ),
 }
 
