@@ -7,7 +7,7 @@ import textwrap
 
 
 class HelpInLines(argparse.HelpFormatter):
-    """Keeps the line breaks of a help text, so that each choice can begin a line. Flags are never broken at a hyphen."""
+    """Keeps the line breaks of a help text, so that each choice can begin a line. Flags are never broken."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)

@@ -1,29 +1,21 @@
-"""Detection: torchvision's Faster R-CNN with a feature pyramid on the backbone, scored by COCO's average precision."""
+"""Detection: a Faster R-CNN on the backbone is trained, and scored by COCO's average precision."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from densecl.borrowed import copy_to_train, evaluating, seeded
 from densecl.errors import UserError
+from densecl.evaluation.average_precision import AveragePrecision, Detections, average_precision
 from densecl.evaluation.boxed import Boxed, open_boxed, share_classes
 from densecl.evaluation.dense import device_of
+from densecl.evaluation.detector import build_detector
 from densecl.evaluation.fine_tuning import LEARNING_RATE, descend, draw_batches
 from densecl.evaluation.results import ALL, Result
 from densecl.evaluation.splits import draw_labeled
@@ -32,35 +24,6 @@ from densecl.evaluation.weights import Weights
 from densecl.images.crops import flip
 from densecl.model.backbone import Backbone
 from densecl.normalization import Normalization
-
-#: Maps of a smaller stride are left out of the pyramid, as in the paper on feature pyramids.
-LEAST_STRIDE = 4
-
-#: Half of the usual sizes of pyramid and head, and a quarter of the usual proposals. The usual ones are made for COCO
-#: at 800 px. At the sizes used here they would cost several times as much as a small backbone.
-PYRAMID_CHANNELS = 128
-HEAD_CHANNELS = 512
-PROPOSALS = 250
-SAMPLED_PROPOSALS = 128
-
-#: Sides of the anchors, in cells of their level. 8 is usual, but images are smaller here, and so are their objects.
-ANCHOR_CELLS = 4
-
-
-class AveragePrecision(NamedTuple):
-    """COCO's scores, in percent."""
-
-    ap: float  # mean over the overlaps 0.5, 0.55, ... 0.95 from which on a detection counts as right
-    ap50: float  # at the overlap 0.5
-    ap75: float  # at the overlap 0.75
-
-
-class Detections(NamedTuple):
-    """What was detected in an image."""
-
-    boxes: Float[Tensor, "objects 4"]
-    labels: Int64[Tensor, "objects"]
-    scores: Float[Tensor, "objects"]
 
 
 class DetectionTask(Task):
@@ -180,109 +143,3 @@ def _detect(model: nn.Module, test: Sequence[Boxed], longer_side: int, batch_siz
                 boxes = output["boxes"].cpu() * (image.shape[2] / small.shape[2])
                 found.append(Detections(boxes, output["labels"].cpu(), output["scores"].cpu()))
     return found
-
-
-class Pyramid(nn.Module):
-    """Torchvision's feature pyramid over the backbone's maps. Of several maps of one stride, the last is taken."""
-
-    def __init__(self, backbone: Backbone, fine_tune: bool) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.fine_tune = fine_tune
-        backbone.requires_grad_(fine_tune)
-        if not fine_tune:
-            backbone.eval()
-        kinds = backbone.map_kinds()
-        strides = [kind.stride for kind in kinds]
-        self.levels = [
-            level
-            for level, stride in enumerate(strides)
-            if stride >= LEAST_STRIDE and stride not in strides[level + 1 :]
-        ]
-        self.strides = [strides[level] for level in self.levels]
-        channels = [kinds[level].channels for level in self.levels]
-        self.fpn = FeaturePyramidNetwork(channels, PYRAMID_CHANNELS, extra_blocks=LastLevelMaxPool())
-        self.out_channels = PYRAMID_CHANNELS  # torchvision reads this attribute
-
-    def train(self, mode: bool = True) -> Pyramid:
-        """Keeps a frozen backbone in evaluation mode."""
-        super().train(mode)
-        self.backbone.train(mode and self.fine_tune)
-        return self
-
-    def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
-        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
-            try:
-                maps = self.backbone.maps(pixels)
-            except Exception:
-                self.backbone.grid_at(*pixels.shape[2:])  # raises with a better message if the size is to blame
-                raise
-        return self.fpn(OrderedDict((str(level), maps[level]) for level in self.levels))
-
-
-def build_detector(
-    backbone: Backbone, classes: int, normalization: Normalization, longer_side: int, fine_tune: bool
-) -> FasterRCNN:
-    """A Faster R-CNN on the backbone. Its new layers are drawn from torch's global generator."""
-    pyramid = Pyramid(backbone, fine_tune)
-    strides = [*pyramid.strides, 2 * pyramid.strides[-1]]  # the pooled level
-    names = [str(level) for level in pyramid.levels]
-    divisor = math.lcm(32, *pyramid.strides)
-    return FasterRCNN(
-        pyramid,
-        rpn_anchor_generator=AnchorGenerator(
-            sizes=tuple((ANCHOR_CELLS * stride,) for stride in strides), aspect_ratios=((0.5, 1.0, 2.0),) * len(strides)
-        ),
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
-        box_head=TwoMLPHead(PYRAMID_CHANNELS * 49, HEAD_CHANNELS),
-        box_predictor=FastRCNNPredictor(HEAD_CHANNELS, classes + 1),
-        min_size=longer_side,
-        max_size=longer_side,
-        image_mean=list(normalization.mean),
-        image_std=list(normalization.std),
-        size_divisible=divisor,
-        rpn_pre_nms_top_n_train=2 * PROPOSALS,
-        rpn_pre_nms_top_n_test=2 * PROPOSALS,
-        rpn_post_nms_top_n_train=PROPOSALS,
-        rpn_post_nms_top_n_test=PROPOSALS,
-        box_batch_size_per_image=SAMPLED_PROPOSALS,
-    )
-
-
-def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], classes: int) -> AveragePrecision:
-    """COCO's average precision. Of each image, at most 100 detections count."""
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    images, annotations, detections = [], [], []
-    for image, (item, detected) in enumerate(zip(truth, found, strict=True), 1):
-        images.append({"id": image, "height": item.image.shape[1], "width": item.image.shape[2]})
-        for box, label in zip(_with_sides(item.boxes), item.labels.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": label,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-        labels, scores = detected.labels.tolist(), detected.scores.tolist()
-        for box, label, confidence in zip(_with_sides(detected.boxes), labels, scores, strict=True):
-            detections.append({"image_id": image, "category_id": label, "bbox": box, "score": confidence})
-    if not detections:
-        return AveragePrecision(0.0, 0.0, 0.0)
-    categories = [{"id": label, "name": str(label)} for label in range(1, classes + 1)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO({"images": images, "annotations": annotations, "categories": categories})
-        judged = COCOeval_faster(coco, coco.loadRes(detections), iouType="bbox", print_function=lambda *_: None)
-        judged.evaluate()
-        judged.accumulate()
-        judged.summarize()
-    ap, ap50, ap75 = (100 * float(np.asarray(judged.stats)[place]) for place in range(3))
-    return AveragePrecision(ap, ap50, ap75)
-
-
-def _with_sides(boxes: Float[Tensor, "objects 4"]) -> list[list[float]]:
-    """Boxes as COCO has them: x, y, width, height."""
-    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
