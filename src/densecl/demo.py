@@ -223,9 +223,8 @@ def _write_scores(scores: Sequence[Scores], path: Path) -> None:
 def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, console: Console) -> None:
     table = Table(title="Frozen backbones on scenes they have not seen", title_justify="left")
     table.add_column("weights")
-    table.add_column("linear segmentation, mIoU", justify="right")
-    table.add_column("pixel accuracy", justify="right")
-    table.add_column("match accuracy", justify="right")
+    for title in ("linear segmentation\nmIoU", "pixel\naccuracy", "match\naccuracy"):
+        table.add_column(title, justify="right")
     best = max(score.miou for score in scores)
     for score in scores:
         table.add_row(
