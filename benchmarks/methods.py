@@ -24,11 +24,12 @@ from rows import append, mean_and_deviation, read
 import densecl.training.module
 from densecl import pretrain
 from densecl.borrowed import evaluating
-from densecl.demo import DEMO_RECIPE, JUDGED, JUDGED_STRIDE, LABELLED, PAIRS_MEASURED, RADIUS
+from densecl.demo import DEMO_RECIPE, JUDGED, JUDGED_STRIDE, LABELED, PAIRS_MEASURED, RADIUS
 from densecl.demo import SCENES as DRAWN
 from densecl.errors import UserError
-from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
-from densecl.evaluation.segmentation import Labeled, linear_segmentation
+from densecl.evaluation.dense import Labeled, judge
+from densecl.evaluation.tasks.correspondence import backbone_correspondence, fixed_view_pairs
+from densecl.evaluation.tasks.segmentation import fit_linear
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, Backbone, create_backbone, load_backbone
@@ -72,17 +73,15 @@ class Judge:
             open_source(test),
             image_size=DEMO_RECIPE["image_size"],
             count=PAIRS_MEASURED,
-            mean=IMAGENET.mean,
-            std=IMAGENET.std,
+            normalization=IMAGENET,
             seed=seed,
         )
 
     def score(self, backbone: Backbone, normalization: Normalization) -> dict[str, float]:
         finer = create_backbone(backbone.name, output_stride=JUDGED_STRIDE)
         finer.model.load_state_dict(backbone.model.state_dict())
-        segmentation = linear_segmentation(
-            finer, *self.sets, classes=len(CLASSES), mean=normalization.mean, std=normalization.std
-        )
+        judged = judge(finer, *self.sets, {"linear": fit_linear}, classes=len(CLASSES), normalization=normalization)
+        segmentation = judged["linear"]["all"]
         matches = backbone_correspondence(backbone, *self.pairs, radius=RADIUS)
         return {
             "miou": segmentation.miou,
@@ -114,7 +113,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=DEMO_RECIPE["steps"])
     parser.add_argument("--scenes", type=int, default=DRAWN)
-    parser.add_argument("--labeled", type=int, default=LABELLED)
+    parser.add_argument("--labeled", type=int, default=LABELED)
     parser.add_argument("--judged", type=int, default=JUDGED)
     parser.add_argument("--photometrics", choices=["densecl", "torchvision"], default="densecl")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of every run")

@@ -26,7 +26,7 @@ from rich.console import Console
 from torch.nn.parallel import DistributedDataParallel
 
 from densecl.choices import Matching
-from densecl.evaluation.correspondence import fixed_view_pairs
+from densecl.evaluation.tasks.correspondence import fixed_view_pairs
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, Backbone, DenseCL
@@ -67,7 +67,7 @@ def combinations() -> list[tuple[str, str, str, str]]:
 def draw_batches(options: argparse.Namespace) -> Batches:
     count = options.batch_size * options.steps
     source = open_source(Scenes(count=count))
-    views = fixed_view_pairs(source, image_size=options.image_size, count=count, mean=IMAGENET.mean, std=IMAGENET.std)
+    views = fixed_view_pairs(source, image_size=options.image_size, count=count, normalization=IMAGENET)
     slices = [slice(start, start + options.batch_size) for start in range(0, count, options.batch_size)]
     first, second = ([Views(*(field[one] for field in view)) for one in slices] for view in views)
     return list(zip(first, second, strict=True))

@@ -24,7 +24,7 @@ from methods import Judge
 from rows import append, read
 
 from densecl import pretrain
-from densecl.demo import DEMO_RECIPE, LABELLED, SCENES
+from densecl.demo import DEMO_RECIPE, LABELED, SCENES
 from densecl.images.scenes import write_scenes
 from densecl.model import METHODS, HeadShape, load_backbone
 
@@ -85,7 +85,7 @@ def main() -> None:
             write_scenes(images, "train", seed=row.seed, count=SCENES)
             mine = {"method": name, "dense_weight": 0.0, "steps": row.steps, "seed": row.seed}
             pretrain(images / "images", run, **{**DEMO_RECIPE, **mine, **settings})
-            scores = Judge(row.seed, SCENES, LABELLED, judged=100).score(*load_backbone(run))
+            scores = Judge(row.seed, SCENES, LABELED, judged=100).score(*load_backbone(run))
             measures = {measure: scores[measure] for measure in ("miou", "match_accuracy", "effective_rank")}
             append(options.table, row._replace(loss_of_guessing=last_loss_of_guessing(run), **measures))
         METHODS[name] = own

@@ -11,9 +11,8 @@ import pytest
 import densecl
 from densecl import cli
 from densecl.config.compose import make_recipe
-from densecl.config.setting import flag
 from densecl.config.settings import setting_types
-from densecl.errors import SWITCHES, UserError
+from densecl.errors import SWITCHES, UserError, flag
 from densecl.evaluation.compare import evaluate
 from densecl.evaluation.settings import Settings
 from densecl.model import DenseCL, create_backbone

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from densecl.config.setting import flag
 from densecl.config.settings import field_names
+from densecl.errors import flag
 from densecl.model.backbone import create_backbone
 from densecl.model.weights import save_backbone
 from densecl.normalization import Normalization

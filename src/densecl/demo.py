@@ -17,8 +17,9 @@ from torch import Tensor
 
 from densecl.api import pretrain
 from densecl.errors import UserError
-from densecl.evaluation.correspondence import backbone_correspondence, fixed_view_pairs
-from densecl.evaluation.segmentation import Labeled, linear_segmentation
+from densecl.evaluation.dense import Labeled, judge
+from densecl.evaluation.tasks.correspondence import backbone_correspondence, fixed_view_pairs
+from densecl.evaluation.tasks.segmentation import fit_linear
 from densecl.files import replacing
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
@@ -28,7 +29,7 @@ from densecl.normalization import Normalization
 from densecl.report.correspondences import MatchRow, draw_correspondences, save_picture
 from densecl.views import Views
 
-#: The settings of both runs, beside the defaults. They differ in the dense weight alone.
+#: Settings of both runs that differ from the defaults. The runs themselves differ in the dense weight only.
 DEMO_RECIPE: dict[str, Any] = {
     "method": "simclr",
     "backbone": "resnet10t",
@@ -39,15 +40,15 @@ DEMO_RECIPE: dict[str, Any] = {
     "loggers": (),
 }
 
-#: Pixels per cell of the feature map that the classifier sees: finer than in training, at the same weights.
+#: Pixels per cell of the feature map that the linear classifier sees. The weights are the same at a finer stride.
 JUDGED_STRIDE = 8
 
-#: Scenes of 96 px: drawn to pre-train on, of these labeled to fit the classifier to, and labeled to judge by.
+#: Numbers of scenes, of 96 px: to pre-train on, how many of these have labels for the classifier, and to score on.
 SCENES = 2000
-LABELLED = 400
+LABELED = 400
 JUDGED = 200
 
-#: How far a match may be off and still be right, in diagonals of the larger cell.
+#: A match may be off by so many diagonals of the larger cell and still counts as right.
 RADIUS = 0.7
 
 PAIRS_MEASURED = 256
@@ -55,13 +56,13 @@ PAIRS_DRAWN = 3
 
 
 class Scores(NamedTuple):
-    """What one set of weights can do, in percent."""
+    """Scores of one set of weights on held-out scenes, in percent."""
 
     weights: str
-    miou: float  # of a linear segmentation of held-out scenes
-    pixel_accuracy: float  # ... of the same
-    match_accuracy: float  # on pairs of views of held-out scenes
-    match_chance: float  # what guessing would score
+    miou: float  # of a linear segmentation
+    pixel_accuracy: float  # of the same segmentation
+    match_accuracy: float  # on pairs of views
+    match_chance: float  # chance level of the match accuracy
 
 
 def demo(
@@ -69,26 +70,26 @@ def demo(
     *,
     seed: int = 0,
     scenes: int = SCENES,
-    labeled: int = LABELLED,
+    labeled: int = LABELED,
     judged: int = JUDGED,
     **settings: Any,
 ) -> list[Scores]:
     """Draw labeled scenes, pre-train on them without the labels, and compare what was learned.
 
-    Random weights, the global loss alone and with the dense one are each frozen; a linear classifier of cells is fitted
-    to the labels of some of the scenes, and judged on scenes that none of them has seen. A demo that was
-    interrupted goes on where it stood.
+    Three backbones are compared: random weights, trained with the global loss alone, and with the dense loss, too. Each
+    is frozen. A linear classifier of cells is fitted to the labels of some scenes and scored on scenes that no backbone
+    has seen. A demo that was interrupted goes on where it stopped.
 
     Args:
         out: folder for the scenes, both runs, the table and the picture.
-        seed: fixes scenes and training.
+        seed: fixes the scenes and the training.
         scenes: number of scenes to pre-train on.
         labeled: how many of them the classifier sees with their labels.
         judged: number of held-out scenes.
-        settings: of the recipe, instead of those of `DEMO_RECIPE`.
+        settings: of the recipe. They replace those of `DEMO_RECIPE`.
 
     Returns:
-        The scores of random weights, of the global loss alone, of both.
+        The scores of random weights, of the global loss alone, and of both losses.
 
     Raises:
         UserError: whatever the caller can put right, such as a folder that holds another demo.
@@ -107,20 +108,20 @@ def demo(
         console.rule(f"{name}: --dense-weight {dense_weight:g}")
         begun = (out / name / "recipe.yaml").exists()
         resumed |= begun
-        # From the last checkpoint, if there is one: a finished run is not run again.
+        # Resumed from the last checkpoint, if there is one, so that a finished run is not run again.
         try:
             pretrain(folder, out / name, resume=True, **{**recipe, "dense_weight": dense_weight})
         except KeyboardInterrupt:
             console.print("The same command goes on with the demo from there.")
             raise
         except UserError as error:
-            if begun:  # maybe by another version, or with other settings
+            if begun:  # perhaps by another version, or with other settings
                 raise UserError(f"{error.args[0]} For a new demo choose another --out than {out}.") from error
             raise
 
     console.rule("what was learned")
     (plain, normalization), (dense, _) = (load_backbone(out / name) for name in ("global", "dense"))
-    with torch.random.fork_rng(devices=()):  # without GPUs, which are not used here
+    with torch.random.fork_rng(devices=()):  # the GPUs are left out, because they are not used here
         torch.default_generator.manual_seed(seed)
         untrained = create_backbone(plain.name, output_stride=plain.output_stride)
     contestants = (("random weights", untrained), ("global only", plain), ("global and dense", dense))
@@ -128,11 +129,10 @@ def demo(
         open_source(test),
         image_size=recipe["image_size"],
         count=PAIRS_MEASURED,
-        mean=normalization.mean,
-        std=normalization.std,
+        normalization=normalization,
         seed=seed,
     )
-    sets = _labelled(train, min(labeled, scenes)), _labelled(test, judged)
+    sets = _with_labels(train, min(labeled, scenes)), _with_labels(test, judged)
     scores = [_score(name, backbone, normalization, sets, query, key) for name, backbone in contestants]
     _write_scores(scores, out / "scores.csv")
     save_picture(_picture(contestants, scores, normalization, query, key), out / "correspondences.png")
@@ -142,10 +142,10 @@ def demo(
 
 
 def _draw(scenes: Scenes, folder: Path, console: Console) -> Path:
-    """The folder of the drawn images. Files, because a run then reads what a user's run would."""
+    """Draw the scenes into files, so that the run reads what a user's run would read. Returns the folder of images."""
     images = folder / "images"
     if images.is_dir() and len(list(images.glob("*.png"))) == scenes.count:
-        return images  # the last step of an earlier demo
+        return images  # an earlier demo drew them all
     console.print(f"Drawing {scenes.count} scenes into {images}", markup=False)
     try:
         write_scenes(folder, scenes.split, size=scenes.size, seed=scenes.seed, count=scenes.count)
@@ -154,7 +154,7 @@ def _draw(scenes: Scenes, folder: Path, console: Console) -> Path:
     return images
 
 
-def _labelled(scenes: Scenes, count: int) -> list[Labeled]:
+def _with_labels(scenes: Scenes, count: int) -> list[Labeled]:
     return [(scene.image, scene.labels) for scene in map(scenes.scene, range(count))]
 
 
@@ -168,9 +168,8 @@ def _score(
 ) -> Scores:
     finer = create_backbone(backbone.name, output_stride=JUDGED_STRIDE)
     finer.model.load_state_dict(backbone.model.state_dict())
-    segmentation = linear_segmentation(
-        finer, *sets, classes=len(CLASSES), mean=normalization.mean, std=normalization.std
-    )
+    judged = judge(finer, *sets, {"linear": fit_linear}, classes=len(CLASSES), normalization=normalization)
+    segmentation = judged["linear"]["all"]
     matches = backbone_correspondence(backbone, query, key, radius=RADIUS)
     return Scores(
         name,
@@ -188,17 +187,16 @@ def _picture(
     query: Views,
     key: Views,
 ) -> Any:
-    """The first pairs of views that overlap by at least half, whatever becomes of them."""
+    """The first pairs of views that overlap by at least half. They are not chosen by how well they match."""
     all_found = [backbone_correspondence(backbone, query, key, radius=RADIUS) for _, backbone in contestants]
     overlap = all_found[0].judged.float().mean(dim=1)
     chosen = (overlap >= 0.5).nonzero().flatten()[:PAIRS_DRAWN]
-    if len(chosen) == 0:  # a few tiny scenes may have none
+    if len(chosen) == 0:  # possible with a few tiny scenes
         chosen = overlap.argmax()[None]
     drawn = []
     for (name, backbone), score, found in zip(contestants, scores, all_found, strict=True):
-        caption = (
-            f"{score.match_accuracy:.0f} % of matches right (chance {score.match_chance:.0f}), {score.miou:.1f} mIoU"
-        )
+        matches = f"match accuracy {score.match_accuracy:.0f} % (chance level {score.match_chance:.0f} %)"
+        caption = f"{matches}, {score.miou:.1f} mIoU"
         grid = backbone.grid_at(query.pixels.shape[-1])
         drawn.append(MatchRow(name, caption, grid, found.match[chosen], found.hits[chosen], found.judged[chosen]))
     return draw_correspondences(
@@ -225,9 +223,8 @@ def _write_scores(scores: Sequence[Scores], path: Path) -> None:
 def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, console: Console) -> None:
     table = Table(title="Frozen backbones on scenes they have not seen", title_justify="left")
     table.add_column("weights")
-    table.add_column("linear segmentation, mIoU", justify="right")
-    table.add_column("pixels right", justify="right")
-    table.add_column("matches right", justify="right")
+    for title in ("linear segmentation\nmIoU", "pixel\naccuracy", "match\naccuracy"):
+        table.add_column(title, justify="right")
     best = max(score.miou for score in scores)
     for score in scores:
         table.add_row(
@@ -238,14 +235,14 @@ def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, conso
             style="bold" if score.miou == best else None,
         )
     console.print(table)
-    console.print(f"Guessing would match {scores[0].match_chance:.1f} % of the cells. {took}\n")
+    console.print(f"The chance level of the match accuracy is {scores[0].match_chance:.1f} %. {took}\n")
     for path, what in (
-        (out / "correspondences.png", "which cells of two views each of them takes for the same place"),
+        (out / "correspondences.png", "the cells of two views that each of them takes for the same place"),
         (out / "scores.csv", "the table"),
-        (out / "dense" / "backbone.safetensors", "the weights, with their mean and std"),
+        (out / "dense" / "backbone.safetensors", "the weights, with their normalization"),
         (out / "dense" / "recipe.yaml", "every setting; --config repeats the run"),
-        (out / "dense" / "metrics.csv", "how it went"),
-        (out / "global", "the same without the dense loss"),
+        (out / "dense" / "metrics.csv", "the losses and measures of the run"),
+        (out / "global", "the run without the dense loss"),
         (folder, "the scenes; their labels lie beside them"),
     ):
-        console.print(f"  {path}: {what}", markup=False)  # no table, which would cut long paths
+        console.print(f"  {path}: {what}", markup=False)  # not as a table, because that would cut long paths

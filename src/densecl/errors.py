@@ -29,6 +29,11 @@ _SETTING = re.compile(
 _IN_PYTHON = {"auto": "'auto'", "none": "None"}
 
 
+def flag(name: str) -> str:
+    """A setting as it is typed: ``--image-size`` for ``image_size``."""
+    return "--" + name.replace("_", "-")
+
+
 class UserError(ValueError):
     """Something the user can put right: what is wrong, where, and what to do, in one or two lines.
 

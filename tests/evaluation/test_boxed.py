@@ -162,7 +162,7 @@ BOX = {"id": 5, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}
         ),
         (
             ([IMAGE], [{**BOX, "bbox": [0.1, 0.2, 0.3, 0.4]}], [CATEGORY]),
-            "within the first pixel.* shares of its sides",
+            "within the first pixel.* fractions of its sides",
         ),
         *(
             (([IMAGE], [{**BOX, "bbox": bbox}], [CATEGORY]), f"instances_val.json, annotation 1 .id 5.: .*{complaint}")

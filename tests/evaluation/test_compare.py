@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from PIL import Image
 import densecl
 from densecl.cli import main
 from densecl.errors import UserError
-from densecl.evaluation.compare import Result, Summary, evaluate, summarize, write_results
-from densecl.evaluation.settings import Settings
+from densecl.evaluation.compare import evaluate
 from densecl.evaluation.weights import Weights
 from densecl.images.scenes import Scenes
 from densecl.model.backbone import create_backbone
@@ -116,30 +114,30 @@ def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{home}/run, seed 1: segmentation: step 2/2  loss" in shown.err
 
 
-def test_neighbors_of_folders(tmp_path: Path) -> None:
+def test_knn_of_folders(tmp_path: Path) -> None:
     for name, color in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
         (tmp_path / name).mkdir()
         for number in range(10):
             Image.new("RGB", (40, 40), color).save(tmp_path / name / f"{number}.png")
     settings = {"image_size": (32, 32), "images": 16, "seeds": 2, "backbone": "resnet10t", "json": None}
-    found = evaluate(["random"], "neighbors", tmp_path, **settings)
+    found = evaluate(["random"], "knn", tmp_path, **settings)
     assert [result.scores["accuracy"] for result in found] == [100, 100]
 
 
-def test_neighbors_of_images_that_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_knn_of_images_that_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "test"):
         for name, color in (("sea", (0, 0, 250)), ("wood", (0, 250, 0))):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(2):
                 Image.new("RGB", (40, 40), color).save(tmp_path / split / name / f"{number}.png")
     settings = {"image_size": (32, 32), "seeds": 2, "backbone": "resnet10t", "json": None}
-    found = evaluate(["random"], "neighbors", tmp_path, **settings)
+    found = evaluate(["random"], "knn", tmp_path, **settings)
     assert [result.scores["accuracy"] for result in found] == [100, 100]
     assert "drawn at random" not in capsys.readouterr().err
     (tmp_path / "run[red]:smile:").mkdir()  # a name that is no markup
     normalization = Normalization((0.5,) * 3, (0.25,) * 3)
     save_backbone(create_backbone("resnet10t"), tmp_path / "run[red]:smile:/backbone.safetensors", normalization)
-    found = evaluate([tmp_path / "run[red]:smile:"], "neighbors", tmp_path / "train", **settings | {"seeds": 1})
+    found = evaluate([tmp_path / "run[red]:smile:"], "knn", tmp_path / "train", **settings | {"seeds": 1})
     shown = capsys.readouterr()
     assert (
         "drawn at random" in shown.err
@@ -154,7 +152,7 @@ def test_given_weights_are_asked_once_where_nothing_is_drawn(home: Path, tmp_pat
         Image.new("RGB", (40, 40), (0, 250 * (place % 2), 0)).save(tmp_path / f"{place}.png")
         lines.append(f"{place}.png,{place % 2},{split}")
     (tmp_path / "index.csv").write_text("\n".join(lines))
-    found = evaluate([home / "run"], "neighbors", tmp_path, image_size=(32, 32), json=None)
+    found = evaluate([home / "run"], "knn", tmp_path, image_size=(32, 32), json=None)
     assert [(result.seed, result.scores["accuracy"]) for result in found] == [(0, 100)]
 
 
@@ -212,8 +210,8 @@ def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: 
         ("run --task segmentation --data data --also c*", "--also c*: no test image is called so"),
         ("run --task segmentation --data data --classes 2", "holds the label"),
         ("run --task retrieval --data data --fine-tune", "--fine-tune is for segmentation"),
-        ("run --task neighbors --data run", "of no class"),
-        ("run --task neighbors --data data", "has labels of pixels or boxes"),
+        ("run --task knn --data run", "of no class"),
+        ("run --task knn --data data", "has labels of pixels or boxes"),
         ("run --task detection --data data", "data has no boxes of 'train'"),
         ("run --task segmentation --data data --steps 5", "--steps is for detection and with --fine-tune"),
         ("run --task retrieval --data data --learning-rate 0.1", "--learning-rate is for detection and with"),
@@ -246,33 +244,6 @@ def test_wrong_lines_are_told_in_one_line(
 def test_a_network_that_takes_one_size_only(home: Path) -> None:
     with pytest.raises(UserError, match="does not take images of 36x36.*image_size"):
         evaluate(["random"], "segmentation", home / "data", backbone="vit_tiny_patch16_224", image_size=(36, 36))
-
-
-def test_means_and_deviations() -> None:
-    results = [
-        Result("segmentation", "w", seed, "all", {"miou": value, "iou_0": math.nan})
-        for seed, value in enumerate((1.0, 2.0, 6.0))
-    ]
-    ((key, scores),) = summarize(results).items()
-    assert key == ("segmentation", "w", "all")
-    assert scores["miou"].mean == 3 and scores["miou"].deviation == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
-    assert math.isnan(scores["iou_0"].mean) and scores["iou_0"].deviation is None
-    assert summarize(results[:1])[key]["miou"] == Summary(1.0, None, 1)
-
-
-def test_the_file_is_strict_json(tmp_path: Path) -> None:
-    path = tmp_path / "found.json"
-    path.write_text("the last one")
-    write_results(
-        [Result("segmentation", "w", 0, "all", {"miou": 1.5, "iou_0": math.nan})],
-        path,
-        data="d",
-        settings=Settings(),
-    )
-    content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert content["results"][0]["scores"] == {"miou": 1.5, "iou_0": None}
-    assert content["summary"][0]["scores"]["miou"] == {"mean": 1.5, "deviation": None, "count": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.gpu

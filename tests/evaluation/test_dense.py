@@ -11,15 +11,16 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from densecl.errors import UserError
 from densecl.evaluation import dense
-from densecl.evaluation.clustering import fit_clusters
-from densecl.evaluation.dense import LabeledMaps, Probe, confusion_matrix, judge, label_shares, score
+from densecl.evaluation.dense import Fit, LabeledMaps, confusion_matrix, judge, label_fractions, score
 from densecl.evaluation.labeled import VOID
-from densecl.evaluation.retrieval import fit_retrieval
-from densecl.evaluation.segmentation import fit_linear
+from densecl.evaluation.tasks.clustering import fit_clusters
+from densecl.evaluation.tasks.retrieval import fit_retrieval
+from densecl.evaluation.tasks.segmentation import fit_linear
+from densecl.normalization import Normalization
 
 CLASSES, SIZE, CELL = 4, 32, 8
-STANDARD = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-PROBES: dict[str, Probe] = {"linear": fit_linear, "retrieval": fit_retrieval, "clustering": fit_clusters}
+STANDARD = {"normalization": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
+PROBES: dict[str, Fit] = {"linear": fit_linear, "retrieval": fit_retrieval, "clustering": fit_clusters}
 COLORS = torch.tensor([[250, 250, 250], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=torch.uint8)
 
 
@@ -108,16 +109,15 @@ def test_feature_maps_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch)
 def test_sixteen_bit_images_have_the_range_of_eight_bit_ones() -> None:
     wide = [(image.to(torch.int32).mul(257).to(torch.uint16), label) for image, label in drawn(4, seed=0)]
     one, other = (
-        dense.extract(Cells(), images, STANDARD["mean"], STANDARD["std"], CLASSES, (), 4)
-        for images in (drawn(4, seed=0), wide)
+        dense.extract(Cells(), images, STANDARD["normalization"], CLASSES, (), 4) for images in (drawn(4, seed=0), wide)
     )
     torch.testing.assert_close(one.features, other.features)
 
 
-def test_shares_of_labels_in_cells() -> None:
+def test_fractions_of_labels_in_cells() -> None:
     labels = torch.tensor([[[0, 0, 1, VOID], [0, 1, VOID, VOID]]], dtype=torch.uint8)
-    shares = label_shares(labels, 3, 1, 2)
-    assert shares[0, :, 0].tolist() == [[0.75, 0], [0.25, 0.25], [0, 0]]
+    fractions = label_fractions(labels, 3, 1, 2)
+    assert fractions[0, :, 0].tolist() == [[0.75, 0], [0.25, 0.25], [0, 0]]
 
 
 def test_taking_some_images() -> None:

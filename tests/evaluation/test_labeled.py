@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.evaluation import labeled
+from densecl.evaluation import label_map
 from densecl.evaluation.files import visible
-from densecl.evaluation.labeled import LabeledFiles, check_classes, is_labelled, open_labelled, resize
+from densecl.evaluation.labeled import LabeledFiles, check_classes, is_labeled, open_labeled, resize
 from densecl.images.listing import list_folder
 
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_pairs_are_read(folder: Path) -> None:
-    files = open_labelled(folder, "train")
+    files = open_labeled(folder, "train")
     assert len(files) == 2
     for image, labels in files:
         assert image.dtype == labels.dtype == torch.uint8
@@ -44,7 +44,7 @@ def test_pairs_are_read(folder: Path) -> None:
 
 
 def test_labels_are_resized_without_being_mixed(folder: Path) -> None:
-    image, labels = open_labelled(folder, "train").resized((10, 8))[0]
+    image, labels = open_labeled(folder, "train").resized((10, 8))[0]
     assert image.shape == (3, 8, 10) and labels.shape == (8, 10)
     assert labels.unique().tolist() == [0, 9]
     assert torch.equal(labels[0], torch.tensor([0] * 5 + [9] * 5, dtype=torch.uint8))
@@ -53,23 +53,23 @@ def test_labels_are_resized_without_being_mixed(folder: Path) -> None:
 def test_what_cannot_be_used_is_named(folder: Path) -> None:
     (folder / "three.txt").write_text("a.png a_labels.png 3\n")
     with pytest.raises(UserError, match=r"three\.txt, line 1: expected 'image label' or a name, found 3"):
-        open_labelled(folder, "three")
+        open_labeled(folder, "three")
     (folder / "gone.txt").write_text("a.png a_labels.png\na.png gone.png\n")
     with pytest.raises(UserError, match=r"gone\.txt, line 2: there is no file .*gone\.png"):
-        open_labelled(folder, "gone")
+        open_labeled(folder, "gone")
     (folder / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="the split empty is empty"):
-        open_labelled(folder, "empty")
+        open_labeled(folder, "empty")
     with pytest.raises(UserError, match="has no split 'trian'.*It has .*train. Did you mean 'train'?"):
-        open_labelled(folder, "trian")
+        open_labeled(folder, "trian")
     with pytest.raises(UserError, match="neither a test nor a val split"):
-        open_labelled(folder)
+        open_labeled(folder)
     with pytest.raises(UserError, match="no such folder"):
-        open_labelled(folder / "nothing", "train")
+        open_labeled(folder / "nothing", "train")
     Image.new("L", (5, 4)).save(folder / "small.png")
     (folder / "text.png").write_text("no image")
     (folder / "bad.txt").write_text("a.png small.png\na.png a.png\na.png text.png\ntext.png a_labels.png\n")
-    bad = open_labelled(folder, str(folder / "bad.txt"))
+    bad = open_labeled(folder, str(folder / "bad.txt"))
     messages = ("is 6x4, but its label map .*small.png is 5x4", "not RGB", "label map", "cannot be used")
     for index, message in enumerate(messages):
         with pytest.raises(UserError, match=message):
@@ -89,7 +89,7 @@ def test_voc_and_named_alike(folder: Path, tmp_path: Path) -> None:
     image.save(alike / "images/test/one.jpg")
     labels.save(alike / "labels/test/one.png")
     for data in (voc, alike):
-        files = open_labelled(data)  # the split to score on, whatever it is called
+        files = open_labeled(data)  # the split to score on, whatever it is called
         assert len(files) == 1 and files[0][1].unique().tolist() == [0, 9]
     (folder / "named").mkdir()
     for kind, pixels in (("images", image), ("labels", labels)):
@@ -98,18 +98,18 @@ def test_voc_and_named_alike(folder: Path, tmp_path: Path) -> None:
     (folder / "named/val.txt").write_text("one\n", encoding="utf-8-sig")
     (folder / "named/images/one.png").rename(folder / "named/images/one.PNG")
     image.convert("L").save(folder / "named/labels/one.jpg")  # a preview, not the labels
-    assert open_labelled(folder / "named")[0][1].unique().tolist() == [0, 9]
+    assert open_labeled(folder / "named")[0][1].unique().tolist() == [0, 9]
     for name in ("two", "x" * 500, "/"):
         (folder / "named/val.txt").write_text(f"one\n{name}\n")
         with pytest.raises(UserError, match=f"val.txt, line 2: there is no image .*{name[:50]}.*[.]"):
-            open_labelled(folder / "named")
+            open_labeled(folder / "named")
     (alike / "labels/test/one.png").unlink()
     with pytest.raises(UserError, match=r"one\.jpg has no label map"):
-        open_labelled(alike)
+        open_labeled(alike)
 
 
 def test_what_a_set_says_of_itself(folder: Path) -> None:
-    files = open_labelled(folder, "train")
+    files = open_labeled(folder, "train")
     assert files.common_size() == (6, 4)
     assert files.survey() == {0: folder / "a_labels.png", 9: folder / "a_labels.png"}
     assert files.matching("a") == files.matching("a.p*") == [0, 1] and files.matching("b*") == []
@@ -164,14 +164,14 @@ def test_folders_below_a_split(folder: Path) -> None:
         (folder / kind / "val/.hidden").mkdir()
         (folder / name).rename(folder / kind / "val/city/a.png")
     (folder / "images/val/.hidden/b.png").write_bytes(b"")
-    assert is_labelled(folder)
-    assert [image.name for image, _ in open_labelled(folder).pairs] == ["a.png"]
+    assert is_labeled(folder)
+    assert [image.name for image, _ in open_labeled(folder).pairs] == ["a.png"]
     (folder / "labels/val/city/a.png").rename(folder / "labels/val/city/a.gif")
     with pytest.raises(UserError, match=r"no image .*labels/val/city/a\..*a\.gif is there, which is of no format"):
-        open_labelled(folder)
+        open_labeled(folder)
     (folder / "images/val/city/a.png").unlink()
     with pytest.raises(UserError, match="the split val is empty"):
-        open_labelled(folder)
+        open_labeled(folder)
 
 
 def test_what_is_told_of_255_mends_it(tmp_path: Path) -> None:
@@ -266,12 +266,12 @@ def test_files_of_label_maps_that_cannot_be_read(folder: Path, monkeypatch: pyte
     os.mkfifo(folder / "labels.png")
     with pytest.raises(UserError, match="labels.png is no regular file"):
         files.survey()
-    monkeypatch.setattr(labeled, "MAX_PIXELS", 23)
+    monkeypatch.setattr(label_map, "MAX_PIXELS", 23)
     with pytest.raises(UserError, match="a_labels.png has more than 23 pixels"):
-        open_labelled(folder, "train").survey()
-    monkeypatch.setattr(labeled, "MAX_BYTES", 10)
+        open_labeled(folder, "train").survey()
+    monkeypatch.setattr(label_map, "MAX_BYTES", 10)
     with pytest.raises(UserError, match="a_labels.png is too large"):
-        open_labelled(folder, "train").survey()
+        open_labeled(folder, "train").survey()
 
 
 def write_split(folder: Path, name: str = "one", labels: str = "labels/test/{}.png") -> None:
@@ -291,9 +291,9 @@ def test_a_jpeg_is_no_label_map_in_any_layout(tmp_path: Path) -> None:
         (tmp_path / new).symlink_to(old)
     for split in ("test", "pairs", "names", "voc"):
         with pytest.raises(UserError, match="one.jpg is a JPEG, whose compression changes labels"):
-            open_labelled(tmp_path, split).survey()
+            open_labeled(tmp_path, split).survey()
     Image.new("L", (2, 1)).save(tmp_path / "labels/test/one.bmp")  # beside it, the labels themselves
-    assert open_labelled(tmp_path, "test").survey().keys() == {0}
+    assert open_labeled(tmp_path, "test").survey().keys() == {0}
 
 
 def test_hidden_files_are_no_data(tmp_path: Path) -> None:
@@ -303,9 +303,9 @@ def test_hidden_files_are_no_data(tmp_path: Path) -> None:
         (tmp_path / kind / "test/._one.png").write_bytes(b"\0")
         (tmp_path / kind / "test/._two.png").write_bytes(b"\0")
     (tmp_path / "._val.txt").write_bytes(b"\0")
-    assert len(open_labelled(tmp_path)) == 1
+    assert len(open_labeled(tmp_path)) == 1
     with pytest.raises(UserError, match="It has test[.]"):
-        open_labelled(tmp_path, "nowhere")
+        open_labeled(tmp_path, "nowhere")
     # As for pre-training:
     assert [name for name in map(os.path.basename, list_folder(tmp_path).paths) if name.startswith(".")] == []
     assert sorted(path.name for path in visible(tmp_path, "**/*.png")) == ["one.png", "one.png"]
@@ -320,25 +320,25 @@ def test_names_in_another_form(tmp_path: Path, on_disk: Any, listed: Any) -> Non
     (tmp_path / "names.txt").write_text(f"test/{said}\n", encoding="utf-8")
     (tmp_path / "windows.txt").write_text(f"images\\test\\{said}.png labels\\test\\{said}.png\n", encoding="utf-8")
     for split in ("test", "pairs", "names", "windows"):
-        assert open_labelled(tmp_path, split).survey().keys() == {0, 1}
+        assert open_labeled(tmp_path, split).survey().keys() == {0, 1}
 
 
 def test_names_that_are_no_unicode_or_steer_a_terminal(tmp_path: Path) -> None:
     write_split(tmp_path, os.fsdecode(b"caf\xe9"))
     (tmp_path / "list.txt").write_bytes(b"test/caf\xe9\n")
-    assert open_labelled(tmp_path, "list").survey().keys() == {0, 1}
+    assert open_labeled(tmp_path, "list").survey().keys() == {0, 1}
     (tmp_path / "list.txt").write_bytes(b"test/caf\xe9\x1b[31m\n")
     with pytest.raises(UserError, match=r"there is no image .*caf.xe9.x1b.31m"):
-        open_labelled(tmp_path, "list")
+        open_labeled(tmp_path, "list")
 
 
 def test_lists_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\0")
     with pytest.raises(UserError, match="binary.txt is not a text file"):
-        open_labelled(tmp_path, "binary")
+        open_labeled(tmp_path, "binary")
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(UserError, match="pipe.txt is no regular file"):
-        open_labelled(tmp_path, "pipe")
+        open_labeled(tmp_path, "pipe")
 
 
 def test_sixteen_bits_keep_their_range() -> None:

@@ -30,7 +30,7 @@ from densecl.config.files import read_recipe, write_recipe
 from densecl.errors import UserError
 from densecl.model import DenseCL, load_backbone, log_sum_exp
 from densecl.model.methods import METHODS
-from densecl.training import checkpoints, explanations, recorder, run
+from densecl.training import checkpoints, explanations, recorder, run, run_folder
 from densecl.training.alarms import PATIENCE
 from densecl.training.build import build
 from densecl.training.metrics import COLUMNS
@@ -288,7 +288,7 @@ def test_a_run_is_not_overwritten(tiny, tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_share_a_run(tiny, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "LEAVING", 0.1)
+    monkeypatch.setattr(run_folder, "LEAVING", 0.1)
     pretrain(tiny(steps=1), tmp_path / "run")
     before = (tmp_path / "run" / "recipe.yaml").read_bytes()
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(UserError, match="another process is at work on this run"):
@@ -501,7 +501,7 @@ def refused(*_: object) -> None:
 
 
 def test_a_folder_that_takes_no_checkpoints_is_noticed_before_the_first_step(tiny, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "train", None)  # is not reached
+    monkeypatch.setattr(run, "fit", None)  # is not reached
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").touch()  # no folder
     with pytest.raises(

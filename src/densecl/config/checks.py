@@ -7,10 +7,10 @@ from typing import Any
 
 from densecl.config.optimization import LENGTHS
 from densecl.config.rules import resting
-from densecl.config.setting import check_range, flag
+from densecl.config.setting import check_range
 from densecl.config.settings import Settings
 from densecl.config.words import listing
-from densecl.errors import UserError
+from densecl.errors import UserError, flag
 
 #: What a run takes from whoever launched it (torchrun, srun, mpirun).
 LAUNCHED = ("devices", "nodes")

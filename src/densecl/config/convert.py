@@ -8,10 +8,9 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
-from densecl.config.setting import flag
 from densecl.config.settings import setting_types
 from densecl.config.words import listing
-from densecl.errors import UserError, nearest
+from densecl.errors import UserError, flag, nearest
 
 
 def convert_all(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:

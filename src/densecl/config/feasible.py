@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from densecl.config import automatic
 from densecl.config.facts import Facts, Network, Traits
 from densecl.config.recipe import Resolved
-from densecl.config.setting import flag
 from densecl.config.settings import defaults
-from densecl.errors import UserError
+from densecl.errors import UserError, flag
 
 
 def check_feasible(resolved: Resolved, facts: Facts) -> None:

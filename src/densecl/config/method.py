@@ -50,7 +50,7 @@ class MethodSettings(Generic[Open]):
     dense_warmup_steps: int = setting(
         0, "Steps at dense weight 0 before the dense loss joins [authors: 10000 helps at full scale].", NOT_NEGATIVE
     )
-    dim: int | Open = setting(
+    dim: int | Open | None = setting(
         "auto",
         "Length of an embedding; for dino the number of prototypes. auto: the method's, 128 for moco [paper].",
         COUNT,

@@ -9,8 +9,8 @@ from densecl.config.facts import Facts
 from densecl.config.feasible import check_feasible, warnings
 from densecl.config.recipe import Resolved
 from densecl.config.rules import RULES, Choice, apply
-from densecl.config.setting import flag
 from densecl.config.settings import Settings
+from densecl.errors import flag
 
 
 class Resolution(NamedTuple):

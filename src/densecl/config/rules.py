@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 from densecl.config import automatic
 from densecl.config.facts import Facts, Traits
 from densecl.config.optimization import LENGTHS
-from densecl.config.setting import flag
 from densecl.config.settings import Settings
-from densecl.errors import UserError
+from densecl.errors import UserError, flag
 from densecl.normalization import IMAGENET
 
 #: Whoever gives one of these wants keys from a momentum encoder.

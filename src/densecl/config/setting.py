@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
-from densecl.errors import UserError
+from densecl.errors import UserError, flag
 
 #: Stands for "auto" in the types of settings: in a `Recipe` it is `Auto`, in a `Resolved` nothing.
 Open = TypeVar("Open")
@@ -65,11 +65,6 @@ def meaning_of(field: dataclasses.Field[Any]) -> Meaning:
 def settings(group: Group) -> Group:
     """Makes a class of settings a frozen dataclass."""
     return dataclasses.dataclass(frozen=True, kw_only=True)(group)
-
-
-def flag(name: str) -> str:
-    """The setting as it is typed: ``--image-size`` for ``image_size``."""
-    return "--" + name.replace("_", "-")
 
 
 def seconds_in(text: str) -> float:

@@ -1,4 +1,7 @@
-"""Images with a box around each object, from files in the layouts of COCO, PASCAL VOC and YOLO."""
+"""Images with a box around each object, read from files in one of the layouts of `LAYOUTS`.
+
+To add a layout: write a reader in a file of its own in `boxes/`, and add it to `LAYOUTS`.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ from densecl.evaluation.boxes.yolo import YOLO
 from densecl.evaluation.files import decoded, measured, scored_split, visible, what_there_is
 from densecl.names import shown
 
-#: Every layout that is read; of a folder that has two of them, the first counts.
+#: Every layout that is read. If a folder has two of them, the first counts.
 LAYOUTS = (COCO, VOC, YOLO)
 
-#: Boxes that are less wide or high, in pixels, are left out: shrunk with their image they would have no area.
+#: Boxes less wide or high than this, in pixels, are left out. When the image is shrunk, they would have no area.
 LEAST_SIDE = 0.1
 
 
@@ -32,20 +35,20 @@ class Boxed(NamedTuple):
 
     image: Shaped[Tensor, "channels height width"]  # uint8 or uint16
     boxes: Float[Tensor, "objects 4"]  # x0 y0 x1 y1 in pixels
-    labels: Int64[Tensor, "objects"]  # 1 to classes: torchvision keeps 0 for the background
+    labels: Int64[Tensor, "objects"]  # 1 to classes, because torchvision keeps 0 for the background
 
 
 class BoxedFiles(Sequence, Dataset):
-    """Images with boxes, read when asked for. Boxes are cut to their image.
+    """Images with boxes. An image is read when its item is asked for. Boxes are cut to their image.
 
     Args:
         items: path of each image, the objects in it, and the size that its annotation gives.
-        names: of all classes; label 1 is the first.
+        names: of all classes. Label 1 is the first.
         channels: of every image that is read.
 
     Raises:
-        UserError: an image that is not there or has another size, or a box that lies outside of it. Reading an item
-            that cannot be used.
+        UserError: an image is missing or has another size than its annotation says, or a box lies outside of its
+            image. Reading an item that cannot be used.
     """
 
     def __init__(self, items: Sequence[Annotated], names: Sequence[str], *, channels: int) -> None:
@@ -54,7 +57,7 @@ class BoxedFiles(Sequence, Dataset):
         self.channels = channels
 
     def _in_pixels(self, item: Annotated, size: tuple[int, int]) -> Annotated:
-        """The item with the size that its image has, and its boxes in pixels of that."""
+        """The item with the real size of its image, and its boxes in pixels."""
         width, height = size
         if item.size is not None and item.size != size:
             raise UserError(
@@ -63,7 +66,7 @@ class BoxedFiles(Sequence, Dataset):
             )
         objects = []
         for each in item.objects:
-            scale = (width, height) if item.shares else (1, 1)
+            scale = (width, height) if item.relative else (1, 1)
             x0, y0, x1, y1 = (side * scale[axis % 2] for axis, side in enumerate(each.box))
             if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
                 raise UserError(
@@ -71,7 +74,7 @@ class BoxedFiles(Sequence, Dataset):
                     f" outside of the image of {width}x{height}, {shown(item.path)}."
                 )
             objects.append(each._replace(box=(x0, y0, x1, y1)))
-        return item._replace(objects=objects, size=size, shares=False)
+        return item._replace(objects=objects, size=size, relative=False)
 
     def take(self, images: Sequence[int]) -> BoxedFiles:
         """Some of the images."""
@@ -101,15 +104,15 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
     """The images with boxes of one split of a folder.
 
     Args:
-        data: a folder in one of the `LAYOUTS`. COCO's crowds and VOC's difficult objects are left out, and boxes
-            without an area.
-        split: its name; "train" also finds "train2017", if there is one of these only. Not given: the one to score
-            on, "test" or "val".
+        data: a folder in one of the `LAYOUTS`. COCO's crowds, VOC's difficult objects, and boxes without an area are
+            left out.
+        split: its name. "train" also finds "train2017", if there is only one of this kind. Not given: the one to score
+            on, "test", "val" or "valid".
         channels: of every image that is read.
 
     Raises:
-        UserError: there is nothing there, no object, the annotations are not of this form, or `BoxedFiles` does not
-            take them.
+        UserError: there is no such split, it has no object, its annotations are broken, or `BoxedFiles` does not take
+            them.
     """
     data = Path(data).expanduser()
     if not data.is_dir():
@@ -130,16 +133,16 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
             f"{shown(data)}: there is no object in the split {shown(split)}. If it is one without labels, name another"
             " with --train-split or --test-split."
         )
-    if not any(max(each.box) > 1 or item.shares for item in items for each in item.objects):
+    if not any(max(each.box) > 1 or item.relative for item in items for each in item.objects):
         raise UserError(
             f"{shown(data)}: every box of the split {shown(split)} lies within the first pixel of its image. Are they"
-            " in shares of its sides, as YOLO has them? They must be in pixels."
+            " in fractions of its sides, as YOLO has them? They must be in pixels."
         )
     return BoxedFiles(items, names, channels=channels)
 
 
 def _find(data: Path) -> dict[str, Callable[[], Contents]]:
-    """What reads each split of a folder."""
+    """The reader of each split of a folder."""
     found = next((splits for layout in LAYOUTS if (splits := dict(layout.find(data)))), {})
     by_name: dict[str, list[str]] = {}
     for split in found:
@@ -148,7 +151,7 @@ def _find(data: Path) -> dict[str, Callable[[], Contents]]:
 
 
 def _other_json(data: Path) -> str:
-    """The end of a message where nothing was found: a file that only needs another name, perhaps."""
+    """The end of a message when nothing was found: a file that perhaps only needs another name."""
     places = ("*.json", "annotations/*.json", "*/*.json")
     first = next((path for place in places for path in sorted(visible(data, place))), None)
     return f" Is {shown(first)} one of COCO's? Give it the name that is looked for." if first else ""
@@ -160,10 +163,9 @@ def is_boxed(data: Path) -> bool:
 
 
 def share_classes(train: BoxedFiles, test: BoxedFiles) -> tuple[BoxedFiles, BoxedFiles]:
-    """Both with the same classes: those that have a box in either.
+    """Both splits with the same classes: those that have a box in either of them.
 
-    A file may name more classes (of exports the group that all classes belong to) or fewer (those that it has boxes
-    of).
+    The files may name other ones: exports also name a group of all classes, and some files only those with a box.
     """
     used = train.occurring() | test.occurring()
     names = tuple(name for name in dict.fromkeys((*train.names, *test.names)) if name in used)

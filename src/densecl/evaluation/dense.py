@@ -1,14 +1,14 @@
-"""Judging feature maps by labels, the same way for every backbone and every question.
+"""Judging feature maps by the labels of pixels, in the same way for every backbone and every task.
 
-A frozen backbone goes once over the training images and once over the test images. A *probe* learns from the
-training maps how to give each class a score in each cell; scores are upsampled bilinearly to the pixels, the highest
-wins, and the predictions of the whole test set make one mean IoU. Several probes share the two passes.
+A frozen backbone goes once over the training images and once over the test images. A probe learns from the training
+maps to score each class in each cell. The scores are upsampled bilinearly to the pixels, and the highest wins. The mean
+IoU is over all pixels of the test set. Several probes share the two passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +19,19 @@ from densecl.borrowed import evaluating
 from densecl.errors import UserError
 from densecl.evaluation.labeled import VOID, LabeledFiles, unknown_label
 from densecl.names import shown
+from densecl.normalization import Normalization
+
+Key = TypeVar("Key", bound=Hashable)
 
 #: An image (uint8 or uint16 "channels height width") and its label map (integers "height width").
 Labeled = tuple[Tensor, Tensor]
 
-#: A training set whose feature maps would take more is refused.
+#: A training set is refused if its feature maps would need more memory.
 MAX_FEATURE_BYTES = 8 * 1024**3
 
 
 class LabeledMaps(NamedTuple):
-    """Feature maps of images, and their labels."""
+    """Feature maps of images, and the images' label maps."""
 
     features: Float[Tensor, "images channels rows cols"]
     labels: UInt8[Tensor, "images height width"]  # VOID does not count
@@ -41,8 +44,8 @@ class LabeledMaps(NamedTuple):
 #: From feature maps "batch channels rows cols" to scores of the classes "batch classes rows cols".
 Classify = Callable[[Tensor], Tensor]
 
-#: What learns from the training maps; also given the number of classes.
-Probe = Callable[[LabeledMaps, int], Classify]
+#: Learns from the training maps, given the number of classes.
+Fit = Callable[[LabeledMaps, int], Classify]
 
 
 class Segmentation(NamedTuple):
@@ -53,36 +56,39 @@ class Segmentation(NamedTuple):
     pixel_accuracy: float  # percent
     confusion: Int64[Tensor, "classes classes"]  # pixels by label (row) and prediction (column)
 
+    def scores(self) -> dict[str, float]:
+        """The numbers as they stand in the file of results, with the IoU of each class."""
+        each = {f"iou_{label}": iou for label, iou in enumerate(self.per_class_iou)}
+        return {"miou": self.miou, "pixel_accuracy": self.pixel_accuracy, **each}
+
 
 def judge(
     backbone: nn.Module,
     train: Sequence[Labeled],
     test: Sequence[Labeled],
-    probes: Mapping[str, Probe],
+    probes: Mapping[Key, Fit],
     *,
     classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalization: Normalization,
     ignore: Collection[int] = (),
     subsets: Mapping[str, Collection[int]] | None = None,
     batch_size: int = 32,
-) -> dict[str, dict[str, Segmentation]]:
+) -> dict[Key, dict[str, Segmentation]]:
     """Fit each probe to the feature maps of `train` and score it on those of `test`.
 
     Args:
         backbone: any module that returns a feature map "batch channels rows cols"; left as it was.
-        train: images and label maps, all of one size; their feature maps are kept in memory, on the backbone's device.
+        train: images and label maps, all of one size. Their feature maps are kept in memory, on the backbone's device.
         test: the same, of any one size.
-        probes: by name.
+        probes: what learns, each under a key of the caller's.
         classes: number of classes; labels are 0 to classes - 1.
-        mean: of each channel, on the 0-1 scale, as the backbone was trained with.
-        std: of each channel, on the 0-1 scale.
-        ignore: labels of pixels that count neither in training nor in the score; 255 is always one.
-        subsets: names and indices of parts of `test` that are scored on their own, too.
+        normalization: the one that the backbone was trained with.
+        ignore: labels of pixels that count neither in training nor in the score. 255 is always one of them.
+        subsets: names and indices of parts of `test` that also get a score of their own.
         batch_size: images that go through the backbone at a time.
 
     Returns:
-        For each probe the scores on "all" of `test` and on each of the subsets.
+        For each key the scores on "all" of `test` and on each of the subsets.
 
     Raises:
         UserError: an empty set, images of different sizes, a label that is neither a class nor ignored, feature maps
@@ -91,7 +97,7 @@ def judge(
     if len(train) == 0 or len(test) == 0:
         raise UserError("There are no labeled images to learn from or none to score on.")
     with evaluating(backbone):
-        maps = extract(backbone, train, mean, std, classes, ignore, batch_size)
+        maps = extract(backbone, train, normalization, classes, ignore, batch_size)
         classifiers = {name: probe(maps, classes) for name, probe in probes.items()}
         del maps
     return score_test(
@@ -99,8 +105,7 @@ def judge(
         test,
         classifiers,
         classes=classes,
-        mean=mean,
-        std=std,
+        normalization=normalization,
         ignore=ignore,
         subsets=subsets,
         batch_size=batch_size,
@@ -110,15 +115,14 @@ def judge(
 def score_test(
     module: nn.Module,
     test: Sequence[Labeled],
-    classifiers: Mapping[str, Classify],
+    classifiers: Mapping[Key, Classify],
     *,
     classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalization: Normalization,
     ignore: Collection[int],
     subsets: Mapping[str, Collection[int]] | None,
     batch_size: int,
-) -> dict[str, dict[str, Segmentation]]:
+) -> dict[Key, dict[str, Segmentation]]:
     """The second half of `judge`, whose arguments these are: one pass over `test`, scored for each classifier."""
     groups: dict[str, Collection[int]] = {"all": range(len(test)), **(subsets or {})}
     confusions = {
@@ -126,7 +130,7 @@ def score_test(
     }
     index = 0
     with evaluating(module):
-        for features, labels in _batches(module, test, mean, std, classes, ignore, batch_size):
+        for features, labels in _batches(module, test, normalization, classes, ignore, batch_size):
             for name, classify in classifiers.items():
                 for offset, (scores, label) in enumerate(zip(classify(features), labels, strict=True)):
                     predicted = upsample(scores[None], *label.shape).argmax(dim=1)[0]
@@ -144,8 +148,7 @@ def score_test(
 def extract(
     backbone: nn.Module,
     labeled: Sequence[Labeled],
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalization: Normalization,
     classes: int,
     ignore: Collection[int],
     batch_size: int,
@@ -153,7 +156,7 @@ def extract(
     """Feature maps and label maps of all images, on the backbone's device. The arguments are those of `judge`."""
     maps: LabeledMaps | None = None
     start = 0
-    for features, labels in _batches(backbone, labeled, mean, std, classes, ignore, batch_size):
+    for features, labels in _batches(backbone, labeled, normalization, classes, ignore, batch_size):
         if maps is None:
             need = len(labeled) * features[0].nbytes
             if need > MAX_FEATURE_BYTES:
@@ -172,8 +175,7 @@ def extract(
 def _batches(
     backbone: nn.Module,
     labeled: Sequence[Labeled],
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalization: Normalization,
     classes: int,
     ignore: Collection[int],
     batch_size: int,
@@ -186,7 +188,7 @@ def _batches(
         first = labels if first is None else first
         if first.shape[1:] != labels.shape[1:]:
             raise UserError(f"Labeled images must all have one size, but {_name(labeled, start)} differs.")
-        yield LabeledMaps(backbone(normalize(images, mean, std, device)).float(), labels.to(device))
+        yield LabeledMaps(backbone(normalize(images, normalization, device)).float(), labels.to(device))
 
 
 def labeled_batch(
@@ -208,22 +210,23 @@ def labeled_batch(
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters lie; the CPU for one that has none."""
+    """The device of a module's parameters; the CPU if it has none."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def normalize(
-    images: Sequence[Tensor], mean: Sequence[float], std: Sequence[float], device: torch.device
+    images: Sequence[Tensor], normalization: Normalization, device: torch.device
 ) -> Float[Tensor, "batch channels height width"]:
-    """Eight- or sixteen-bit images as what an encoder takes."""
+    """A batch for a backbone from eight- or sixteen-bit images of one size."""
     pixels = torch.stack([image.to(device).float() / torch.iinfo(image.dtype).max for image in images])
-    return (pixels - torch.tensor(mean, device=device)[:, None, None]) / torch.tensor(std, device=device)[:, None, None]
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in normalization)
+    return (pixels - mean) / std
 
 
 def checked(
     labels: Integer[Tensor, "height width"], classes: int, ignore: Collection[int], name: str
 ) -> UInt8[Tensor, "height width"]:
-    """The label map with VOID for whatever does not count.
+    """The label map with VOID for each pixel that does not count.
 
     Raises:
         UserError: for a label that is neither a class nor ignored.
@@ -239,35 +242,35 @@ def _name(labeled: Sequence[Labeled], index: int) -> str:
     return shown(labeled.pairs[index][1]) if isinstance(labeled, LabeledFiles) else f"labeled image {index}"
 
 
-def label_shares(
+def label_fractions(
     labels: UInt8[Tensor, "images height width"], classes: int, rows: int, cols: int
 ) -> Float[Tensor, "images classes {rows} {cols}"]:
-    """The share of each cell's pixels that each class has. A cell sums to less than 1 where pixels do not count."""
-    shares = []
-    for label in labels:  # one at a time: one-hot pixels of many images and classes are large
+    """The fraction of each cell's pixels that each class has. The sum is less than 1 where pixels do not count."""
+    fractions = []
+    for label in labels:  # one at a time, because the one-hot pixels of many images are large
         one_hot = F.one_hot(label.masked_fill(label == VOID, classes).long(), classes + 1)[..., :classes]
-        shares.append(F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float(), (rows, cols)))
-    return torch.stack(shares)
+        fractions.append(F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float(), (rows, cols)))
+    return torch.stack(fractions)
 
 
 def upsample(
     scores: Float[Tensor, "images classes rows cols"], height: int, width: int
 ) -> Float[Tensor, "images classes {height} {width}"]:
-    """Bilinear, cell centers where they lie in the image."""
+    """Bilinearly, with the centers of the cells at their places in the image."""
     return F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def confusion_matrix(
     predicted: Integer[Tensor, "*pixels"], labels: Integer[Tensor, "*pixels"], classes: int
 ) -> Int64[Tensor, "{classes} {classes}"]:
-    """Pixels by label (row) and prediction (column); those labeled VOID do not count."""
+    """Numbers of pixels by label (row) and prediction (column). Pixels labeled VOID do not count."""
     counted = labels != VOID
     pairs = labels[counted].long() * classes + predicted[counted]
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def score(confusion: Int64[Tensor, "classes classes"]) -> Segmentation:
-    """Intersection over union of each class, and their mean, from all pixels of a set at once.
+    """Intersection over union of each class, and its mean, over all pixels of a set at once.
 
     Raises:
         UserError: there is no pixel.
@@ -276,6 +279,6 @@ def score(confusion: Int64[Tensor, "classes classes"]) -> Segmentation:
         raise UserError("The test set has no labeled pixel to score.")
     intersection = confusion.diagonal().double()
     union = confusion.sum(dim=0) + confusion.sum(dim=1) - intersection
-    iou = 100 * intersection / union  # 0/0 = nan: occurs in neither
+    iou = 100 * intersection / union  # 0/0 is nan: the class occurs in neither
     accuracy = 100 * intersection.sum() / confusion.sum()
     return Segmentation(iou.nanmean().item(), tuple(iou.tolist()), accuracy.item(), confusion)

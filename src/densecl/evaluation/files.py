@@ -1,7 +1,7 @@
-"""Files of labeled data: which ones count, how a name leads to one, and how one is read.
+"""Files of labeled data: which ones count, how they are found by name, and how they are read.
 
-Hidden files and folders (leading dot) are never data, as for `pretrain`: neither what an editor leaves
-(``.ipynb_checkpoints``) nor what a Mac does (``._photo.jpg``). Only a file that is named on purpose is read.
+Hidden files and folders (with a leading dot) are never data, just as for `pretrain`. Editors leave some
+(``.ipynb_checkpoints``), and Macs do (``._photo.jpg``). A hidden file is only read if a list names it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from densecl.errors import UserError, nearest
 from densecl.images.decode import EXTENSIONS, BadImage, decode, measure
 from densecl.names import on_disk, shown
 
-#: Splits that are looked for to score on, when none is named.
+#: The split to score on, unless one is named: the first of these that there is.
 TEST_SPLITS = ("test", "val", "valid")
 
-#: The annotations of one image that are larger are none; nor is a list of files.
+#: Larger files are refused: the annotations of one image, and a list of files.
 MAX_TEXT_BYTES = 16 * 1024**2
 MAX_LIST_BYTES = 1024**3
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image."""
+    """Whether a file has the extension of an image."""
     return path.suffix.lower() in EXTENSIONS
 
 
@@ -36,17 +36,17 @@ def is_image(path: Path) -> bool:
 
 
 def visible(folder: Path, pattern: str = "*") -> Iterator[Path]:
-    """What matches a glob in a folder, in no order; without what is hidden, or lies in something hidden, below it."""
+    """The paths in a folder that match a glob, in no order, without hidden ones and what lies in hidden folders."""
     for path in folder.glob(pattern):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path
 
 
 def scored_split(data: Path, splits: Collection[str]) -> str:
-    """The one of a folder's splits to score on where none is named.
+    """The split to score on when the user names none.
 
     Raises:
-        UserError: none of them is for that.
+        UserError: there is none that is usually scored on.
     """
     found = [name for name in TEST_SPLITS if name in splits]
     if not found:
@@ -58,7 +58,7 @@ def scored_split(data: Path, splits: Collection[str]) -> str:
 
 
 def what_there_is(splits: Collection[str], asked: str = "") -> str:
-    """The end of a message about a split that is missing: the others, and which of them was perhaps meant."""
+    """The end of a message about a missing split: the splits that there are, and the one that was perhaps meant."""
     return f" It has {shown(', '.join(sorted(splits)))}.{nearest(asked, splits)}" if splits else ""
 
 
@@ -66,16 +66,16 @@ def what_there_is(splits: Collection[str], asked: str = "") -> str:
 
 
 def located(root: Path, name: str) -> Path | None:
-    """The file that has a name below a folder, or None.
+    """The file of this name below a folder, or None.
 
-    Its accents may be composed or not (`names.on_disk`), and its folders separated by the backslashes of Windows.
+    Accents may be composed or not (`names.on_disk`), and folders separated by backslashes, as on Windows.
     """
     ways = dict.fromkeys((name, name.replace("\\", "/")))
     return next((path for way in ways if os.path.isfile(path := Path(on_disk(str(root / way))))), None)
 
 
 def inside(data: Path, path: Path) -> Path | None:
-    """The path as one below a folder; None if it leads out of it: a stranger's file does not choose what is read."""
+    """The path, written as one below a folder. None if it leads out: a stranger's file must not choose what is read."""
     way = os.path.relpath(os.path.abspath(path), os.path.abspath(data))
     return None if way.split(os.sep)[0] == os.pardir else data / way
 
@@ -84,7 +84,7 @@ def existing(root: Path, name: str, place: str) -> Path:
     """The file of a name (`located`).
 
     Raises:
-        UserError: there is none; `place` says who names it.
+        UserError: there is none. `place` says where the name stands.
     """
     found = located(root, name)
     if found is None:
@@ -93,10 +93,10 @@ def existing(root: Path, name: str, place: str) -> Path:
 
 
 def any_extension(root: Path, name: str, place: str, extensions: Sequence[str] = EXTENSIONS) -> Path:
-    """The file of a name (`located`) with one of the extensions, the first that there is, in small letters or capitals.
+    """The file of a name (`located`) with the first of the extensions that there is, in small letters or capitals.
 
     Raises:
-        UserError: there is none; `place` says who names it.
+        UserError: there is none. `place` says where the name stands.
     """
     for extension in extensions:
         for each in (extension, extension.upper()):
@@ -108,7 +108,7 @@ def any_extension(root: Path, name: str, place: str, extensions: Sequence[str] =
 
 
 def _of_stem(path: Path) -> str | None:
-    """The name of a file that is called so but for its extension."""
+    """The name of a file with this stem, whatever its extension is."""
     try:
         names = os.listdir(path.parent)
     except OSError:
@@ -117,7 +117,7 @@ def _of_stem(path: Path) -> str | None:
 
 
 def class_name(text: str) -> str:
-    """The name of a class as it is compared: without blanks around it, its accents composed."""
+    """The name of a class, ready to be compared: without blanks around it, and with composed accents."""
     return unicodedata.normalize("NFC", text.strip())
 
 
@@ -128,7 +128,7 @@ def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
     """The content of a file.
 
     Raises:
-        UserError: it cannot be read, is no regular file (a named pipe would never end), or has more than `most` bytes.
+        UserError: it cannot be read, has more than `most` bytes, or is no regular file. (A named pipe would never end.)
     """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
@@ -152,7 +152,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def read_text(path: Path) -> str:
     """A text file, such as a list of files.
 
-    Bytes that are no UTF-8 come as Python has them in names of files, so that such names are found.
+    Bytes that are no UTF-8 are decoded as Python decodes names of files, so that such names are found.
 
     Raises:
         UserError: it cannot be read, or is no text.
@@ -164,7 +164,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(listing: Path) -> list[tuple[str, str]]:
-    """(where it stands, what it says) of each line of a text file that is not empty.
+    """The lines of a text file that are not empty, each with its place for messages.
 
     Raises:
         UserError: it cannot be read, or is no text.
@@ -174,7 +174,7 @@ def read_lines(listing: Path) -> list[tuple[str, str]]:
 
 
 def decoded(path: Path, channels: int) -> Shaped[Tensor, "{channels} height width"]:
-    """`decode` of an image that cannot be left out.
+    """The image, for a caller that cannot leave it out.
 
     Raises:
         UserError: it cannot be used.

@@ -1,21 +1,39 @@
-"""Every setting of an evaluation, and its default. Loads nothing heavy: the command line shows them."""
+"""Every setting of an evaluation: its default, its range and its help. The command line is made from this class.
+
+Loads nothing heavy.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from densecl.errors import UserError, nearest
+from densecl.errors import UserError, flag
 
-TASKS = ("correspondence", "retrieval", "segmentation", "clustering", "neighbors", "detection")
+#: Images that go through a frozen backbone at a time, unless --batch-size is given.
+BATCH_SIZE = 32
 
-#: Tasks for which the backbone can be trained on the labels, too.
-FINE_TUNED = ("segmentation", "detection")
-
-
-#: The longest side of an image that is judged: a few times that of a photograph, and what a typing error goes beyond.
+#: The longest side of an image that is judged. Photographs are smaller; whoever asks for more has mistyped.
 LONGEST_SIDE = 8192
+
+
+class Meaning(NamedTuple):
+    """What is known of a setting beside its type and default."""
+
+    group: str  # the heading in --help
+    metavar: str | None
+    help: str
+    least: int | None  # of a whole number
+
+
+def _setting(default: Any, group: str, metavar: str | None, help: str, least: int | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"meaning": Meaning(group, metavar, help, least)})
+
+
+_PROTOCOL, _LABELS, _TRAINING = "the protocol", "labeled data", "training on the labels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,35 +44,62 @@ class Settings:
         UserError: a value out of its range.
     """
 
-    seeds: int = 3  # three show whether a difference is larger than the chance in it
-    first_seed: int = 0  # the others follow it; to add some to those of an earlier evaluation
-    image_size: tuple[int, int] | None = None  # (width, height)
-    output_stride: int | None = None  # None: 16, where the backbone can; its own for detection
-    train_split: str = "train"
-    test_split: str | None = None  # None: "test", "val" or "valid", the first that there is
-    classes: int | None = None  # None: as many as occur
-    ignore: Sequence[int] = ()  # 255 always is
-    also: Sequence[str] = ()
-    label_fraction: float = 1.0
-    images: int | None = None  # of those without labels for each pixel; None: 256 pairs, 2000 with classes
-    batch_size: int | None = None  # None: 32 images where nothing is trained; else 16, of detection 8
-    fine_tune: bool = False
-    steps: int | None = None  # of training; None: 300, of detection 500
-    learning_rate: float | None = None
+    # Three show whether a difference is larger than chance.
+    seeds: int = _setting(3, _PROTOCOL, "N", "How many; scores are means over them (default: 3).", least=1)
+    # To add seeds to those of an earlier evaluation.
+    first_seed: int = _setting(0, _PROTOCOL, "N", "The first of these; the others follow it (default: 0).", least=0)
+    image_size: tuple[int, int] | None = _setting(
+        None,
+        _PROTOCOL,
+        "SIZE",
+        "WIDTHxHEIGHT, or N for a square (default: the task's, or the images' own size, in whole cells).",
+    )
+    output_stride: int | None = _setting(
+        None,
+        _PROTOCOL,
+        "N",
+        "Pixels per cell of the feature map (default: 16, or the backbone's own where it cannot be changed or the task"
+        " says so).",
+        least=1,
+    )
+    batch_size: int | None = _setting(
+        None,
+        _PROTOCOL,
+        "N",
+        f"Images at a time (default: the task's, or {BATCH_SIZE}).",
+        least=1,
+    )
+    images: int | None = _setting(
+        None, _PROTOCOL, "N", "How many are used, by the tasks that have a default for it.", least=1
+    )
+    train_split: str = _setting(
+        "train", _LABELS, "NAME", "Name, or a list file, of what is learned from (default: train)."
+    )
+    test_split: str | None = _setting(
+        None, _LABELS, "NAME", "... and of what is scored on (default: test, or else val or valid)."
+    )
+    classes: int | None = _setting(None, _LABELS, "N", "Labels are 0 to N-1 (default: as many as occur).", least=2)
+    ignore: Sequence[int] = _setting((), _LABELS, "LABEL", "Labels of pixels that do not count; 255 never does.")
+    also: Sequence[str] = _setting(
+        (),
+        _LABELS,
+        "PATTERN",
+        "Score the test images whose file names match apart as well, such as 'Seq05V*'.",
+    )
+    label_fraction: float = _setting(
+        1.0, _LABELS, "X", "Use this fraction of the training images, drawn by the seed (default: 1)."
+    )
+    fine_tune: bool = _setting(
+        False, _TRAINING, None, "Train the backbone, too, for the tasks that say so. It is frozen otherwise."
+    )
+    steps: int | None = _setting(None, _TRAINING, "N", "Training steps (default: the task's).", least=1)
+    learning_rate: float | None = _setting(None, _TRAINING, "X", "AdamW's highest learning rate (default: 0.0005).")
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("seeds", 1),
-            ("first_seed", 0),
-            ("output_stride", 1),
-            ("classes", 2),
-            ("images", 1),
-            ("batch_size", 1),
-            ("steps", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+        for each in dataclasses.fields(self):
+            value, least = getattr(self, each.name), meaning_of(each).least
+            if least is not None and value is not None and value < least:
+                raise UserError(f"{flag(each.name)} must be at least {least}, not {value}.")
         if self.classes is not None and self.classes > 255:
             raise UserError(f"--classes {self.classes}: labels are eight-bit, and 255 is for pixels without one.")
         if self.image_size is not None and min(self.image_size) < 1:
@@ -69,20 +114,26 @@ class Settings:
             if not 0 <= label <= 255:
                 raise UserError(f"--ignore {label}: labels lie in 0..255.")
 
+    @property
+    def all_seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
 
-def check_tasks(tasks: tuple[str, ...], settings: Settings) -> None:
-    """
-    Raises:
-        UserError: one of them is none, there are none, none of them can be fine-tuned and should be, or nothing is
-            trained step by step and a setting of that is given.
-    """
-    if not tasks:
-        raise UserError(f"Give a task: --task {', '.join(TASKS[:-1])} or {TASKS[-1]}.")
-    for task in tasks:
-        if task not in TASKS:
-            raise UserError(f"--task takes {', '.join(TASKS[:-1])} or {TASKS[-1]}, not '{task}'.{nearest(task, TASKS)}")
-    if settings.fine_tune and not set(tasks) & set(FINE_TUNED):
-        raise UserError(f"--fine-tune is for {' and '.join(FINE_TUNED)}.")
-    for name in ("steps", "learning_rate"):
-        if getattr(settings, name) is not None and not settings.fine_tune and "detection" not in tasks:
-            raise UserError(f"--{name.replace('_', '-')} is for detection and with --fine-tune.")
+    def square(self, usual: int) -> int:
+        """The side of the images, for a task that takes squares; `usual` unless a size was given.
+
+        Raises:
+            UserError: the given size is no square.
+        """
+        width, height = self.image_size or (usual, usual)
+        if width != height:
+            raise UserError(f"--image-size {width}x{height}: this task takes squares.")
+        return width
+
+    def training(self) -> dict[str, Any]:
+        """The settings of training that were given. For the others each task has its own default."""
+        given = {name: getattr(self, name) for name in ("steps", "batch_size", "learning_rate")}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def meaning_of(field: dataclasses.Field[Any]) -> Meaning:
+    return field.metadata["meaning"]

@@ -1,4 +1,4 @@
-"""The weights that are compared: of runs, of files, random, or ImageNet's."""
+"""The weights that are compared: of runs, of files, random ones, or ImageNet's."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from densecl.borrowed import seeded
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.weights import initialize_from, load_backbone, read_metadata, weights_file
+from densecl.normalization import IMAGENET as IMAGENET_NORMALIZATION
 from densecl.normalization import Normalization
 
 RANDOM, IMAGENET = "random", "imagenet"
 
-#: The stride that features are judged at unless another is asked for: finer than most networks' own.
+#: Feature maps are judged at this stride unless another is asked for. It is finer than most networks' own.
 USUAL_STRIDE = 16
 
 
@@ -28,10 +28,10 @@ class Weights:
 
     Attributes:
         name: as the user gave it.
-        architecture: timm's name.
-        in_channels: of the images.
-        normalization: of the pixels.
-        state: the state dict of the timm model; None: random.
+        architecture: timm's name of the network.
+        in_channels: channels of the images.
+        normalization: what the pixels are normalized by.
+        state: the state dict of the timm model. None: random weights.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Weights:
         """A backbone with these weights, on the GPU if there is one.
 
         Args:
-            output_stride: None: `usual` if the architecture has it, else its own.
-            seed: of random weights.
-            usual: None: the architecture's own.
+            output_stride: stride of the feature map. None: `usual` if the architecture has it, else its own.
+            seed: draws the weights, if they are random.
+            usual: None: the architecture's own stride.
 
         Raises:
             UserError: the architecture cannot have the stride.
@@ -63,7 +63,7 @@ class Weights:
             backbone = self._drawn(None, seed)
         if self.state is not None:
             backbone.model.load_state_dict(self.state)
-        # Channels last is the faster layout of convolutions, on a CPU too.
+        # Convolutions are faster in this layout, on a CPU, too.
         backbone = backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -72,14 +72,15 @@ class Weights:
             return create_backbone(self.architecture, channels=self.in_channels, output_stride=output_stride)
 
 
-@torch.random.fork_rng(devices=[])  # what is drawn here is not kept, and costs the caller no random numbers
+@torch.random.fork_rng(devices=[])  # networks are drawn here; the caller's random numbers must not change by that
 def open_weights(names: Sequence[str | Path], architecture: str | None = None) -> list[Weights]:
-    """The weights of these names, all checked before any work is done.
+    """The weights of these names. All are checked before any work is done.
 
     Args:
-        names: run folders, files, "random" or "imagenet". A backbone.safetensors of ours says what it is; other
-            files (safetensors, .pth, .pt, .ckpt of timm, torchvision or any self-supervised code) need `architecture`.
-        architecture: timm's name, of those that do not say it. Not given: that of the first that does.
+        names: run folders, files, "random" or "imagenet". A backbone.safetensors of ours says what it is. Other files
+            (safetensors, .pth, .pt, .ckpt of timm, torchvision or any self-supervised code) need `architecture`.
+        architecture: timm's name of the network, for weights that do not say it. Not given: that of the first weights
+            that do.
 
     Raises:
         UserError: a file that is not there, does not fit, or does not say what it is; a name given twice.
@@ -108,18 +109,15 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
         if name == RANDOM:
             create_backbone(architecture)  # raises for an unknown name
             in_channels = known.in_channels if known else 3
-            normalization = known.normalization if known else _IMAGENET_NORMALIZATION
+            normalization = known.normalization if known else IMAGENET_NORMALIZATION
             found.append(Weights(name, architecture, in_channels, normalization, None))
         else:
             found.append(_initialized(name, architecture))
     return found
 
 
-_IMAGENET_NORMALIZATION = Normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-
-
 def _is_ours(name: str) -> bool:
-    """Whether it is a file that says itself what it is, or a folder with one."""
+    """Whether it is a file of ours, which says what it is, or a folder with one."""
     if name in (RANDOM, IMAGENET):
         return False
     path = Path(name).expanduser()
@@ -136,5 +134,5 @@ def _load(name: str) -> Weights:
 def _initialized(name: str, architecture: str) -> Weights:
     backbone = create_backbone(architecture)
     start = initialize_from(backbone, name if name == IMAGENET else Path(name).expanduser())
-    normalization = start.normalization or _IMAGENET_NORMALIZATION
+    normalization = start.normalization or IMAGENET_NORMALIZATION
     return Weights(name, architecture, backbone.in_channels, normalization, backbone.model.state_dict())

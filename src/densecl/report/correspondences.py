@@ -1,4 +1,4 @@
-"""Which cells of two views a backbone takes for the same place, drawn as lines."""
+"""A picture of matches: lines between the cells of two views that a backbone takes for the same place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GUTTER = 34  # between pairs
 MARGIN = 36
 HEADER = 54  # above a row of pairs, for its title
 FOOTER = 40  # for the legend
-SCALE = 2  # drawn this much larger and reduced, for smooth lines
+SCALE = 2  # everything is drawn this much larger and then reduced, which makes smooth lines
 
 PAPER = (250, 249, 246)
 INK = (34, 36, 42)
@@ -34,11 +34,11 @@ class MatchRow(NamedTuple):
     """The matches of one set of weights on all drawn pairs."""
 
     title: str
-    caption: str  # beside the title, such as how often it is right
+    caption: str  # at the right of the title, such as the match accuracy
     grid: tuple[int, int]  # rows and columns of the feature map
     match: Int[Tensor, "pairs cells"]  # each query cell's key cell
-    right: Bool[Tensor, "pairs cells"]  # whether that is the right one
-    counted: Bool[Tensor, "pairs cells"]  # whether there is a right one
+    right: Bool[Tensor, "pairs cells"]  # whether that is the right match
+    counted: Bool[Tensor, "pairs cells"]  # whether the query cell has a right match
 
 
 def draw_correspondences(
@@ -48,10 +48,10 @@ def draw_correspondences(
     *,
     lines: int = 12,
 ) -> Image.Image:
-    """A row for each set of weights: the views of each pair side by side, a line from query cells to their matches.
+    """Draw a row for each set of weights: the views of each pair side by side, with lines from query cells to matches.
 
-    Lines of right matches are green, of wrong ones red. Only query cells that have a right match are
-    drawn, of each pair at most `lines`, spread evenly: the same ones in every row of the same grid.
+    Lines of right matches are green, of wrong ones red. Only query cells that have a right match are drawn. Of each
+    pair there are at most `lines`, spread evenly. Rows with the same grid show the same query cells.
     """
     pairs = len(query)
     block = 2 * VIEW + GAP
@@ -74,7 +74,7 @@ def draw_correspondences(
 
 
 def save_picture(picture: Image.Image, path: Path | str) -> None:
-    """Write a PNG beside its place and move it there.
+    """Write a PNG.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -87,7 +87,7 @@ def save_picture(picture: Image.Image, path: Path | str) -> None:
 
 
 def _paste(canvas: Image.Image, corner: tuple[int, int], view: UInt8[Tensor, "3 height width"]) -> None:
-    """A view with round corners."""
+    """Paste a view, with round corners."""
     side = VIEW * SCALE
     picture = Image.fromarray(view.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BICUBIC)
     mask = Image.new("L", (side, side), 0)
@@ -99,7 +99,7 @@ def _join(pen: ImageDraw.ImageDraw, corners: list[tuple[int, int]], row: MatchRo
     cells = row.counted[pair].nonzero().flatten()
     if len(cells) > lines:
         cells = cells[torch.linspace(0, len(cells) - 1, lines).round().long()]
-    # The right ones last: they lie on top.
+    # The right ones are drawn last, so that they lie on top.
     for cell in sorted(cells.tolist(), key=lambda cell: bool(row.right[pair, cell])):
         start = _center(corners[0], row.grid, cell)
         end = _center(corners[1], row.grid, int(row.match[pair, cell]))
@@ -150,4 +150,4 @@ def _write(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size * SCALE)  # the one that Pillow brings: the same on every machine
+    return ImageFont.load_default(size * SCALE)  # Pillow's own font, because it is the same on every machine

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 
 from densecl.config.recipe import settle
-from densecl.config.setting import flag
 from densecl.config.settings import Settings
-from densecl.errors import UserError
+from densecl.errors import UserError, flag
 
 #: Launchers and their variables: the rank of a process, the number of processes, and both on its machine alone.
 #: `launch` sets the same ones as torchrun.

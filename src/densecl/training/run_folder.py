@@ -16,9 +16,9 @@ from densecl.config.checks import LAUNCHED
 from densecl.config.files import read_recipe
 from densecl.config.recipe import Resolved
 from densecl.config.rules import resting
-from densecl.config.setting import flag, meaning_of
+from densecl.config.setting import meaning_of
 from densecl.config.settings import Settings, setting_fields
-from densecl.errors import UserError
+from densecl.errors import UserError, flag
 from densecl.files import free_bytes, lock
 from densecl.model import DenseCL
 from densecl.training.checkpoints import writing

@@ -1,1 +1,1 @@
-"""One file for each family of layouts that boxes come in; `densecl.evaluation.boxed` has the table of them."""
+"""Layouts of boxes, a file each. The table of them is `LAYOUTS` in `densecl.evaluation.boxed`."""

@@ -1,4 +1,4 @@
-"""What a reader of boxes returns, and what its readers share: numbers from files of strangers."""
+"""What a reader of boxes returns, and how the readers check numbers from files of strangers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import NamedTuple
 from densecl.errors import UserError
 from densecl.names import shown
 
-#: Digits of a number that is meant seriously, sign, point and exponent included.
+#: Longer texts are not taken for numbers. Sign, point and exponent are included.
 LONGEST_NUMBER = 40
 
-#: Pixels along an image that no image has.
+#: No image has a longer side, in pixels.
 LONGEST_SIDE = 10**7
 
-#: Makes the error about an annotation from what is wrong with it.
+#: Makes the error about an annotation. It is told what is wrong.
 Fail = Callable[[str], UserError]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -26,25 +26,25 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 class Object(NamedTuple):
     """An object as its annotation has it."""
 
-    box: tuple[float, float, float, float]  # x0 y0 x1 y1 in pixels, or in shares of the image's sides
+    box: tuple[float, float, float, float]  # x0 y0 x1 y1 in pixels, or in fractions of the image's sides
     name: str  # of its class
     place: str  # of its annotation, for messages: "train.json, annotation 3"
 
 
 class Annotated(NamedTuple):
-    """An image file and what is known of it."""
+    """An image file and its objects."""
 
     path: Path
     objects: Sequence[Object]
-    size: tuple[int, int] | None = None  # (width, height) that the boxes are meant for; None: not given
-    shares: bool = False  # boxes are in shares of the image's sides, from 0 to 1
+    size: tuple[int, int] | None = None  # (width, height) of the image, as its annotation says; None: it does not
+    relative: bool = False  # boxes are in fractions of the image's sides
 
 
 class Contents(NamedTuple):
-    """What the annotations of a split say."""
+    """The annotations of a split."""
 
     items: list[Annotated]
-    names: list[str]  # of all classes, in their order; some may have no object
+    names: list[str]  # of all classes, in their order; a class may have no object
 
 
 class Layout(NamedTuple):
@@ -52,16 +52,16 @@ class Layout(NamedTuple):
 
     title: str
     files: str  # what is looked for, with SPLIT for the name of a split
-    find: Callable[[Path], Mapping[str, Callable[[], Contents]]]  # the splits of a folder, and what reads each
+    find: Callable[[Path], Mapping[str, Callable[[], Contents]]]  # the splits of a folder, each with its reader
 
 
 def complaint(place: str, what: str) -> UserError:
-    """What is wrong, and where."""
+    """The error that says where something is wrong, and what."""
     return UserError(f"{place}: {what}.")
 
 
 def number(value: object) -> float | None:
-    """A finite number, or a text that is one; None for anything else."""
+    """The value of a finite number, or of a text that is one. None for anything else."""
     if isinstance(value, str):
         text = value.strip()
         value = float(text) if len(text) <= LONGEST_NUMBER and _NUMBER.fullmatch(text) else None
@@ -69,21 +69,21 @@ def number(value: object) -> float | None:
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an int of hundreds of digits
+    except OverflowError:  # the int has hundreds of digits
         return None
 
 
 def whole(value: object) -> int | None:
-    """A whole number from 0 on, or a text that is one; None for anything else."""
+    """The value of a whole number from 0 on, or of a text that is one. None for anything else."""
     found = number(value)
     return int(found) if found is not None and found >= 0 and found == int(found) else None
 
 
 def size(width: object, height: object, fail: Fail) -> tuple[int, int] | None:
-    """The size of an image that a file gives; None where it gives none, or 0, as some do.
+    """The size of an image, as a file gives it. None if the file gives none, or 0, as some files do.
 
     Raises:
-        UserError: made by `fail`: it is no size.
+        UserError: it is no size. `fail` makes the error.
     """
     if width in (None, "", 0, "0") or height in (None, "", 0, "0"):
         return None
@@ -94,7 +94,7 @@ def size(width: object, height: object, fail: Fail) -> tuple[int, int] | None:
 
 
 def excerpt(value: object) -> str:
-    """A value of a file for a message, short, and in no language's words."""
+    """A value of a file for a message: short, and not in Python's words, such as None."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""COCO's layout: one JSON file for each split, as COCO itself has it and as Roboflow exports it."""
+"""COCO's layout: one JSON file for each split, as COCO publishes it or as Roboflow exports it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from densecl.evaluation.boxes.annotated import (
 from densecl.evaluation.files import TEST_SPLITS, class_name, inside, located, read_bytes, visible
 from densecl.names import shown
 
-#: Larger annotation files are refused: COCO's own, of all images, has half a gigabyte.
+#: Larger annotation files are refused. COCO's own has half a gigabyte.
 MAX_JSON_BYTES = 2 * 1024**3
 
-#: File names that are tried to find out which folder they are relative to.
+#: This many file names are tried in each folder, to find out which folder the names are relative to.
 TRIED = 20
 
-#: Splits whose file may be called so alone; what else lies beside it are captions, key points and the like.
+#: Only these splits may have a file such as train.json. Other files beside it hold captions, key points and the like.
 USUAL_SPLITS = ("train", *TEST_SPLITS)
 
-#: What an entry of each of a file's lists is called.
+#: The name of one entry of each of a file's lists.
 SINGLE = {"annotations": "annotation", "images": "image", "categories": "category"}
 
 
@@ -98,7 +98,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _entries(content: Mapping[str, Any], kind: str, source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each entry of one of the file's lists stands, for messages, and what it says."""
+    """The entries of one of the file's lists, each with its place for messages."""
     if kind not in content:
         hint = " Is it a split without labels?" if kind == "annotations" else ""
         raise UserError(f"{shown(source)} is not in COCO's form: there is no '{kind}'.{hint}")
@@ -115,7 +115,7 @@ def _entries(content: Mapping[str, Any], kind: str, source: Path) -> Iterator[tu
 
 
 def _key(entry: Mapping[str, Any], what: str, fail: Fail) -> int | str:
-    """An id. Tools write 3, 3.0 or "3" for the same one."""
+    """An id. Tools write the same one as 3, 3.0 or "3"."""
     value = entry.get(what)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -166,7 +166,7 @@ def _is_crowd(annotation: Mapping[str, Any], fail: Fail) -> bool:
 
 
 def _box(annotation: Mapping[str, Any], fail: Fail) -> tuple[float, float, float, float]:
-    """x, y, width and height; of the polygons, where the annotation has no box."""
+    """x, y, width and height. If the annotation has no box, the one around its polygons."""
     given = annotation.get("bbox")
     if given is None or given == []:
         return _around(annotation.get("segmentation"), fail)
@@ -223,6 +223,6 @@ def _root(data: Path, folders: Iterable[Path], names: Iterable[str]) -> Path | N
 
 
 def _inside(data: Path, folder: Path, name: str) -> Path | None:
-    """The file of this name, if it lies in the data set."""
+    """The file of this name. None if it lies outside of the data set."""
     path = located(folder, name)
     return path and inside(data, path)

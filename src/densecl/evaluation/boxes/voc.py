@@ -46,7 +46,7 @@ def _contents(items: list[Annotated]) -> Contents:
 
 
 def _read_xml(path: Path, image: Path) -> Annotated:
-    """An image, and the objects in it that are not difficult."""
+    """An image and its objects, without those that are marked as difficult."""
     root = _parse(path)
     if root.tag != "annotation" and root.find("object") is None:
         raise UserError(f"{shown(path)} is no annotation of VOC: it holds {excerpt(root.tag)}, not 'annotation'.")
@@ -67,13 +67,13 @@ def _read_xml(path: Path, image: Path) -> Annotated:
             raise fail(f"its bndbox has the sides {excerpt(given)}; expected xmin, ymin, xmax and ymax, in pixels")
         if x1 < x0 or y1 < y0:
             raise fail(f"its bndbox has the sides {excerpt(given)}; xmax or ymax is less than its min")
-        objects.append(Object((x0 - 1, y0 - 1, x1, y1), name, where))  # VOC counts pixels from 1, both ends within
+        objects.append(Object((x0 - 1, y0 - 1, x1, y1), name, where))  # VOC counts from 1, and includes both ends
     width, height = (root.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
     return Annotated(image, objects, size(width, height, functools.partial(complaint, shown(path))))
 
 
 def _parse(path: Path) -> ElementTree.Element:
-    """The root of a file that declares no entities: those can unfold to more than any memory holds."""
+    """The root of an XML file. Files with entities are refused, because entities can unfold to fill the memory."""
     content = read_bytes(path)
 
     def refuse(*_: object) -> None:
@@ -88,5 +88,5 @@ def _parse(path: Path) -> ElementTree.Element:
         raise
     except (expat.ExpatError, ElementTree.ParseError) as error:
         raise UserError(f"{shown(path)} is not XML: {error}.") from error
-    except (ValueError, LookupError) as error:  # an encoding that nobody knows
+    except (ValueError, LookupError) as error:  # an unknown encoding
         raise UserError(f"{shown(path)} is not XML: {error}.") from error

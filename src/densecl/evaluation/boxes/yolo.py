@@ -1,4 +1,4 @@
-"""YOLO's layout: a text file for each image, a line for each object, the names of the classes in ``data.yaml``."""
+"""YOLO's layout: a text file for each image with a line for each object, and the classes' names in ``data.yaml``."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from densecl.evaluation.boxes.annotated import Annotated, Contents, Layout, Obje
 from densecl.evaluation.files import TEST_SPLITS, class_name, inside, is_image, located, read_bytes, read_lines, visible
 from densecl.names import shown
 
-#: What the description of a data set is called, the first that there is.
+#: The description of a data set: the first of these files that there is.
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 MAX_YAML_BYTES = 1024**2
 
-#: A file of names, one on each line, where no description has them.
+#: The file with a class name on each line, which is read if the description has no names.
 NAMES = "classes.txt"
 
-#: How far beyond the image a coordinate may lie, as a share of its side: what rounding does, and no pixels.
+#: How far a coordinate may lie beyond the image, as a fraction of its side. Rounding does that. Pixels reach farther.
 SLACK = 0.01
 
 
 class _Described(NamedTuple):
-    """What ``data.yaml`` says."""
+    """The content of ``data.yaml``."""
 
     source: Path
     names: Mapping[int, str] | None
-    splits: Mapping[str, Sequence[str]]  # folders or lists of images, as they stand there
-    base: Path  # which these are relative to
-    keypoints: bool  # follow the box on each line
+    splits: Mapping[str, Sequence[str]]  # folders or lists of images, as the file writes them
+    base: Path  # the folder that these are relative to
+    keypoints: bool  # whether key points follow the box on each line
 
 
 def _find(data: Path) -> Mapping[str, Callable[[], Contents]]:
@@ -48,7 +48,7 @@ def _find(data: Path) -> Mapping[str, Callable[[], Contents]]:
     if described is not None:
         for split, entries in described.splits.items():
             found[split] = [_within(data, described.base, entry) or entry for entry in entries]
-    # Exports name a test split that was never made. There is nothing to score on, and another one is.
+    # Exports often name a test split that was never made. If another split to score on is there, it is taken.
     there = {split for split, places in found.items() if any(isinstance(place, Path) for place in places)}
     if there & set(TEST_SPLITS):
         found = {split: places for split, places in found.items() if split in there or split not in TEST_SPLITS}
@@ -59,7 +59,7 @@ YOLO = Layout("YOLO", "images/SPLIT with labels/SPLIT, SPLIT/images with SPLIT/l
 
 
 def _labels(data: Path, images: Path) -> Path:
-    """Where the labels of a folder of images, or of an image, are: the last part "images" becomes "labels"."""
+    """The path of the labels of a folder of images, or of an image: the last part "images" becomes "labels"."""
     parts = list(images.relative_to(data).parts)
     for place in reversed(range(len(parts))):
         if parts[place] == "images":
@@ -77,7 +77,7 @@ def _describe(data: Path) -> _Described | None:
         return None
     text = read_bytes(source, MAX_YAML_BYTES)
     try:
-        # Only texts, lists and mappings: a class called "no" stays a text, and nothing is built that could be large.
+        # The base loader makes only texts, lists and mappings: a class called "no" stays a text, and no object is made.
         content = yaml.load(text, yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -99,7 +99,7 @@ def _describe(data: Path) -> _Described | None:
 
 
 def _names(names: object, source: Path) -> dict[int, str] | None:
-    """The names of the classes by their numbers: a list of them, or a mapping."""
+    """The names of the classes by their numbers. The file has a list or a mapping."""
     if not names:
         return None
     numbered = dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
@@ -110,10 +110,10 @@ def _names(names: object, source: Path) -> dict[int, str] | None:
 
 
 def _within(data: Path, base: Path, entry: str) -> Path | None:
-    """A file or folder that is named in a data set and lies in it, whatever way leads out and back.
+    """The file or folder that an entry means, if it lies in the data set.
 
-    Exports of Roboflow say ``../train/images`` and mean ``train/images``; what was written for another machine, such
-    as ``/content/data/train/images``, has its last two or more parts here.
+    Exports of Roboflow write ``../train/images`` for ``train/images``. Of a path that was written on another machine,
+    such as ``/content/data/train/images``, the last two or more parts are looked for here.
     """
     entry = entry.replace("\\", "/")
     parts = entry.split("/")
@@ -134,7 +134,7 @@ def _is_absolute(entry: str) -> bool:
 
 
 def _read(data: Path, places: Sequence[Path | str], described: _Described | None) -> Contents:
-    """The images of folders and lists, and what the files of labels say."""
+    """The images of folders and lists, with the objects in their label files."""
     names = described.names if described else None
     source = described.source if described else None
     images: dict[Path, None] = {}
@@ -153,9 +153,9 @@ def _read(data: Path, places: Sequence[Path | str], described: _Described | None
         read.add(path)
         keypoints = described is not None and described.keypoints
         objects = [] if path is None else list(_objects(path, names, source, keypoints))
-        items.append(Annotated(image, objects, shares=True))
+        items.append(Annotated(image, objects, relative=True))
     for place in places:
-        assert isinstance(place, Path), "others are refused above"
+        assert isinstance(place, Path), "texts were refused above"
         if place.is_dir() and (labels := _labels(data, place)) != place:
             _check_all_read(labels, read, place)
     if names is None:
@@ -178,7 +178,10 @@ def _listed(data: Path, listing: Path) -> Iterator[Path]:
 
 
 def _check_all_read(labels: Path, read: set[Path | None], images: Path) -> None:
-    """A file of labels whose image is missing, or of a format that is not read, would be left out unnoticed."""
+    """
+    Raises:
+        UserError: a label file has no image. It would otherwise be left out unnoticed.
+    """
     for path in visible(labels, "**/*.txt"):
         if path not in read and path.name != NAMES:
             missing = f"has no image {shown(path.stem)}.* in {shown(images)}: remove it, or add the image"
@@ -186,7 +189,7 @@ def _check_all_read(labels: Path, read: set[Path | None], images: Path) -> None:
 
 
 def _read_names(data: Path) -> tuple[Path | None, dict[int, str] | None]:
-    """The names that ``classes.txt`` has, of the data set or in one of its folders; None: there is no such file."""
+    """The names in ``classes.txt``, which lies in the data set or in one of its folders. None: there is no file."""
     places = (sorted(visible(data, f"{folders}{NAMES}")) for folders in ("", "*/", "*/*/"))
     source = next(itertools.chain.from_iterable(places), None)
     return source, None if source is None else dict(enumerate(class_name(line) for _, line in read_lines(source)))
@@ -201,7 +204,7 @@ def _objects(path: Path, names: Mapping[int, str] | None, source: Path | None, k
         if which is None or len(sides) < len(numbers) - 1:
             raise fail(f"{excerpt(line)}; {expected}")
         if not all(-SLACK <= side <= 1 + SLACK for side in (sides[:4] if keypoints else sides)):
-            raise fail(f"{excerpt(line)} goes beyond 0 to 1; coordinates are shares of the image's width and height")
+            raise fail(f"{excerpt(line)} goes beyond 0 to 1; coordinates are fractions of the image's width and height")
         if len(sides) == 4 or (keypoints and len(sides) > 4):
             x, y, width, height = sides[:4]
             if width < 0 or height < 0:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,19 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-import densecl.evaluation.detection
-from densecl.errors import UserError
+from densecl.evaluation.average_precision import Detections, average_precision
 from densecl.evaluation.boxed import Boxed
-from densecl.evaluation.compare import evaluate
-from densecl.evaluation.detection import Detections, Pyramid, average_precision, detection
-from densecl.model.backbone import Backbone, create_backbone
-from tests.evaluation.squares import squares, write_coco
-from tests.frozen import WatchedNorm, frozen_norm, modes
-
-STANDARD = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
 def truth(images: int, objects: int, classes: int = 1, *, seed: int = 0) -> list[Boxed]:
@@ -135,87 +125,3 @@ def test_agrees_with_pycocotools(seed: int) -> None:
         judged.accumulate()
         judged.summarize()
     assert average_precision(found, items, 3) == pytest.approx(tuple(100 * judged.stats[:3]), abs=1e-3)
-
-
-@pytest.fixture
-def small_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the time."""
-    for name, value in {"PYRAMID_CHANNELS": 32, "HEAD_CHANNELS": 64, "SAMPLED_PROPOSALS": 32, "PROPOSALS": 50}.items():
-        monkeypatch.setattr(densecl.evaluation.detection, name, value)
-
-
-@pytest.mark.usefixtures("small_head")
-def test_squares_are_learned() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        backbone = create_backbone("resnet10t")
-    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    common: dict[str, Any] = {"classes": 2, "longer_side": 64, "batch_size": 4, "learning_rate": 3e-3, **STANDARD}
-    tuned = detection(backbone, squares(24, 0), squares(8, 1), fine_tune=True, steps=40, **common)
-    assert tuned.ap50 > 40
-    frozen = detection(backbone, squares(24, 0), squares(8, 1), steps=40, **common)
-    assert frozen.ap50 > 20
-    one, same, other = (
-        detection(backbone, squares(6, 0), squares(2, 1), steps=1, seed=seed, **common) for seed in (0, 0, 1)
-    )
-    assert one == same and other.ap50 < 20
-    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("name", "strides"),
-    [("resnet10t", [4, 8, 16, 32]), ("vit_tiny_patch16_224", [16]), ("convnext_atto", [4, 8, 16, 32])],
-)
-def test_the_pyramid_of_any_backbone(name: str, strides: list[int]) -> None:
-    frozen = Pyramid(create_backbone(name), fine_tune=False).train()
-    assert frozen.strides == strides
-    assert frozen.training and not frozen.backbone.training
-    assert not any(parameter.requires_grad for parameter in frozen.backbone.parameters())
-    maps = frozen(torch.zeros(2, 3, 64, 96))
-    assert [tuple(some.shape[2:]) for some in maps.values()][:-1] == [(64 // s, 96 // s) for s in strides]
-    assert Pyramid(create_backbone(name), fine_tune=True).train().backbone.training
-
-
-@pytest.mark.usefixtures("small_head")
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_coco(tmp_path)
-    path = tmp_path / "annotations/instances_val.json"  # has a class that training lacks, and lacks one that it has
-    path.write_text(path.read_text().replace("green", "blue"))
-    settings = {"image_size": (64, 64), "steps": 1, "batch_size": 2, "seeds": 1, "backbone": "resnet10t", "json": None}
-    before = torch.get_rng_state()
-    (found,) = evaluate(["random"], "detection", tmp_path, **settings)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert set(found.scores) == {"ap", "ap50", "ap75"} and 0 <= found.scores["ap"] <= found.scores["ap50"] <= 100
-    assert "no training image has a blue, so nothing can find it" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("small_head")
-def test_a_backbone_of_one_size_alone() -> None:
-    class OneSize(nn.Conv2d):
-        def forward(self, pixels: Tensor) -> Tensor:
-            assert pixels.shape[2:] == (128, 128)
-            return super().forward(pixels)
-
-    common: dict[str, Any] = {"classes": 2, "steps": 1, "batch_size": 2, **STANDARD}
-    backbone = Backbone(OneSize(3, 8, 8, stride=8))
-    detection(backbone, squares(2, 0), squares(1, 1), longer_side=128, **common)
-    with pytest.raises(UserError, match="OneSize does not take images of 64x64 px, but of 128x128 px"):
-        detection(backbone, squares(2, 0), squares(1, 1), longer_side=64, **common)
-
-
-def test_nothing_to_learn_from() -> None:
-    empty = [item._replace(boxes=item.boxes[:0], labels=item.labels[:0]) for item in squares(2, 0)]
-    with pytest.raises(UserError, match="no object to learn from"):
-        detection(create_backbone("resnet10t"), empty, squares(2, 0), classes=2, **STANDARD)
-
-
-@pytest.mark.usefixtures("small_head")
-@pytest.mark.parametrize("fine_tune", [True, False])
-def test_batch_norm_that_its_owner_froze_stays_frozen(fine_tune: bool) -> None:
-    backbone = Backbone(frozen_norm())
-    before = modes(backbone)
-    detection(
-        backbone, squares(2, 0), squares(1, 1), classes=2, steps=1, batch_size=2, fine_tune=fine_tune, longer_side=64,
-        **STANDARD,
-    )  # fmt: skip
-    assert modes(backbone) == before and not WatchedNorm.trained

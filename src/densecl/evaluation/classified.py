@@ -1,30 +1,22 @@
-"""k nearest neighbors: whether images of a kind have alike vectors. No training.
-
-Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018.
-"""
+"""Images with a class each, from a CSV file or from folders, and how they are parted into queries and support."""
 
 from __future__ import annotations
 
 import bisect
 import csv
-import functools
 import io
 import itertools
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped
-from torch import Tensor, nn
+from jaxtyping import Shaped
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from densecl.borrowed import evaluating
 from densecl.errors import UserError
 from densecl.evaluation.boxed import is_boxed
-from densecl.evaluation.dense import device_of, normalize
 from densecl.evaluation.files import (
     TEST_SPLITS,
     class_name,
@@ -36,37 +28,30 @@ from densecl.evaluation.files import (
     visible,
     what_there_is,
 )
-from densecl.evaluation.labeled import is_labelled, resize
+from densecl.evaluation.labeled import is_labeled, resize
 from densecl.names import shown
 
-#: Of the images, the share that is asked for; the others answer.
-ASKED = 0.2
-
-
-class Neighbors(NamedTuple):
-    """How well images find their class, in percent."""
-
-    accuracy: float
-    chance: float  # of always answering with the most common class
+#: Fraction of the images that are queries. The others are the support set.
+QUERIES = 0.2
 
 
 class Classified(NamedTuple):
-    """An image file and what is known of it."""
+    """An image file with its class."""
 
     path: Path
     name: str  # of its class
-    group: str | None = None  # the images of a group stand on one side; None: it is its own
-    split: str | None = None  # the name of the side that it stands on; None: that is drawn
+    group: str | None = None  # images of one group are never parted; None: the image is alone
+    split: str | None = None  # decides whether it is a query; None: that is drawn
 
 
 class ClassifiedFiles(Sequence, Dataset):
-    """Image files with a class each, read when asked for.
+    """Image files with a class each. A file is read when its item is asked for.
 
     Args:
-        files: the images, either all with a split or none.
-        test_split: those of this split are asked.
+        files: the images. Either all of them have a split or none has.
+        test_split: the images of this split are the queries.
         channels: of every image that is read.
-        size: side of the square that images are resized to.
+        size: images are resized to squares of this side.
 
     Raises:
         UserError: reading an item that cannot be used.
@@ -85,29 +70,29 @@ class ClassifiedFiles(Sequence, Dataset):
         return ClassifiedFiles(some, self.test_split, channels=self.channels, size=self.size)
 
     def partition(self, seed: int) -> Partition:
-        """Which images are asked: those of the test split, where there is one, or groups that the seed draws.
+        """The queries are the images of the test split. If there is none, the seed draws them.
 
         Raises:
-            UserError: one side is empty.
+            UserError: there is no query, or no support image.
         """
         if self.test_split is None:
             groups = [index if file.group is None else file.group for index, file in enumerate(self.files)]
             return draw_partition(groups, seed)
         sides = [file.split == self.test_split for file in self.files]
-        asked, known = ([index for index, side in enumerate(sides) if side is which] for which in (True, False))
-        if not asked or not known:
-            raise UserError("No image is left to ask, or none to answer. Give more --images.")
-        return Partition(asked, known)
+        query, support = ([index for index, side in enumerate(sides) if side is which] for which in (True, False))
+        if not query or not support:
+            raise UserError("No query image is left, or no support image. Give more --images.")
+        return Partition(query, support)
 
     def unfindable(self, seeds: Sequence[int]) -> set[str]:
-        """The classes that an image is asked for, for one of the seeds, and none that answers has."""
+        """The classes that a query has and no support image, for one of the seeds."""
         found = set()
-        for asked, known in map(self.partition, seeds):
-            found |= {self.files[index].name for index in asked} - {self.files[index].name for index in known}
+        for query, support in map(self.partition, seeds):
+            found |= {self.files[index].name for index in query} - {self.files[index].name for index in support}
         return found
 
     def is_drawn_singly(self) -> bool:
-        """Whether chance decides of each image on its own which side it stands on."""
+        """Whether each image is drawn on its own, without groups or splits."""
         return self.test_split is None and all(file.group is None for file in self.files)
 
     def __len__(self) -> int:
@@ -123,16 +108,16 @@ class ClassifiedFiles(Sequence, Dataset):
 class Partition(NamedTuple):
     """Indices of images."""
 
-    asked: list[int]
-    known: list[int]  # these answer
+    query: list[int]
+    support: list[int]
 
 
 def draw_partition(groups: Sequence[Hashable], seed: int) -> Partition:
-    """At least a fifth of the images is asked; those of one group are on the same side.
+    """Draw at least a fifth of the images as queries. Images of one group stay together.
 
     Args:
         groups: the group of each image.
-        seed: of the drawing.
+        seed: fixes what is drawn.
 
     Raises:
         UserError: there are not two groups.
@@ -142,16 +127,13 @@ def draw_partition(groups: Sequence[Hashable], seed: int) -> Partition:
         members.setdefault(group, []).append(index)
     if len(members) < 2:
         raise UserError("There are not two images to compare, or all are of one group.")
-    drawn = [list(members.values())[place] for place in torch.randperm(len(members), generator=_seeded(seed)).tolist()]
+    order = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed))
+    drawn = [list(members.values())[place] for place in order.tolist()]
     ends = list(itertools.accumulate(map(len, drawn)))
-    wanted = max(1, round(ASKED * len(groups)))
+    wanted = max(1, round(QUERIES * len(groups)))
     first = min(bisect.bisect_left(ends, wanted) + 1, len(drawn) - 1)
-    asked, known = (list(itertools.chain.from_iterable(some)) for some in (drawn[:first], drawn[first:]))
-    return Partition(asked, known)
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    query, support = (list(itertools.chain.from_iterable(some)) for some in (drawn[:first], drawn[first:]))
+    return Partition(query, support)
 
 
 def open_classified(
@@ -160,23 +142,26 @@ def open_classified(
     """Images with a class each.
 
     Args:
-        data: a CSV file, with a header or without, or a folder with an ``index.csv``: the first column is a file,
-            relative to the CSV's folder or to ``images`` in it, the second its class, and columns that the header calls
-            "split" or "group" say which images are asked or stay together; or a folder with one of images for each
-            class, or with such folders in ``train`` and ``test`` (or other splits).
-        train_split: the images that answer, where there are splits.
-        test_split: the images that are asked, where there are splits. Not given: "test" or "val", whichever there is.
+        data: one of these:
+            a CSV file, or a folder with an ``index.csv``. The first column is a file, relative to the CSV's folder or
+            to ``images`` in it. The second is its class. There may be a header. Columns that it calls "split" and
+            "group" say which images are queries, and which stay together;
+            a folder with a folder of images for each class;
+            a folder with such folders in ``train`` and ``test`` (or other splits).
+        train_split: the support images, where there are splits.
+        test_split: the queries, where there are splits. Not given: "test", "val" or "valid", the first that there is.
         channels: of every image that is read.
-        size: side of the square that images are resized to.
+        size: images are resized to squares of this side.
 
     Raises:
-        UserError: there is nothing there, the labels are others, a file or class is missing, or there are not two.
+        UserError: there is nothing, there are other kinds of labels, a file or a class is missing, or there are fewer
+            than two classes.
     """
     data = Path(data).expanduser()
     listing = data / "index.csv" if data.is_dir() else data
     if listing.is_file():
         files = _listed(listing)
-    elif is_labelled(data) or is_boxed(data):
+    elif is_labeled(data) or is_boxed(data):
         raise UserError(f"{shown(data)} has labels of pixels or boxes; this needs index.csv (file, class).")
     elif data.is_dir():
         files = _by_folder(data, train_split, test_split)
@@ -204,7 +189,7 @@ def open_classified(
 def _check_groups(files: Sequence[Classified]) -> None:
     """
     Raises:
-        UserError: a group stands on both sides.
+        UserError: a group has images in two splits.
     """
     sides: dict[str, str | None] = {}
     for file in files:
@@ -214,7 +199,7 @@ def _check_groups(files: Sequence[Classified]) -> None:
 
 
 def _by_folder(data: Path, train_split: str, test_split: str | None) -> list[Classified]:
-    """The images of a folder for each class, or of such folders for each split."""
+    """The images of class folders, which may lie in folders for the splits."""
     deep = [
         Classified(path, class_name(path.parent.name), split=path.parent.parent.name)
         for path in sorted(visible(data, "*/*/*"))
@@ -230,7 +215,7 @@ def _by_folder(data: Path, train_split: str, test_split: str | None) -> list[Cla
 def _listed(listing: Path) -> list[Classified]:
     files = []
     seen: set[Path] = set()
-    columns: dict[str, int] = {}  # by the titles that a header gives them
+    columns: dict[str, int] = {}  # their numbers, by their titles in the header
     for number, (place, row) in enumerate(_rows(listing)):
         path = located(listing.parent, row[0]) or located(listing.parent / "images", row[0])
         if number == 0 and path is None and not is_image(Path(row[0])):  # a header
@@ -253,7 +238,7 @@ def _listed(listing: Path) -> list[Classified]:
 
 
 def _rows(listing: Path) -> Iterator[tuple[str, list[str]]]:
-    """(where it stands, what it says) of each row of a CSV file that is not empty."""
+    """The rows of a CSV file that are not empty, each with its place for messages."""
     rows = csv.reader(io.StringIO(read_text(listing), newline=""), strict=True)
     while True:
         place = f"{shown(listing)}, line {rows.line_num + 1}"
@@ -265,64 +250,3 @@ def _rows(listing: Path) -> Iterator[tuple[str, list[str]]]:
             return
         if row:
             yield place, row
-
-
-def neighbors(
-    backbone: nn.Module,
-    images: Sequence[tuple[Tensor, int]],
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int = 32,
-    seeds: Sequence[int] = (0,),
-    partition: Callable[[int], Partition] | None = None,
-) -> list[Neighbors]:
-    """Ask some of the images for their class, and let their 20 nearest among the others vote.
-
-    The vector of an image is the mean over its feature map. The backbone goes over the images once for all seeds.
-
-    Args:
-        backbone: any module that returns a feature map "batch channels rows cols"; left as it was.
-        images: uint8 or uint16 images of one size, and their classes.
-        mean: of each channel, on the 0-1 scale, as the backbone was trained with.
-        std: of each channel, on the 0-1 scale.
-        batch_size: images that go through the backbone at a time.
-        seeds: each draws which images are asked.
-        partition: which images are asked and which answer, for a seed. Not given: a fifth of them is drawn.
-
-    Raises:
-        UserError: there are fewer than two images.
-    """
-    partition = partition or functools.partial(draw_partition, range(len(images)))
-    partitions = [partition(seed) for seed in seeds]
-    device = device_of(backbone)
-    vectors, labels = [], []
-    with evaluating(backbone):
-        for start in range(0, len(images), batch_size):
-            some = [images[index] for index in range(start, min(start + batch_size, len(images)))]
-            pixels = normalize([image for image, _ in some], mean, std, device)
-            vectors.append(F.normalize(backbone(pixels).float().mean(dim=(2, 3)), dim=1))
-            labels += [label for _, label in some]
-    all_vectors, all_labels = torch.cat(vectors), torch.tensor(labels, device=device)
-    found = []
-    for asked, known in partitions:
-        answers = vote(all_vectors[asked], all_vectors[known], all_labels[known])
-        right = (answers == all_labels[asked]).float().mean().item()
-        commonest = Counter(all_labels[known].tolist()).most_common(1)[0][0]
-        chance = (all_labels[asked] == commonest).float().mean().item()
-        found.append(Neighbors(100 * right, 100 * chance))
-    return found
-
-
-def vote(
-    queries: Float[Tensor, "batch dim"],
-    keys: Float[Tensor, "images dim"],
-    labels: Int64[Tensor, "images"],
-    k: int = 20,
-    temperature: float = 0.07,
-) -> Int64[Tensor, "batch"]:
-    """The class with the most votes of the k nearest keys, weighted by exp(cosine / temperature), of unit vectors."""
-    similarity, nearest = (queries @ keys.T).topk(min(k, len(keys)), dim=1)
-    votes = torch.zeros(len(queries), int(labels.max()) + 1, device=queries.device)
-    votes.scatter_add_(1, labels[nearest], (similarity / temperature).softmax(dim=1))
-    return votes.argmax(dim=1)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from densecl.errors import UserError
-from densecl.evaluation.correspondence import (
+from densecl.evaluation.tasks.correspondence import (
     backbone_correspondence,
     fixed_view_pairs,
     magnifications,
@@ -16,9 +16,10 @@ from densecl.evaluation.correspondence import (
 )
 from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
+from densecl.normalization import Normalization
 from densecl.views import Views
 
-STANDARD = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+STANDARD = {"normalization": Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))}
 
 
 class Place(nn.Module):

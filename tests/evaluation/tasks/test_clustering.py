@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from densecl.evaluation import clustering
-from densecl.evaluation.clustering import fit_clusters, k_means, nearest_centroid
 from densecl.evaluation.dense import LabeledMaps
+from densecl.evaluation.tasks import clustering
+from densecl.evaluation.tasks.clustering import fit_clusters, k_means, nearest_centroid
 
 
 def test_separate_groups_are_found() -> None:

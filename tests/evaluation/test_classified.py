@@ -1,69 +1,13 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.neighbors import KNeighborsClassifier
-from torch import nn
 
 from densecl.errors import UserError
-from densecl.evaluation.neighbors import neighbors, open_classified, vote
-
-STANDARD = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-COLORS = torch.tensor([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]], dtype=torch.uint8)
-
-
-class Cells(nn.Module):
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return nn.functional.avg_pool2d(pixels, 4)
-
-
-def images(count: int, shown: int = 4) -> list[tuple[torch.Tensor, int]]:
-    """Images of four classes in turn, in the color of their class, or of their class modulo `shown`."""
-    return [(COLORS[n % 4 % shown][:, None, None].expand(3, 8, 8), n % 4) for n in range(count)]
-
-
-def test_classes_painted_into_the_features_score_100() -> None:
-    for found in neighbors(Cells(), images(120), seeds=(0, 1), batch_size=50, **STANDARD):
-        assert found.accuracy == 100 and 10 < found.chance < 50
-
-
-def test_half_right_features_score_what_was_planted() -> None:
-    # Classes 0 and 2 look the same, 1 and 3 too, and the first of each pair are three times as many.
-    planted = [item for item in images(400, shown=2) for _ in range(3 if item[1] < 2 else 1)]
-    found = neighbors(Cells(), planted, seeds=range(5), **STANDARD)
-    assert sum(each.accuracy for each in found) / 5 == pytest.approx(75, abs=5)
-
-
-def test_noise_scores_chance() -> None:
-    generator = torch.Generator().manual_seed(0)
-    noise = [(torch.randint(0, 256, (3, 8, 8), generator=generator, dtype=torch.uint8), n % 4) for n in range(500)]
-    found = neighbors(Cells(), noise, seeds=range(4), **STANDARD)
-    assert sum(each.accuracy for each in found) / 4 == pytest.approx(25, abs=7)
-
-
-def test_votes_are_those_of_the_formula() -> None:
-    generator = torch.Generator().manual_seed(0)
-    queries, keys = (nn.functional.normalize(torch.randn(count, 4, generator=generator), dim=1) for count in (30, 50))
-    labels = torch.randint(0, 3, (50,), generator=generator)
-    found = vote(queries, keys, labels, k=7, temperature=0.5)
-    for query, answer in zip(queries, found.tolist(), strict=True):
-        near = sorted(zip((keys @ query).tolist(), labels.tolist(), strict=True), reverse=True)[:7]
-        votes = [sum(math.exp(cosine / 0.5) for cosine, label in near if label == which) for which in range(3)]
-        assert votes[answer] == pytest.approx(max(votes))
-
-
-def test_votes_are_those_of_scikit_learn() -> None:
-    generator = torch.Generator().manual_seed(1)
-    queries, keys = (nn.functional.normalize(torch.randn(count, 6, generator=generator), dim=1) for count in (80, 200))
-    labels = torch.randint(0, 5, (200,), generator=generator)
-    reference = KNeighborsClassifier(11, metric="cosine", weights=lambda distances: np.exp((1 - distances) / 0.07))
-    reference.fit(keys.numpy(), labels.numpy())
-    assert vote(queries, keys, labels, k=11).tolist() == reference.predict(queries.numpy()).tolist()
+from densecl.evaluation.classified import open_classified
 
 
 def test_where_classes_come_from(tmp_path: Path) -> None:
@@ -146,10 +90,10 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     found = open_classified(tmp_path)
     assert not found.is_drawn_singly()
     for seed in range(20):
-        asked, known = found.partition(seed)
-        assert sorted(asked + known) == list(range(20)) and len(asked) in range(4, 8)
+        query, support = found.partition(seed)
+        assert sorted(query + support) == list(range(20)) and len(query) in range(4, 8)
         for start in (0, 4, 8):
-            assert len({index in asked for index in range(start, start + 4)}) == 1
+            assert len({index in query for index in range(start, start + 4)}) == 1
 
 
 def test_images_that_stand_alone_are_drawn_one_by_one(tmp_path: Path) -> None:
@@ -170,13 +114,13 @@ def test_splits_of_a_table_or_of_folders(tmp_path: Path) -> None:
     for data in (tmp_path / "table", tmp_path / "folders"):
         for given, name in ((None, "test"), ("val", "val")):
             found = open_classified(data, test_split=given)
-            asked, known = found.partition(0)
-            assert {found.files[index].split for index in asked} == {name}
-            assert {found.files[index].split for index in known} == {"train"}
+            query, support = found.partition(0)
+            assert {found.files[index].split for index in query} == {name}
+            assert {found.files[index].split for index in support} == {"train"}
             assert found.names == ("cat", "dog") and not found.is_drawn_singly()
         with pytest.raises(UserError, match="has no split 'nowhere'. It has test, train, val"):
             open_classified(data, test_split="nowhere")
-    with pytest.raises(UserError, match="No image is left to ask"):
+    with pytest.raises(UserError, match="No query image is left"):
         open_classified(tmp_path / "folders").take([0]).partition(0)
 
 
@@ -227,8 +171,6 @@ def test_images_that_cannot_be_used(tmp_path: Path) -> None:
         (tmp_path / "of" / name / "1.png").write_text("no image")
     with pytest.raises(UserError, match="1.png cannot be used"):
         open_classified(tmp_path / "of")[0]
-    with pytest.raises(UserError, match="not two images"):
-        neighbors(Cells(), images(1), **STANDARD)
 
 
 def test_splits_that_are_called_otherwise_and_classes_that_nobody_can_find(tmp_path: Path) -> None:

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from densecl.errors import UserError
-from densecl.evaluation.dense import LabeledMaps
-from densecl.evaluation.segmentation import RIDGE, fit_linear, linear_segmentation
+from densecl.evaluation.dense import Labeled, LabeledMaps, Segmentation, judge
+from densecl.evaluation.tasks.segmentation import RIDGE, fit_linear
+from densecl.normalization import Normalization
 
 CLASSES, SIZE, CELL = 4, 32, 8
-STANDARD = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+STANDARD = {"normalization": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
+
+
+def scored(backbone: nn.Module, train: Sequence[Labeled], test: Sequence[Labeled], **settings: Any) -> Segmentation:
+    """The linear classifier's scores on `test`."""
+    judged = judge(backbone, train, test, {"linear": fit_linear}, classes=CLASSES, **STANDARD, **settings)
+    return judged["linear"]["all"]
 
 
 class Painted(nn.Module):
@@ -43,9 +53,7 @@ def painted(count: int, *, seed: int, paint: bool) -> list[tuple[torch.Tensor, t
 def test_labels_painted_into_the_features_score_100() -> None:
     backbone = Painted()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    result = linear_segmentation(
-        backbone, painted(40, seed=0, paint=True), painted(20, seed=1, paint=True), classes=CLASSES, **STANDARD
-    )
+    result = scored(backbone, painted(40, seed=0, paint=True), painted(20, seed=1, paint=True))
     assert result.miou == 100 and result.pixel_accuracy == 100
     assert result.per_class_iou == (100,) * CLASSES
     assert backbone.training and backbone.norm.training
@@ -53,9 +61,7 @@ def test_labels_painted_into_the_features_score_100() -> None:
 
 
 def test_noise_scores_chance() -> None:
-    result = linear_segmentation(
-        Painted(), painted(100, seed=0, paint=False), painted(100, seed=1, paint=False), classes=CLASSES, **STANDARD
-    )
+    result = scored(Painted(), painted(100, seed=0, paint=False), painted(100, seed=1, paint=False))
     assert 15 < result.pixel_accuracy < 35  # a quarter of the pixels belongs to each class
     assert result.miou < 20
 
@@ -63,9 +69,9 @@ def test_noise_scores_chance() -> None:
 def test_the_result_is_the_same_each_time() -> None:
     sets = painted(10, seed=0, paint=False), painted(5, seed=1, paint=False)
     torch.manual_seed(1)
-    first = linear_segmentation(Painted(), *sets, classes=CLASSES, **STANDARD)
+    first = scored(Painted(), *sets)
     torch.manual_seed(2)
-    second = linear_segmentation(Painted(), *sets, classes=CLASSES, batch_size=3, **STANDARD)
+    second = scored(Painted(), *sets, batch_size=3)
     assert torch.equal(first.confusion, second.confusion)
 
 
@@ -74,11 +80,11 @@ def test_ignored_pixels_count_neither_in_training_nor_in_the_score() -> None:
     for _, labels in (*train, *test):
         labels[:, :8] = 200  # an ignored class that would be wrong everywhere
         labels[:, 8] = 255  # ignored without being told
-    result = linear_segmentation(Painted(), train, test, classes=CLASSES, ignore=[200], **STANDARD)
+    result = scored(Painted(), train, test, ignore=[200])
     assert result.miou == 100
     assert result.confusion.sum() == 20 * SIZE * (SIZE - 9)
     with pytest.raises(UserError, match="labeled image 0 holds the label 200, but there are 4 classes.*ignore=200"):
-        linear_segmentation(Painted(), train, test, classes=CLASSES, **STANDARD)
+        scored(Painted(), train, test)
 
 
 def test_a_constant_channel_does_no_harm() -> None:
@@ -87,21 +93,19 @@ def test_a_constant_channel_does_no_harm() -> None:
             features = super().forward(pixels)
             return torch.cat([features, torch.full_like(features[:, :1], 7.0)], dim=1)
 
-    result = linear_segmentation(
-        Constant(), painted(40, seed=0, paint=True), painted(20, seed=1, paint=True), classes=CLASSES, **STANDARD
-    )
+    result = scored(Constant(), painted(40, seed=0, paint=True), painted(20, seed=1, paint=True))
     assert result.miou == 100
 
 
 def test_wrong_sets_are_refused() -> None:
     good = painted(2, seed=0, paint=True)
     with pytest.raises(UserError, match="no labeled images to learn from"):
-        linear_segmentation(Painted(), [], good, classes=CLASSES, **STANDARD)
+        scored(Painted(), [], good)
     with pytest.raises(UserError, match="no labeled images to learn from"):
-        linear_segmentation(Painted(), good, [], classes=CLASSES, **STANDARD)
+        scored(Painted(), good, [])
     uneven = [*good, (good[0][0][:, :24], good[0][1][:24])]
     with pytest.raises(UserError, match="one size"):
-        linear_segmentation(Painted(), uneven, good, classes=CLASSES, **STANDARD)
+        scored(Painted(), uneven, good)
 
 
 def test_the_optimum_is_that_of_logistic_regression() -> None:
@@ -124,6 +128,6 @@ def test_nothing_labelled() -> None:
     void = [(image, torch.full_like(labels, 255)) for image, labels in painted(2, seed=0, paint=True)]
     good = painted(2, seed=0, paint=True)
     with pytest.raises(UserError, match="training set has no labeled pixel"):
-        linear_segmentation(Painted(), void, good, classes=CLASSES, **STANDARD)
+        scored(Painted(), void, good)
     with pytest.raises(UserError, match="test set has no labeled pixel"):
-        linear_segmentation(Painted(), good, void, classes=CLASSES, **STANDARD)
+        scored(Painted(), good, void)

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from densecl.errors import UserError
 from densecl.evaluation.dense import LabeledMaps
 from densecl.evaluation.labeled import VOID
-from densecl.evaluation.retrieval import fit_retrieval, labeled_cells
+from densecl.evaluation.tasks.retrieval import fit_retrieval, labeled_cells
 
 
 def random_maps(images: int, seed: int) -> LabeledMaps:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from rich.console import Console
+
+from densecl.errors import UserError
+from densecl.evaluation.results import Result, Summary, present, summarize, write_results
+from densecl.evaluation.settings import Settings
+
+
+def test_means_and_deviations() -> None:
+    results = [
+        Result("segmentation", "w", seed, "all", {"miou": value, "iou_0": math.nan})
+        for seed, value in enumerate((1.0, 2.0, 6.0))
+    ]
+    ((key, scores),) = summarize(results).items()
+    assert key == ("segmentation", "w", "all")
+    assert scores["miou"].mean == 3 and scores["miou"].deviation == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert math.isnan(scores["iou_0"].mean) and scores["iou_0"].deviation is None
+    assert summarize(results[:1])[key]["miou"] == Summary(1.0, None, 1)
+
+
+def test_the_file_is_strict_json(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    path.write_text("the last one")
+    write_results(
+        [Result("segmentation", "w", 0, "all", {"miou": 1.5, "iou_0": math.nan})],
+        path,
+        data="d",
+        settings=Settings(),
+    )
+    content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["results"][0]["scores"] == {"miou": 1.5, "iou_0": None}
+    assert content["summary"][0]["scores"]["miou"] == {"mean": 1.5, "deviation": None, "count": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Shape:
+    """All that a printed table needs to know of a task."""
+
+    name = "shape"
+    title = "shape, drawn"
+    columns: ClassVar = {"round": "round", "hue": "shade\nof color"}
+
+
+def test_the_printed_table() -> None:
+    results = [
+        Result("shape", weights, seed, subset, {"round": value + seed, "hidden": 9.0, "hue": math.nan})
+        for weights, value in (("one", 40.0), ("other", 50.0))
+        for subset in ("all", "a*")
+        for seed in (0, 1)
+    ]
+    text = io.StringIO()
+    present(results, [Shape()], Console(file=text, width=100))
+    lines = [re.sub(r"[^\w±.*,-]+", " ", line).strip() for line in text.getvalue().splitlines()]
+    assert lines[0] == "shape, drawn, percent"
+    assert lines[2:4] == ["shade round of", "weights round of color a*"]
+    assert [line for line in lines if line.startswith(("one ", "other "))] == [
+        "one 40.5 ± 0.7 - 40.5 ± 0.7",
+        "other 50.5 ± 0.7 - 50.5 ± 0.7",
+    ]
+    assert "hidden" not in text.getvalue() and "9.0" not in text.getvalue()
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="json .*found.json cannot be written: No such file"):
+        write_results([], tmp_path / "gone/found.json", data="d", settings=Settings())
