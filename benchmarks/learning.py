@@ -43,17 +43,16 @@ from unittest.mock import patch
 
 import torch
 import yaml
-from jaxtyping import Float
 from machine import this_machine
 from rich.console import Console
 from rich.table import Table
 from rows import append, mean_and_deviation, read
-from torch import Tensor
 
 from densecl import evaluate, pretrain
 from densecl.errors import UserError
 from densecl.model import METHODS, DenseCL, Embeddings
-from densecl.model.matching import Match, match_by_features
+from densecl.model.matching import Matched, match_by_features
+from densecl.views import Views
 
 PEER_PROGRAM = Path(__file__).parent / "peer" / "densecl.py"
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "learning.csv"
@@ -80,19 +79,22 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def match_by_head(
-    model: DenseCL, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells key_cells"]
-) -> list[Match]:
+MATCH = DenseCL.match
+
+
+@torch.no_grad()
+def match_by_head(model: DenseCL, query: Embeddings, key: Embeddings, *views: Views) -> Matched:
     """Matches by the features that the loss compares, instead of the backbone's."""
     assert query.cells is not None and key.cells is not None
-    return [match_by_features(query.cells @ key.cells.mT)]
+    return MATCH(model, query, key, *views)._replace(matches=(match_by_features(query.cells @ key.cells.mT),))
 
 
-def match_at_random(
-    model: DenseCL, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells key_cells"]
-) -> list[Match]:
+@torch.no_grad()
+def match_at_random(model: DenseCL, query: Embeddings, key: Embeddings, *views: Views) -> Matched:
     """Matches each cell with any cell of the other view."""
-    return [match_by_features(torch.rand_like(distances))]
+    matched = MATCH(model, query, key, *views)
+    similarity = torch.rand(matched.not_negative.shape, device=query.features.device)
+    return matched._replace(matches=(match_by_features(similarity),))
 
 
 #: Matchings to compare with, as the paper does. Nobody would train with them, so they replace `DenseCL.match` here.
@@ -323,7 +325,7 @@ def main() -> None:
             else:
                 recipe = {**COMMON, **ARMS[arm], **lasts, **settings, "seed": seed}
                 try:
-                    with patch.object(DenseCL, "match", OTHER_MATCHING.get(arm, DenseCL.match)):
+                    with patch.object(DenseCL, "match", OTHER_MATCHING.get(arm, MATCH)):
                         result = pretrain(options.data, out, resume=True, **recipe)
                 except UserError as error:  # such as a collapse; go on with the other runs
                     print(f"{arm}, seed {seed}: {error}")

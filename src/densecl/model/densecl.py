@@ -25,7 +25,7 @@ from densecl.model.checks import check_batch, check_choices, check_key_norm, che
 from densecl.model.distributed import gather, own_part, world_size
 from densecl.model.encoder import Embeddings, Predictor, at_least_float32, create_encoder, fieldwise
 from densecl.model.key_encoder import MomentumEncoder
-from densecl.model.matching import Match, Matcher
+from densecl.model.matching import Match, Matched, Matcher
 from densecl.model.methods import Method, find_method
 from densecl.model.objectives import Pairs, Temperature, image_pairs
 from densecl.model.precision import loss_precision
@@ -246,8 +246,7 @@ class DenseCL(nn.Module):
         self, query: Embeddings, key: Embeddings, query_views: Views, key_views: Views
     ) -> tuple[Float[Tensor, ""], Match]:
         """The loss of matched cells (0 without a dense head), and the matches."""
-        features = at_least_float32(query.features.detach()), at_least_float32(key.features.detach())
-        matched = self.matcher(*features, query_views, key_views)
+        matched = self.match(query, key, query_views, key_views)
         if self.dense_objective is None or query.cells is None or key.cells is None:
             return query.vector.new_zeros(()), matched.matches[0]
         pooled = None
@@ -271,6 +270,11 @@ class DenseCL(nn.Module):
             for match in matched.matches
         ]
         return torch.stack(losses).mean(), matched.matches[0]
+
+    def match(self, query: Embeddings, key: Embeddings, query_views: Views, key_views: Views) -> Matched:
+        """Matches the cells of two views by the backbone's features, or by where the views lie."""
+        features = at_least_float32(query.features.detach()), at_least_float32(key.features.detach())
+        return self.matcher(*features, query_views, key_views)
 
     @property
     def _temperature(self) -> Temperature:
