@@ -29,9 +29,7 @@ benchmark that was interrupted goes on where it was.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
-import functools
 import json
 import math
 import subprocess
@@ -45,17 +43,15 @@ from unittest.mock import patch
 
 import torch
 import yaml
-from jaxtyping import Float
 from machine import this_machine
 from rich.console import Console
 from rich.table import Table
 from rows import append, mean_and_deviation, read
-from torch import Tensor
 
 from densecl import evaluate, pretrain
 from densecl.errors import UserError
 from densecl.model import METHODS, DenseCL, Embeddings
-from densecl.model.matching import Match, Matched, Matcher, match_by_features
+from densecl.model.matching import Matched, match_by_features
 from densecl.views import Views
 
 PEER_PROGRAM = Path(__file__).parent / "peer" / "densecl.py"
@@ -79,33 +75,30 @@ ARMS: dict[str, dict[str, Any]] = {
     "paper": {"recipe": "paper", "queue_length": 2048, "schedule_per": "step"},
     **{method: {"method": method} for method in METHODS},
     **{f"{method} global": {"method": method, "dense_weight": 0.0} for method in METHODS},
-    **{f"auto matching {how}": {"matching": "features"} for how in ("by the head", "at random")},  # OTHER_MATCHING
+    **{f"auto matching {how}": {} for how in ("by the head", "at random")},  # OTHER_MATCHING
 }
 
 
-def by_the_head(model: DenseCL, query: Embeddings, key: Embeddings, *views: Views) -> tuple[Float[Tensor, ""], Match]:
-    """The dense loss with cells matched by the vectors that it compares, instead of the backbone's features."""
-
-    def as_features(view: Embeddings) -> Embeddings:
-        assert view.cells is not None
-        return view._replace(features=view.cells.mT.unflatten(2, view.features.shape[2:]))
-
-    return DENSE_LOSS(model, as_features(query), as_features(key), *views)
+MATCH = DenseCL.match
 
 
-def at_random(matcher: Matcher, query: Tensor, key: Tensor, *views: Views) -> Matched:
+@torch.no_grad()
+def match_by_head(model: DenseCL, query: Embeddings, key: Embeddings, *views: Views) -> Matched:
+    """Matches by the features that the loss compares, instead of the backbone's."""
+    assert query.cells is not None and key.cells is not None
+    return MATCH(model, query, key, *views)._replace(matches=(match_by_features(query.cells @ key.cells.mT),))
+
+
+@torch.no_grad()
+def match_at_random(model: DenseCL, query: Embeddings, key: Embeddings, *views: Views) -> Matched:
     """Matches each cell with any cell of the other view."""
-    matched = MATCH(matcher, query, key, *views)
-    return matched._replace(matches=(match_by_features(torch.rand(matched.not_negative.shape)),))
+    matched = MATCH(model, query, key, *views)
+    similarity = torch.rand(matched.not_negative.shape, device=query.features.device)
+    return matched._replace(matches=(match_by_features(similarity),))
 
 
-DENSE_LOSS, MATCH = DenseCL.dense_loss, Matcher.__call__
-
-#: Matchings to compare with, as the paper does. Nobody would train with them, so they replace a method here.
-OTHER_MATCHING = {
-    "auto matching by the head": functools.partial(patch.object, DenseCL, "dense_loss", by_the_head),
-    "auto matching at random": functools.partial(patch.object, Matcher, "__call__", at_random),
-}
+#: Matchings to compare with, as the paper does. Nobody would train with them, so they replace `DenseCL.match` here.
+OTHER_MATCHING = {"auto matching by the head": match_by_head, "auto matching at random": match_at_random}
 
 #: With `--judge choose` the training frames of this video fit, and those of the other videos judge.
 FITTED_VIDEO = "0016E5"
@@ -332,7 +325,7 @@ def main() -> None:
             else:
                 recipe = {**COMMON, **ARMS[arm], **lasts, **settings, "seed": seed}
                 try:
-                    with OTHER_MATCHING.get(arm, contextlib.nullcontext)():
+                    with patch.object(DenseCL, "match", OTHER_MATCHING.get(arm, MATCH)):
                         result = pretrain(options.data, out, resume=True, **recipe)
                 except UserError as error:  # such as a collapse; go on with the other runs
                     print(f"{arm}, seed {seed}: {error}")

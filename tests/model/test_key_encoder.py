@@ -81,9 +81,9 @@ def test_its_batch_norm_is_in_the_query_encoders_mode_unless_it_averages(norm: A
         key.keys(pixels(4), query, random())
         assert {part.training for part in key.modules()} == {training and key_trains}
     query.train()
-    query.backbone.model.get_submodule("1").eval()  # as an owner does who freezes it
+    query.backbone.get_submodule("model.1").eval()  # as an owner does who freezes it
     key.keys(pixels(4), query, random())
-    assert not key.backbone.model.get_submodule("1").training
+    assert not key.backbone.get_submodule("model.1").training
 
 
 def test_split_normalizes_sub_batches_and_puts_the_images_back() -> None:

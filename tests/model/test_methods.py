@@ -695,9 +695,8 @@ def test_the_model_says_what_it_starts_with(name: str) -> None:
 def test_in_micro_batches_moving_averages_move_as_far_as_in_one() -> None:
     model = make("dino", key_momentum=0.5)
     assert model.key_encoder is not None
-    query, key = (
-        encoder.get_parameter("global_head.layers.0.weight") for encoder in (model.query_encoder, model.key_encoder)
-    )
+    name = "global_head.layers.0.weight"
+    query, key = model.query_encoder.get_parameter(name), model.key_encoder.get_parameter(name)
     expected = 0.5 * key.detach() + 0.5 * query.detach()
     model.set_schedule(model.scheduled, micro_batches=4)
     outputs = [model(views(1), views(2)) for _ in range(4)]

@@ -11,6 +11,7 @@ The objective is MoCo's InfoNCE, or that of any other method in `methods`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from densecl.model.checks import check_batch, check_choices, check_key_norm, che
 from densecl.model.distributed import gather, own_part, world_size
 from densecl.model.encoder import Embeddings, Predictor, at_least_float32, create_encoder, fieldwise
 from densecl.model.key_encoder import MomentumEncoder
-from densecl.model.matching import Match, Matcher
+from densecl.model.matching import Match, Matched, Matcher
 from densecl.model.methods import Method, find_method
 from densecl.model.objectives import Pairs, Temperature, image_pairs
 from densecl.model.precision import loss_precision
@@ -203,19 +204,12 @@ class DenseCL(nn.Module):
             queries = projections if self.predictor is None else [self.predictor(one) for one in projections]
 
         # Each large query view meets the key of the other large view. Each local crop meets every key.
-        large, every = len(keys), len(queries)
-        pairs = [(number, number) for number in range(large)]
-        pairs += [(local_crop, key) for local_crop in range(large, every) for key in range(large)]
-        # The global loss of the second pair may be that of the first, with its views exchanged. (Cells have other
-        # matches then.)
-        again = self.symmetric and self.method.keys == "shared-weights" and self.global_objective.exchangeable
+        query_side, key_side = list(zip(queries, query_views, strict=True)), list(zip(keys, key_views, strict=True))
+        pairs = [*zip(query_side, key_side, strict=False), *itertools.product(query_side[len(keys) :], key_side)]
         with loss_precision(queries[0].vector):
-            distinct = pairs[:1] + pairs[2:] if again else pairs
-            global_losses = [self.global_loss(queries[query], keys[key]) for query, key in distinct]
-            global_losses[1:1] = global_losses[:1] if again else []
-            dense_losses, matches = zip(
-                *(self.dense_loss(queries[q], keys[k], query_views[q], key_views[k]) for q, k in pairs), strict=True
-            )
+            global_losses = self.global_losses([(query, key) for (query, _), (key, _) in pairs])
+            dense = [self.dense_loss(query, key, one, other) for (query, one), (key, other) in pairs]
+        dense_losses, matches = zip(*dense, strict=True)
         global_loss, dense_loss = torch.stack(global_losses).mean(), torch.stack(dense_losses).mean()
         dense_weight = self.scheduled.dense_weight
         loss = (1 - dense_weight) * global_loss + dense_weight * dense_loss
@@ -237,6 +231,14 @@ class DenseCL(nn.Module):
                 keys = [self.query_encoder(key_views[0].pixels)]
         return keys if with_gradient else [fieldwise(Tensor.detach, key) for key in keys]
 
+    def global_losses(self, pairs: list[tuple[Embeddings, Embeddings]]) -> list[Float[Tensor, ""]]:
+        """The loss of the image vectors of each pair."""
+        # The second pair of a symmetric loss may be the first with its views exchanged. Some losses are then the same.
+        # (Cells have other matches then.)
+        same = self.symmetric and self.method.keys == "shared-weights" and self.global_objective.exchangeable
+        losses = [self.global_loss(*pair) for pair in (pairs[:1] + pairs[2:] if same else pairs)]
+        return [losses[0], *losses] if same else losses
+
     def global_loss(self, query: Embeddings, key: Embeddings) -> Float[Tensor, ""]:
         """The loss of image vectors."""
         negatives = self.global_queue.keys if self.global_queue is not None else None
@@ -246,8 +248,7 @@ class DenseCL(nn.Module):
         self, query: Embeddings, key: Embeddings, query_views: Views, key_views: Views
     ) -> tuple[Float[Tensor, ""], Match]:
         """The loss of matched cells (0 without a dense head), and the matches."""
-        features = at_least_float32(query.features.detach()), at_least_float32(key.features.detach())
-        matched = self.matcher(*features, query_views, key_views)
+        matched = self.match(query, key, query_views, key_views)
         if self.dense_objective is None or query.cells is None or key.cells is None:
             return query.vector.new_zeros(()), matched.matches[0]
         pooled = None
@@ -271,6 +272,11 @@ class DenseCL(nn.Module):
             for match in matched.matches
         ]
         return torch.stack(losses).mean(), matched.matches[0]
+
+    def match(self, query: Embeddings, key: Embeddings, query_views: Views, key_views: Views) -> Matched:
+        """Matches the cells of two views by the backbone's features, or by where the views lie."""
+        features = at_least_float32(query.features.detach()), at_least_float32(key.features.detach())
+        return self.matcher(*features, query_views, key_views)
 
     @property
     def _temperature(self) -> Temperature:

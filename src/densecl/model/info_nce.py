@@ -29,9 +29,9 @@ def info_nce(
         -log( exp(q.k+ / t) / (exp(q.k+ / t) + sum_j exp(q.k_j / t)) )
 
     Args:
-        query: unit vectors.
-        positive: unit vectors, one for each query.
-        negatives: unit vectors. If they need no gradient, they may change before the backward pass.
+        query: L2-normalized.
+        positive: L2-normalized, one for each query.
+        negatives: L2-normalized. If they need no gradient, they may change before the backward pass.
         temperature: above 0.
     """
     with torch.autocast(query.device.type, enabled=False):
@@ -49,8 +49,8 @@ def info_nce_over_cells(
     """The loss of each query cell against every key cell of the batch, also those of its own image.
 
     Args:
-        query: unit vectors of the cells of one view.
-        key: unit vectors of the cells of the other view, for all images of all devices. The view may have more or
+        query: L2-normalized vectors of the cells of one view.
+        key: the same of the other view, for all images of all devices. That view may have more or
             fewer cells than the query view.
         positive: for each query cell its positive, a cell of the same image.
         not_negative: key cells of the same image that are no negatives, because they show nearly the same place. The
