@@ -1,10 +1,10 @@
-"""Precision and memory format: what a forward and backward pass through a backbone takes on this machine.
+"""How long a backbone's forward and backward pass takes, by precision and memory format.
 
     python benchmarks/arithmetic.py [--threads 1] [--rounds 3] [--only resnet18]
 
-What densecl chooses by itself (`densecl.training.processor`) rests on it. The four ways take turns; on a CPU the time
-that this process computed counts, not the time that passed, so that other work on the machine tells least; and of each
-the quickest round. Milliseconds an image. Appends to docs/benchmarks/arithmetic.csv.
+`densecl.training.processor` chooses by these numbers. The four ways take turns, and the quickest round of each counts,
+in milliseconds an image. On a CPU only the computing time of this process counts, because other work on the machine
+changes that least. Appends to docs/benchmarks/arithmetic.csv.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CASES = (
     ("vit_small_patch16_224", 128, None),
     ("vit_small_patch16_224", 224, None),
 )
-#: Pixels of a step, which takes a second or so.
+#: Pixels in one step, so many that a step takes about a second.
 PIXELS = {"cpu": 2**17, "cuda": 2**23}
 
 
@@ -64,7 +64,7 @@ def measure(name: str, side: int, output_stride: int | None, rounds: int, thread
     clock = time.process_time if DEVICE == "cpu" else now
     ways = [(bf16, channels_last) for bf16 in (False, True) for channels_last in (False, True)]
     taken: dict[tuple[bool, bool], list[float]] = {way: [] for way in ways}
-    for _ in range(1 + rounds):  # the first only warms up
+    for _ in range(1 + rounds):  # the first round only warms up
         for bf16, channels_last in ways:
             layout = torch.channels_last if channels_last else torch.contiguous_format
             backbone.to(memory_format=layout)  # pyright: ignore[reportCallIssue]

@@ -1,4 +1,4 @@
-"""Milliseconds to change the colors of a batch: `densecl.augment` beside torchvision's pipeline image by image.
+"""How long it takes to change the colors of a batch: `densecl.augment` beside torchvision, which goes image by image.
 
 python benchmarks/augment.py [threads]
 """
@@ -23,7 +23,7 @@ MEAN, STD = IMAGENET
 
 
 def milliseconds(function: Callable[[], object], repeats: int = 7) -> float:
-    """The quickest of some calls."""
+    """Time of the quickest of some calls; the first call only warms up."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -33,7 +33,7 @@ def milliseconds(function: Callable[[], object], repeats: int = 7) -> float:
 
 
 def random_crops(size: int) -> Crop:
-    """Noise, with the paper's photometrics."""
+    """Crops of noise that await the paper's colors and blur."""
     rng = np.random.default_rng(0)
     settings = PhotometricSettings.for_image_size(size)
     pixels = torch.from_numpy(rng.integers(0, 256, (BATCH, 3, size, size), dtype=np.uint8))
@@ -42,7 +42,7 @@ def random_crops(size: int) -> Crop:
 
 
 def torchvision_pipeline(size: int) -> v2.Compose:
-    """The paper's photometrics as torchvision users write them."""
+    """The paper's colors and blur, as users of torchvision write them."""
     return v2.Compose(
         [
             v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),

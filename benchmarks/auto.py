@@ -1,11 +1,15 @@
-"""Images per second of `densecl pretrain --data FOLDER` as it comes, beside the peer and the bare encoders.
+"""Images per second of `densecl pretrain --data FOLDER` with its defaults, beside the peer and the bare encoders.
 
     python benchmarks/auto.py --data FOLDER [--batch-size 32] [--peer PYTHON] [--rounds 3]
 
-Nothing is set but the method, which is the peer's, the batch size, so that the peer fits into a small machine's memory,
-and the length of the run, whose queue is nevertheless as long as in a run of the usual length. The peer gets the same
-backbone, image size, batch size and queue, and the bare encoders the precision that was chosen. Rows are appended to
-docs/benchmarks/throughput.csv, as the work "default settings".
+Four settings are not the defaults:
+- the method: the peer's, moco;
+- the batch size: small enough for the peer to fit into a small machine's memory;
+- the length of the run: a few steps;
+- the queue: as long as in a run of the usual length.
+
+The peer gets the same backbone, image size, batch size and queue. The bare encoders get the precision that densecl
+chose. Appends to docs/benchmarks/throughput.csv, as the work "default settings".
 """
 
 from __future__ import annotations

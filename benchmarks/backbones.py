@@ -1,11 +1,15 @@
-"""Which of timm's families of models can be trained: of each the smallest model, at five image sizes.
+"""Which of timm's families of models can be trained. Tries the smallest model of each, at five image sizes.
 
     python benchmarks/backbones.py [--families resnet swin_transformer ...]
 
-Each model is made, trained for one step at every size, asked in evaluation mode, copied, loaded into timm, made with
-output strides 16 and 8, and made for images of five channels. A size that it does not take must be refused in a line;
-anything else stands in the note as FAILS. Appends to docs/benchmarks/backbones.csv, a row for each family that is not
-yet in it, and writes docs/backbones.md. Half an hour on one core; nothing is downloaded.
+Each model is
+- trained for one step at every size, and run in evaluation mode;
+- copied, and loaded into timm;
+- built with output strides 16 and 8, and for images of five channels.
+
+A size that it does not take must be refused in one line. Any other failure is noted as FAILS. Appends a row to
+docs/benchmarks/backbones.csv for each family that is not yet in it, and writes docs/backbones.md. Takes half an hour on
+one core. Downloads nothing.
 """
 
 from __future__ import annotations
@@ -27,32 +31,44 @@ from densecl.model.backbone import Backbone, create_backbone
 DOCUMENTS = Path(__file__).parents[1] / "docs"
 TABLE, PAGE = DOCUMENTS / "benchmarks" / "backbones.csv", DOCUMENTS / "backbones.md"
 
-#: The page, but for its table.
+#: The page docs/backbones.md without its table.
 TEXT = """# Backbones
 
-`--backbone` takes any of timm's models that gives a feature map, and `backbone=` in Python any module that returns one.
-Of {families} families of timm {timm}, the smallest model of each was trained for a step on images of five sizes:
-`python benchmarks/backbones.py`, on one CPU core. {every} families take all five, {some} some of them, {none} none.
-A cell is the feature map's rows and columns; "no" is a size that the model does not take: `densecl` then says so in one
-line, with a size that it takes. The reasons are in [benchmarks/backbones.csv](benchmarks/backbones.csv).
+For whom: anyone who asks whether their network works, and at which image sizes.
 
-- **One size alone.** The weights of some networks are made for one size of the map: a position embedding, or a bias for
-  each pair of cells. timm could build them for another size, but the weights would then load only into a network that
-  is built so, too. So they are always built as timm builds them, and refuse other sizes. ViTs and Swin take other sizes
-  with the same weights: they interpolate their position embedding, or pad their windows.
+`--backbone` takes any of timm's models that gives a feature map. In Python, `backbone=` also takes any module that
+returns one. Not sure? Just start: a size that the model does not take is refused in one line, with a size that it
+takes.
+
+Of {families} families of timm {timm}, the smallest model of each was trained for a step on images of five sizes, on
+one CPU core (`python benchmarks/backbones.py`). {every} families take all five sizes, {some} some of them, {none}
+none.
+
+How to read the table:
+
+- **14x14** and the like are the rows and columns of the feature map: its cells. **no** is a size that the model does
+  not take. The reasons are in [benchmarks/backbones.csv](benchmarks/backbones.csv).
+- **stride** is pixels per cell. Where a model takes one size alone, it is the size divided by the cells (`levit`: 224
+  / 4). `crossvit` resizes every image to one size first.
+- **output strides** are what `--output-stride` can be beside 32. Others are refused where the last strides cannot be
+  replaced by dilation, or timm does not know how.
+
+Why a size is refused:
+
+- **One size alone.** The weights of some networks fit one size of the map only: a position embedding, or a bias for
+  each pair of cells. timm could build them for another size. But then the weights would load only into a network that
+  is built the same way. So they are always built as timm builds them. ViTs and Swin take other sizes with the same
+  weights: they interpolate their position embedding, or pad their windows.
 - **Whole patches or windows.** Some take only sizes that their patch or window divides, such as multiples of 16.
-- **Stride** is pixels per cell. Where there is one size alone it is the size divided by the cells (`levit`: 224 / 4),
-  and `crossvit` makes every image the same size first.
-- **Output strides** are those that `--output-stride` can have beside 32. Where the last strides cannot be replaced by
-  dilation, or timm does not know how, it is refused.
-- Families that are not here were not measured, or come with a newer timm. Try them: `densecl` asks the model itself.
+
+Families that are not here were not measured, or come with a newer timm. Try them: `densecl` asks the model itself.
 
 {table}
 """
 
 
 class Row(NamedTuple):
-    """What a family can do. Sizes are in pixels; their cells hold the rows and columns of the map, or "no"."""
+    """What a family can do. A column such as `px64` has the rows and columns of the map at 64 pixels, or "no"."""
 
     family: str
     model: str
@@ -63,9 +79,9 @@ class Row(NamedTuple):
     px128: str = "no"
     px224: str = "no"
     px256: str = "no"
-    output_strides: str = ""  # beside its own
-    any_channels: str = ""  # whether it takes five instead of three
-    note: str = ""  # why it was refused, the first time
+    output_strides: str = ""  # that can be had, beside its own
+    any_channels: str = ""  # whether it can take five channels instead of three
+    note: str = ""  # the first reason for a refusal
     timm: str = timm.__version__
 
 
@@ -106,10 +122,10 @@ def page(found: list[dict[str, str]]) -> str:
 
 
 def smallest(family: str) -> str:
-    """The model with the fewest parameters, but for those that only timm's own tests use."""
+    """The model with the fewest parameters. Models that exist only for timm's own tests do not count."""
 
     def parameters(name: str) -> int:
-        with torch.device("meta"):  # without memory for the weights
+        with torch.device("meta"):  # allocates no memory for the weights
             return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
 
     return min((name for name in timm.list_models(module=family) if not name.startswith("test_")), key=parameters)
@@ -129,7 +145,7 @@ def examine(family: str, name: str) -> Row:
     others = [
         problem,
         *(problem for _, problem in finer.values()),
-        attempt(lambda: copy.deepcopy(backbone))[1],  # as methods with a key encoder do
+        attempt(lambda: copy.deepcopy(backbone))[1],  # methods with a momentum encoder copy the backbone
         attempt(lambda: timm.create_model(name, num_classes=0).load_state_dict(backbone.model.state_dict()))[1],
     ]
     failures = [problem for problem in (*problems, *others) if FAILS in problem]
@@ -146,7 +162,7 @@ def examine(family: str, name: str) -> Row:
 
 
 def step(backbone: Backbone, size: int) -> str:
-    """Trains a step; the rows and columns of the map."""
+    """Trains one step. Returns the rows and columns of the map."""
     grid = backbone.grid_at(size)  # in evaluation mode
     features = backbone.train()(torch.randn(2, 3, size, size))
     assert features.shape == (2, backbone.channels, *grid), f"{tuple(features.shape)} instead of {grid}"
@@ -162,12 +178,12 @@ def step(backbone: Backbone, size: int) -> str:
 
 
 def grows_not(backbone: Backbone, size: int) -> bool:
-    """Whether the model makes every image the same size first, so that its map has no stride."""
+    """Whether the model resizes every image to one size first. Then its map has no stride."""
     return backbone.grid_at(size) == backbone.grid_at(2 * size)
 
 
 def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
-    """The result and no problem, or None and in a line why not."""
+    """Returns the result and no problem, or None and the reason in one line."""
     try:
         return action(), ""
     except UserError as error:

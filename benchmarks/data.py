@@ -1,13 +1,18 @@
-"""Images per second of the data path alone, two views of each image, and the work that an image is to a worker.
+"""Speed of the data path alone: images per second, two views of each, and a worker's computing time for one image.
 
     python benchmarks/data.py --photos FOLDER [--only 480x360] [--workers 0 1 2] [--peer PYTHON]
 
-The images are made from those of the folder in a temporary one: 128x128 JPEG, 480x360 JPEG, and JPEG and PNG of 12
-megapixels (mosaics). They are read as files, from the cache (`--cache`, filled before), as a data set in Python that
-opens them with Pillow, and by the peer's data set and transform, whose environment benchmarks/throughput.py describes.
-Each case is a process of its own, one thread to a worker; files are in the system's memory. The milliseconds are of
-computing in one process for an image, from the file to the collated batch. (The peer's transform includes colors and
-blur, which densecl leaves to the device that trains: benchmarks/augment.py.) Appends to docs/benchmarks/data.csv.
+The images are made from those of FOLDER, in a temporary folder: JPEG of 128x128 and 480x360, and JPEG and PNG of 12
+megapixels (mosaics). They are read in four forms:
+- files;
+- cache: from `--cache`, which is filled before;
+- data set: a data set in Python that opens them with Pillow;
+- peer: its own data set and transform. benchmarks/throughput.py says how to make its environment.
+
+Each case is a process of its own, with one thread for each data-loading worker. The files are in the system's memory.
+The milliseconds are the computing time of one process for one image, from the file to the collated batch. The peer's
+include colors and blur, which densecl leaves to the device that trains (benchmarks/augment.py). Appends to
+docs/benchmarks/data.csv.
 """
 
 from __future__ import annotations
@@ -45,7 +50,7 @@ CROP_SCALE = (0.2, 1.0)
 
 
 class Kind(NamedTuple):
-    """Images of one kind, and what they are measured at."""
+    """Images of one kind, and the image sizes to measure them at."""
 
     size: tuple[int, int]
     extension: str
@@ -64,7 +69,7 @@ FORMS = ("files", "cache", "data set", "peer")
 
 
 class Photographs(Dataset):
-    """As torchvision's ImageFolder: Pillow images."""
+    """A folder that gives Pillow images, as torchvision's ImageFolder does."""
 
     def __init__(self, folder: str) -> None:
         self.paths = sorted(Path(folder).iterdir())
@@ -113,7 +118,7 @@ def measure(folder: str, form: str, image_size: int, workers: int, batch_size: i
 
 
 def rate(batches: Iterator[Any], batch_size: int, workers: int, seconds: float) -> dict[str, float]:
-    for _ in range(2 + 2 * workers):  # until the first batches, which the workers prefetch, are through
+    for _ in range(2 + 2 * workers):  # skips the batches that the workers have prefetched
         next(batches)
     start, computing, images = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
@@ -134,7 +139,7 @@ def apart(command: list[Any]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a folder of photographs")
-    parser.add_argument("--only", default="", help="kinds of images whose name has this in it")
+    parser.add_argument("--only", default="", help="only kinds of images whose name contains this")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=3.0)

@@ -1,25 +1,29 @@
-"""What is learned from real photographs: pre-trained weights on frozen features, beside random ones.
+"""What is learned from real photographs: pre-trained weights beside random weights.
 
     python benchmarks/learning.py --data UNLABELLED --labeled CAMVID [--arms auto global ...] [--seeds 0 1 2]
         (--steps 200 | --minutes 8) [--judge choose test few few-choose detection] [--rate 0.0002] [--boxes ANIMALS]
         [--set KEY=VALUE ...]
 
-An arm is a set of settings (ARMS below), on top of those that all share: ResNet-18 at output stride 16, 64 images of
-64 px a step. Its weights are judged by `densecl evaluate`: linear segmentation and retrieval in mIoU, and match
-accuracy of the labeled frames. `--judge choose` splits the labeled training frames by video, to choose settings
-with; `test` scores the test frames, all of them and those of the video that the training frames do not share. Two
-judges train the backbone, too: `few` for segmentation, on a tenth of the training frames, scored like `test`
-(`few-choose`: on as many, split like `choose`), and `detection` on the photographs and boxes of `--boxes`; with
-`--rate` at another learning rate than `densecl evaluate`'s own.
+An arm is a set of settings (ARMS below). All arms share a ResNet-18 at output stride 16 and 64 images of 64 px a step.
+`densecl evaluate` judges the weights: linear segmentation and retrieval in mIoU, and match accuracy on the frames.
 
-The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py), whose settings are `--set learning_rate=...`,
-`precision=bf16`, and those of `backbone`, `image_size`, `batch_size` and `workers`, in an environment of its own
-(`--peer`, made as throughput.py says). Its ResNet is torchvision's, as in the example: at 64 px a map of 2x2 cells,
-where the others' output stride of 16 gives 4x4.
+    --judge       fits on                                     scores                                  backbone
+    choose        labeled training frames of one video        those of the other videos               frozen
+    test          labeled training frames                     test frames, and the held-out video     frozen
+    few           a tenth of the training frames              like test                               trained, too
+    few-choose    as many frames                              like choose                             trained, too
+    detection     photographs and boxes of `--boxes`          its test photographs                    trained, too
 
-Appends a row for each run to docs/benchmarks/learning.csv and what it measured on its way to learning-curves.csv, skips
-what is there, and prints means and standard deviations, and how far arms are above the same at dense weight 0, seed by
-seed. Interrupted, it goes on where it stood.
+Choose settings by `choose`. The held-out video is the one that no training frame is from. `--rate` sets another
+learning rate for the judges that train the backbone.
+
+The arm "peer" is LightlySSL's example (benchmarks/peer/densecl.py). It takes `--set` for learning_rate, precision,
+backbone, image_size, batch_size and workers. It runs in its own environment (`--peer`; throughput.py says how to make
+it). Its ResNet is torchvision's, as in the example. At 64 px this gives 2x2 cells, where the other arms have 4x4.
+
+Appends a row for each run to docs/benchmarks/learning.csv, and what the run measured on its way to learning-curves.csv.
+Skips rows that are there. Prints means and standard deviations, and the gains over the same arm at dense weight 0. A
+benchmark that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ from densecl.model.matching import Match, match_by_features
 PEER_PROGRAM = Path(__file__).parent / "peer" / "densecl.py"
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "learning.csv"
 
-#: On which the arms build.
+#: Settings that all arms share.
 COMMON: dict[str, Any] = {
     "backbone": "resnet18",
     "output_stride": 16,
@@ -79,7 +83,7 @@ ARMS: dict[str, dict[str, Any]] = {
 def match_by_head(
     model: DenseCL, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells key_cells"]
 ) -> list[Match]:
-    """By the features that the loss compares, instead of the backbone's."""
+    """Matches by the features that the loss compares, instead of the backbone's."""
     assert query.cells is not None and key.cells is not None
     return [match_by_features(query.cells @ key.cells.mT)]
 
@@ -87,39 +91,39 @@ def match_by_head(
 def match_at_random(
     model: DenseCL, query: Embeddings, key: Embeddings, distances: Float[Tensor, "batch cells key_cells"]
 ) -> list[Match]:
-    """Any key cell of the image."""
+    """Matches each cell with any cell of the other view."""
     return [match_by_features(torch.rand_like(distances))]
 
 
-#: What the paper compares its matching with, and nobody would train with: arms for which `DenseCL.match` is replaced.
+#: Matchings to compare with, as the paper does. Nobody would train with them, so they replace `DenseCL.match` here.
 OTHER_MATCHING = {"auto matching by the head": match_by_head, "auto matching at random": match_at_random}
 
-#: The video of CamVid's training frames that settings are fitted on when they are chosen; the others judge.
+#: With `--judge choose` the training frames of this video fit, and those of the other videos judge.
 FITTED_VIDEO = "0016E5"
-#: The video of its test frames that no training frame is from.
+#: The held-out video: test frames of a video that no training frame is from.
 APART = "Seq05V*"
 VOID = 11
 TASKS = ("segmentation", "retrieval", "correspondence")
-#: How judges that train the backbone, too, do it.
+#: Judges that train the backbone, too, and their settings.
 TRAINED_TOO: dict[str, dict[str, Any]] = {
     "few": {"fine_tune": True, "label_fraction": 0.1},
-    "few-choose": {"fine_tune": True, "label_fraction": 0.18},  # of fewer frames: as many
+    "few-choose": {"fine_tune": True, "label_fraction": 0.18},  # a larger fraction of fewer frames, so as many of them
     "detection": {"fine_tune": True, "batch_size": 4},
 }
-#: Between such a judge and its learning rate, where that is not the usual one.
+#: Stands between the name of such a judge and its learning rate, if `--rate` is given.
 AT_RATE = " at rate "
 
 
 class Row(NamedTuple):
-    """What identifies a run, and what came of it, in percent."""
+    """What identifies a run, and its scores in percent."""
 
     arm: str
-    settings: str  # other than the arm's
+    settings: str  # beside the arm's
     length: str
     judge: str
     seed: int
     miou: float = math.nan  # linear segmentation of frozen features
-    miou_apart: float = math.nan  # ... of the video apart, when the test frames judge
+    miou_apart: float = math.nan  # ... of the held-out video, when the test frames judge
     retrieval: float = math.nan
     retrieval_apart: float = math.nan
     match_accuracy: float = math.nan
@@ -136,7 +140,7 @@ class Row(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A row of a run's metrics.csv, or of its match_accuracy.csv; matches in percent."""
+    """A row of a run's metrics.csv or match_accuracy.csv. Match accuracy is in percent."""
 
     arm: str
     settings: str
@@ -149,7 +153,7 @@ class Point(NamedTuple):
     dense_loss: float = math.nan
     dense_chance_loss: float = math.nan
     match_accuracy: float = math.nan  # of the batch
-    fixed_match_accuracy: float = math.nan  # of pairs of views that stay the same throughout
+    fixed_match_accuracy: float = math.nan  # of pairs of views that are the same during the whole run
 
 
 MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accuracy", "ap")
@@ -157,7 +161,7 @@ MEASURES = ("miou", "miou_apart", "retrieval", "retrieval_apart", "match_accurac
 
 @contextmanager
 def judged_data(labeled: Path, judge: str) -> Iterator[dict[str, Any]]:
-    """Settings of `densecl.evaluate` that say which frames to fit on and which to judge by."""
+    """Yields settings of `densecl.evaluate`: which frames to fit on, and which to judge by."""
     if not judge.endswith("choose"):
         yield {"train_split": "train", "test_split": "test", "also": (APART,)}
         return
@@ -172,7 +176,7 @@ def judged_data(labeled: Path, judge: str) -> Iterator[dict[str, Any]]:
 
 
 def scores_of(weights: str, backbone: str, options: argparse.Namespace, judge: str, seed: int) -> dict[str, float]:
-    """The measures of weights, with what is drawn (random weights, pairs of views, labels) as for this seed."""
+    """The scores of weights. The seed fixes random weights, pairs of views and the labels that are drawn."""
     ask = partial(evaluate, [weights], backbone=backbone, json=None, seeds=1, first_seed=seed)
     judge, _, rate = judge.partition(AT_RATE)
     training: dict[str, Any] = dict(TRAINED_TOO.get(judge, {}))
@@ -202,7 +206,7 @@ def scores_of(weights: str, backbone: str, options: argparse.Namespace, judge: s
 def train_peer(
     options: argparse.Namespace, settings: dict[str, Any], seed: int, out: Path
 ) -> tuple[str, dict[str, Any]]:
-    """Weights of LightlySSL's example, trained as long, on the same images, at the same size and batch size."""
+    """Trains LightlySSL's example as long as the arms, on the same images, at the same image and batch size."""
     out.mkdir(parents=True, exist_ok=True)
     weights, report = out / "backbone.pth", out / "report.json"
     command = [options.peer, PEER_PROGRAM, "--data", options.data, "--backbone", COMMON["backbone"]]
@@ -221,12 +225,12 @@ def train_peer(
 
 
 def minutes_trained(run: Path) -> float:
-    """By the run's own clock, which goes on where an interrupted run goes on."""
+    """Minutes by the run's own clock, which counts on when the run is resumed."""
     return float(read(run / "metrics.csv")[-1]["seconds"]) / 60
 
 
 def keep_curve(run: Path, table: Path, arm: str, settings: str, length: str, seed: int) -> None:
-    """Adds what a finished run has measured on its way to the table of curves, once."""
+    """Adds what a finished run measured on its way to the table of curves. Does nothing the second time."""
     who = (arm, settings, length, str(seed))
     if not (run / "metrics.csv").is_file() or any(tuple(row.values())[:4] == who for row in read(table)):
         return
@@ -321,7 +325,7 @@ def main() -> None:
                 try:
                     with patch.object(DenseCL, "match", OTHER_MATCHING.get(arm, DenseCL.match)):
                         result = pretrain(options.data, out, resume=True, **recipe)
-                except UserError as error:  # such as a collapse: the others are still worth knowing
+                except UserError as error:  # such as a collapse; go on with the other runs
                     print(f"{arm}, seed {seed}: {error}")
                     continue
                 weights, trained = str(out), {"steps": result.steps, "minutes": minutes_trained(out)}

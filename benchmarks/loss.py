@@ -1,16 +1,19 @@
-"""InfoNCE with all its logits (naive), in chunks, and by fused attention: time, memory and error.
+"""Time, memory and error of InfoNCE: with all its logits (naive), in chunks, and by fused attention.
 
     python benchmarks/loss.py [--threads 2] [--repeats 3] [--only 64x49x65536]
 
-A case is images x cells x queue; with "batch" for the queue the negatives are the other cells of the batch, and their
-gradient is computed as well. Each is a process of its own, on a GPU where there is one: forward and backward, the
-quickest of some calls; the peak of its memory above inputs (above inputs and their gradients, for "batch"); and the
-relative norm of the gradients' error against float64, for the loss of the first 256 queries or 4 images. "float32 by
-float16" are vectors in float32 whose products with negatives are made in float16, as under autocast on a GPU.
+A case is images x cells x queue. If it says "batch" instead of a queue, the negatives are the other cells of the batch,
+and their gradient is computed, too. Each case runs in a process of its own, on a GPU if there is one. Measured are
+- ms: forward and backward, the quickest of some calls;
+- megabytes: the peak of memory above the inputs (for "batch", above the inputs and their gradients);
+- error: of the gradients, relative to float64, for the loss of the first 256 queries or 4 images.
 
-Appends to docs/benchmarks/loss.csv, skips what is there, and prints all of it. Remove its rows after a change of the
-loss. Linux only: a CPU's memory is read in /proc, with an allocator that gives freed memory back at once (glibc's own
-habits add up to half as much again).
+"float32 by float16" stands for vectors in float32 whose products with negatives are computed in float16, as under
+autocast on a GPU.
+
+Appends to docs/benchmarks/loss.csv, skips rows that are there, and prints all of them. Remove rows after a change of
+the loss. Linux only, because a CPU's memory is read in /proc. The allocator is set to give freed memory back at once:
+by default, glibc's habits add up to half as much again.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def naive(query: Tensor, positive: Tensor, queue: Tensor) -> Tensor:
-    """As usually written."""
+    """The loss as it is usually written."""
     logits = torch.cat([(query * positive).sum(dim=1, keepdim=True), query @ queue.T], dim=1) / TEMPERATURE
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="sum")
 
@@ -69,13 +72,13 @@ def unit_vectors(*shape: int) -> Tensor:
 
 
 def status(field: str) -> float:
-    """Megabytes of this process, "VmRSS" now or "VmHWM" at most."""
+    """Memory of this process in megabytes: "VmRSS" now, "VmHWM" at its peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
 def measure(case: str, form: str, dtype: str, threads: int, repeats: int) -> dict[str, float]:
-    """In a process of its own: the row's numbers."""
+    """The numbers of one row. Runs in a process of its own."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if form == "chunked":
@@ -92,13 +95,13 @@ def measure(case: str, form: str, dtype: str, threads: int, repeats: int) -> dic
             tensor.grad = None
         loss(*inputs).backward()
 
-    (torch.ones(64, 64) @ torch.ones(64, 64)).exp().sum()  # starts the threads
+    (torch.ones(64, 64) @ torch.ones(64, 64)).exp().sum()  # starts torch's threads before the clock runs
     if DEVICE == "cuda":
         before = torch.cuda.memory_allocated() / 2**20
         step()
         megabytes = torch.cuda.max_memory_allocated() / 2**20 - before
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = status("VmRSS")
         step()
         megabytes = status("VmHWM") - before
@@ -118,7 +121,7 @@ Loss = Callable[..., Tensor]
 def queue_case(
     queries: int, length: int, form: str, dtype: torch.dtype, products: torch.dtype | None = None
 ) -> tuple[list[Tensor], Loss, Loss]:
-    """What needs a gradient, the measured loss of it, and the exact loss of it in float64."""
+    """Returns the inputs that need a gradient, the loss to measure, and the same loss as it is usually written."""
     query, positive, queue = (unit_vectors(number, DIM).to(dtype) for number in (queries, queries, length))
 
     def fused(query: Tensor) -> Tensor:
@@ -148,7 +151,7 @@ def cell_case(
 
 
 def error(inputs: list[Tensor], loss: Loss, exact: Loss) -> float:
-    """Relative norm of the gradients' error, of the loss of a few queries."""
+    """Error of the gradients relative to float64, for a few queries."""
     few = inputs[0].detach()[: 256 if inputs[0].ndim == 2 else 4]
     ours = [tensor.detach().requires_grad_() for tensor in (few, *inputs[1:])]
     theirs = [tensor.detach().double().requires_grad_() for tensor in ours]
@@ -179,7 +182,7 @@ def available_bytes() -> float:
 
 
 def naive_fits(case: str) -> bool:
-    """Whether four copies of the logits fit, which is about what it holds."""
+    """Whether four copies of the logits fit into memory. The naive loss needs about as much."""
     images, cells, queue = case.split("x")
     queries = int(images) * int(cells)
     return 4 * 4 * queries * (queries if queue == "batch" else int(queue)) < (

@@ -1,12 +1,12 @@
-"""At `--dense-weight 0` each method is the plain one: its loss beside LightlySSL's, on the same vectors.
+"""Checks that each method at `--dense-weight 0` is the plain one: compares its loss with LightlySSL's.
 
     python -m venv benchmarks/peer/.venv && benchmarks/peer/.venv/bin/pip install -r benchmarks/peer/requirements.txt
     python benchmarks/losses.py [--peer PYTHON]
 
-A model of each method trains for a few steps on noise. What its heads give in each step, and its queue or center before
-it, go in a file to benchmarks/peer/losses.py; compared are the loss, its gradient with respect to what the heads gave
-(the norm of the difference as a share of the gradient's), and the queue or center after the step. The worst step
-counts. Written to docs/benchmarks/losses.csv.
+A model of each method trains for a few steps on noise. benchmarks/peer/losses.py gets the vectors that the heads give
+in each step, and the queue or center before it. Compared are the loss, its gradient with respect to these vectors, and
+the queue or center after the step, each as the norm of the difference relative to the norm. The worst step counts.
+Writes docs/benchmarks/losses.csv.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TABLE = HERE.parent / "docs" / "benchmarks" / "losses.csv"
 FIELDS = ("method", "dtype", "peer", "ours", "loss_difference", "gradient_difference", "state_difference", "machine")
 STEPS, BATCH, PIXELS, DIM, QUEUE = 3, 32, 32, 64, 128
 
-#: The peer's class, and what our loss is in terms of it: factor and offset, with the reason where they are not 1 and 0.
+#: The peer's class; our loss is factor * its loss + offset. The text says why these are not 1 and 0.
 PEERS = {
     "moco": ("NTXentLoss, memory bank", 1.0, 0.0, ""),
     "simclr": ("NTXentLoss", 1.0, 0.0, ""),
@@ -48,7 +48,7 @@ PEERS = {
 
 
 def train(name: str, dtype: torch.dtype) -> list[dict[str, Tensor]]:
-    """What each step was given and what came of it."""
+    """Trains a few steps. Returns the inputs and results of each."""
     torch.manual_seed(0)
     queue: dict[str, Any] = {"queue_length": QUEUE} if METHODS[name].queue else {}
     model = DenseCL(create_backbone("test_resnet"), method=name, dense_weight=0.0, dim=DIM, hidden_dim=DIM, **queue)
@@ -68,7 +68,7 @@ def train(name: str, dtype: torch.dtype) -> list[dict[str, Tensor]]:
         before = state(model)
         loss = model(noise(dtype), noise(dtype)).loss
         queries = predicted or projected
-        keys = averaged or projected[::-1]  # of each query the other view's
+        keys = averaged or projected[::-1]  # the key of a query is the other view
         for vectors in queries:
             vectors.retain_grad()
         optimizer.zero_grad()
@@ -89,7 +89,7 @@ def train(name: str, dtype: torch.dtype) -> list[dict[str, Tensor]]:
 
 
 def state(model: DenseCL) -> dict[str, Tensor]:
-    """The queue with its position, or the center."""
+    """The queue and its position, or the center, or nothing."""
     if model.global_queue is not None:
         return {"state": model.global_queue.keys.clone(), "position": model.global_queue.position.clone()}
     return {"state": model.global_objective.center.clone()} if isinstance(model.global_objective, DINO) else {}
@@ -119,7 +119,7 @@ def ask(peer: Path, name: str, steps: list[dict[str, Tensor]]) -> list[dict[str,
 
 
 def difference(ours: Tensor, theirs: np.ndarray) -> float:
-    """Norm of the difference as a share of the norm."""
+    """The norm of the difference, relative to the norm."""
     exact = torch.as_tensor(theirs).double()
     assert 0 < exact.norm() < torch.inf
     return float((ours.double() - exact).norm() / exact.norm())

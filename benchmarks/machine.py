@@ -1,4 +1,4 @@
-"""The machine that a row of a table was measured on, and its clock."""
+"""What to call the machine that a row was measured on, and how to read the clock there."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 
 
 def this_machine() -> str:
-    """Such as "x86_64, 2 cores, amx_bf16, torch 2.14.1": what decides how fast a network is trained."""
+    """What decides how fast a network trains, such as "x86_64, 2 cores, amx_bf16, torch 2.14.1"."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, {_cores()} cores, torch {torch.__version__}"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may not tell yet
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may lack this function
     best = next((name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if capabilities.get(name)), "")
     return ", ".join(filter(None, (platform.machine(), f"{_cores()} cores", best, f"torch {torch.__version__}")))
 
 
 def now() -> float:
-    """Seconds, once the GPU, if there is one, has done all that it was asked to do."""
+    """The time in seconds. Waits until a GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

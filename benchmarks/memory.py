@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py --data FOLDER [--work NAME ...] [--peer PYTHON]
 
-Each is a process of its own that trains for three steps; counted is the highest resident memory of that process,
-without its workers (on a GPU: what torch allocated there). Beside it stands the same for the smallest of works, most of
-which is libraries. Writes this machine's rows of docs/benchmarks/memory.csv anew.
+Each runs in a process of its own, for three steps. Counted is the highest resident memory of that process without its
+data-loading workers; on a GPU, what torch allocated there. The column "libraries" is the same for a tiny network and
+batch, so most of it is libraries. Replaces this machine's rows of docs/benchmarks/memory.csv.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/methods.py [--methods moco byol ...] [--dense-weight 0 0.5] [--seeds 0 1 2] [--set KEY=VALUE ...]
 
-Settings and scoring are the demo's, and so is the number of steps, for all methods alike. Appends a row for each run to
-docs/benchmarks/methods.csv, skips what is there, and prints means and standard deviations. Interrupted, it goes on
-where it stood. Remove rows after a change of the recipe or the scenes.
+Settings, scoring and number of steps are the demo's, the same for all methods. Appends a row for each run to
+docs/benchmarks/methods.csv, skips rows that are there, and prints means and standard deviations. A benchmark that was
+interrupted goes on where it was. Remove rows after a change of the recipe or the scenes.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ RANDOM = "random weights"
 
 
 class Row(NamedTuple):
-    """What identifies a run, and what came of it."""
+    """What identifies a run, and its scores."""
 
     method: str
     dense_weight: str
-    settings: str  # other than the demo's
+    settings: str  # beside the demo's
     steps: int
     seed: int
     miou: float = 0.0  # of a linear segmentation of held-out scenes, in percent
     pixel_accuracy: float = 0.0  # of the same
     match_accuracy: float = 0.0  # on pairs of views of held-out scenes, in percent
-    match_chance: float = 0.0  # what guessing would score
+    match_chance: float = 0.0  # its chance level
     effective_rank: float = 0.0  # of the cells' features on held-out scenes
     minutes: float = 0.0
     date: str = ""
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 class Judge:
-    """The demo's held-out scenes and pairs of views, and the scores of a backbone on them."""
+    """Scores a backbone on the demo's held-out scenes and pairs of views."""
 
     def __init__(self, seed: int, scenes: int, labeled: int, judged: int) -> None:
         train, test = Scenes("train", seed=seed, count=scenes), Scenes("test", seed=seed, count=judged)
@@ -158,7 +158,7 @@ def main() -> None:
             recipe = {**DEMO_RECIPE, "steps": options.steps, **mine, **settings}
             try:
                 pretrain(images / "images", out, resume=True, **recipe)
-            except UserError as error:  # such as a collapse: the others are still worth knowing
+            except UserError as error:  # such as a collapse; go on with the other runs
                 print(f"{row.method} at dense weight {row.dense_weight}, seed {row.seed}: {error}")
                 continue
             backbone, normalization = load_backbone(out)
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def augment_one_by_one(crop: Crop, mean: Sequence[float], std: Sequence[float]) -> Views:
-    """In place of `densecl.augment`: torchvision's operations on eight-bit images, with chance of their own."""
+    """Replaces `densecl.augment` by torchvision's operations on eight-bit images, which draw at random themselves."""
     pipeline = torchvision_pipeline(crop.pixels.shape[-1])
     return Views(torch.stack([pipeline(image) for image in crop.pixels]), crop.box, crop.flipped)
 

@@ -1,10 +1,9 @@
-"""Every method on every kind of backbone with every matching and every kind of negatives, on one process and on two.
+"""Tries every method with every kind of backbone, matching and negatives, on one process and on two.
 
     python benchmarks/pairs.py [--steps 4] [--batch-size 8] [--image-size 64]
 
-Each trains for a few steps on drawn scenes and must neither fail nor give a loss or a weight that is not finite; two
-processes (gloo, DDP) share the same batches and must end with the same weights on both. Written to
-docs/benchmarks/pairs.csv.
+Each combination trains for a few steps on drawn scenes. It must not fail, and all losses and weights must be finite.
+Two processes (gloo, DDP) share the same batches, and must end with the same weights. Writes docs/benchmarks/pairs.csv.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ FIELDS = (
     "date",
     "machine",
 )
-#: A convolutional network with batch norm, one with layer norm, and a transformer of three blocks.
+#: A convolutional network with batch norm, one with layer norm, and a transformer with three blocks.
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet18": {"output_stride": 16},
     "convnext_nano": {"output_stride": 16},
@@ -75,7 +74,7 @@ def draw_batches(options: argparse.Namespace) -> Batches:
 
 
 def train(method: str, backbone: str, matching: Any, negatives: str, batches: Batches) -> tuple[list[float], str]:
-    """The loss of each step, averaged over the processes, and what was wrong, if anything was."""
+    """Returns the loss of each step, averaged over the processes, and "ok" or what was wrong."""
     torch.manual_seed(0)
     settings: dict[str, Any] = {"queue_length": 64} if METHODS[method].queue else {}
     settings |= {"dense_negatives": negatives} if negatives else {}
@@ -99,7 +98,7 @@ def train(method: str, backbone: str, matching: Any, negatives: str, batches: Ba
     if not all(torch.tensor(losses).isfinite()) or not all(weight.isfinite().all() for weight in weights):
         return losses, "not finite"
     if processes > 1:
-        # Running statistics of batch norm are each process's own; all else must be the same.
+        # Each process has running statistics of its own in batch norm. All else must be the same.
         kept = [
             value for name, value in model.state_dict().items() if "running_" not in name and torch.is_tensor(value)
         ]

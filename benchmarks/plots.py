@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md and of its pages in docs/benchmarks/, from the committed tables alone.
+"""Draws the figures of docs/benchmarks.md and of docs/benchmarks/. Reads nothing but the committed CSV files.
 
 python benchmarks/plots.py [--out docs/images]
 """
@@ -23,22 +23,22 @@ from rows import read
 mpl.use("agg")
 TABLES = Path(__file__).parents[1] / "docs" / "benchmarks"
 RANDOM = "random weights"
-#: What settings are judged by.
+#: The measures by which settings are chosen, and their titles.
 SEARCHED = {
     "miou": "linear segmentation, mIoU",
     "retrieval": "retrieval, mIoU",
-    "match_accuracy": "matches right, %",
+    "match_accuracy": "match accuracy, %",
 }
-#: Judge and measure of the frozen features, and of those that labels train, too.
+#: Title of each panel, with its judge and measure: features that stay frozen, and features that labels train, too.
 FROZEN = {
     "linear segmentation, mIoU": ("test", "miou"),
-    "the same, video apart": ("test", "miou_apart"),
+    "the same, held-out video": ("test", "miou_apart"),
     "retrieval, mIoU": ("test", "retrieval"),
-    "matches right, %": ("test", "match_accuracy"),
+    "match accuracy, %": ("test", "match_accuracy"),
 }
 FINE_TUNED = {
     "segmentation, a tenth of the labels, mIoU": ("few", "miou"),
-    "the same, video apart": ("few", "miou_apart"),
+    "the same, held-out video": ("few", "miou_apart"),
     "detection, AP": ("detection", "ap"),
 }
 GLOBAL, DENSE, OTHER = "#d9822b", "#1f6fb2", "#8a8f98"
@@ -58,7 +58,7 @@ def compare(
     random: Sequence[float],
     title: str,
 ) -> None:
-    """For each name the values without and with the dense loss, over a band of those of random weights."""
+    """A line for each name, with its values without and with the dense loss. A gray band shows random weights."""
     if random:
         axes.axvspan(min(random) - 0.15, max(random) + 0.15, color=OTHER, alpha=0.3, linewidth=0)
     for place, name in enumerate(reversed(names)):
@@ -88,7 +88,7 @@ def methods(out: Path) -> None:
     rows = [row for row in read(TABLES / "methods.csv") if not row["settings"] and row["steps"] in ("0", "200")]
     names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != RANDOM))
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    measures = {"miou": "linear segmentation, mIoU", "match_accuracy": "matches right, %"}
+    measures = {"miou": "linear segmentation, mIoU", "match_accuracy": "match accuracy, %"}
     for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), measures.items(), strict=True):
 
         def find(name: str, dense: bool, measure: str = measure) -> list[float]:
@@ -105,7 +105,7 @@ def methods(out: Path) -> None:
 
 
 class Runs(NamedTuple):
-    """Which rows of a table, over all seeds."""
+    """Picks the rows of a table that are one experiment, over all seeds."""
 
     arm: str
     length: str
@@ -120,7 +120,7 @@ def learning(
     file: str,
     table: str = "learning.csv",
 ) -> None:
-    """Photographs: some arms, by measures of some judges."""
+    """Photographs: a panel for each measure, a line for each arm."""
     rows = read(TABLES / table)
     figure = Figure(figsize=(12, 1.6 + 0.55 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(measures), sharey=True)
@@ -141,7 +141,7 @@ def learning(
 
 
 def curves(out: Path, length: str, names: Sequence[str], file: str) -> None:
-    """How matches and losses go while a run learns, seed by seed."""
+    """Match accuracy and losses during the runs, a line for each seed."""
     points = [row for row in read(TABLES / "learning-curves.csv") if row["length"] == length and not row["settings"]]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -159,7 +159,7 @@ def curves(out: Path, length: str, names: Sequence[str], file: str) -> None:
             )
             for axes, line in zip(panels, lines, strict=True):
                 axes.plot(minutes, line, color=color, linewidth=1, alpha=0.8, label=name if seed == seeds[0] else None)
-    titles = ("matches right in the batch, %", "global loss, share of guessing", "dense loss, share of guessing")
+    titles = ("match accuracy in the batch, %", "global loss / its chance level", "dense loss / its chance level")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("minutes")
@@ -172,7 +172,7 @@ def curves(out: Path, length: str, names: Sequence[str], file: str) -> None:
 
 
 def matching(out: Path, length: str, backbone: str) -> None:
-    """How positives are found: photographs, judged by the choosing frames."""
+    """Photographs: how positives are found, judged by the validation frames."""
     rows = [row for row in read(TABLES / "recipe-search.csv") if row["judge"] == "choose"]
     plain = f"backbone={backbone}"
     arms = {
@@ -191,7 +191,7 @@ def matching(out: Path, length: str, backbone: str) -> None:
                 float(row[measure])
                 for row in rows
                 if (row["arm"], row["settings"], row["length"]) == (arm, settings, length)
-                and row["seed"] in ("0", "1")  # those that all have
+                and row["seed"] in ("0", "1")  # the seeds that all of them have
                 and arm.endswith(" global") != dense
             ]
 
@@ -200,7 +200,7 @@ def matching(out: Path, length: str, backbone: str) -> None:
 
 
 def sweep(out: Path, arm: str, length: str, backbone: str) -> None:
-    """The dense weight: photographs, judged by the choosing frames, a thin line for each seed and the mean."""
+    """Photographs: the dense weight, judged by the validation frames. Thin lines are seeds, the thick one the mean."""
     found: dict[str, dict[float, dict[str, float]]] = {}
     rows = [row for row in read(TABLES / "recipe-search.csv") if row["length"] == length and row["judge"] == "choose"]
     for row in rows:

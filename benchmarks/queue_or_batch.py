@@ -1,11 +1,15 @@
-"""Why moco lags in short runs: what it shares with simclr, and what it does not, one trait after another.
+"""Why moco learns less than simclr in short runs: gives moco what simclr has, one trait after another.
 
     python benchmarks/queue_or_batch.py [--variants moco "moco, batch norm" ...] [--seeds 1] [--steps 100]
 
-Both find a query's positive among negatives at a temperature. They differ in the heads (batch norm), in whether both
-views are queries, in the temperature, and in where negatives come from: a queue of keys that older networks made, or
-the batch. Global loss alone, on the drawn scenes of the demo, judged on 100 of them. Appends a row for each run to
-docs/benchmarks/queue_or_batch.csv, skips what is there, and prints the table.
+Both find a query's positive among negatives. They differ in
+- the projection head: with batch norm or without;
+- the queries: both views or one;
+- the temperature;
+- the negatives: from the batch, or from a queue of keys that older networks computed.
+
+Trains with the global loss alone on the drawn scenes of the demo, and judges on 100 of them. Appends a row for each run
+to docs/benchmarks/queue_or_batch.csv, skips rows that are there, and prints the table.
 """
 
 from __future__ import annotations
@@ -41,12 +45,12 @@ VARIANTS: dict[str, tuple[str, HeadShape, dict[str, Any]]] = {
 
 
 class Row(NamedTuple):
-    """What identifies a run, and what came of it."""
+    """What identifies a run, and its scores."""
 
     variant: str
     steps: int
     seed: int
-    loss_of_guessing: float = 0.0  # the last global loss as a share of what guessing would cost, in percent
+    loss_of_guessing: float = 0.0  # the last global loss in percent of its chance level
     miou: float = 0.0
     match_accuracy: float = 0.0
     effective_rank: float = 0.0

@@ -1,4 +1,4 @@
-"""Tables of benchmarks, to which each run adds a row as soon as it is done, so that an interrupted one goes on."""
+"""CSV files of benchmarks. A run adds its row when it is done, so an interrupted benchmark goes on where it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def read(table: Path) -> list[dict[str, str]]:
-    """The rows that are there."""
+    """The rows of a table; none if there is no file."""
     if not table.is_file():
         return []
     with table.open(newline="", encoding="utf-8") as file:
@@ -19,7 +19,7 @@ def read(table: Path) -> list[dict[str, str]]:
 
 
 def append(table: Path, *rows: Any) -> None:
-    """Adds rows, named tuples, to the table, which begins with their fields. At once, so that all are there or none."""
+    """Adds named tuples as rows, all together. A new table begins with their field names."""
     table.parent.mkdir(parents=True, exist_ok=True)
     begin = not table.is_file()
     with table.open("a", newline="", encoding="utf-8") as file:

@@ -1,12 +1,17 @@
-"""What a user waits for before the first step: the help, the start of a small run, and the listing of a large folder.
+"""How long a user waits before the first step: for the help, the start of a small run, the listing of a large folder.
 
     python benchmarks/startup.py [--files 1000000] [--repeats 5] [--drop-caches]
 
-The files are empty ones, 1000 to a folder, made for this in a temporary folder (of --temporary). "cold" is without our
-index of it, "cached" with; with --drop-caches (as root) the system too has forgotten the names before the cold one.
-Memory: of a command the peak of its process; of a listing what comes on top of the process before, the peak and what is
-kept; of a worker what it holds for itself after 100,000 look-ups of names. Medians; appends to
-docs/benchmarks/startup.csv. Linux only: memory is read in /proc.
+The files are empty, 1000 to a folder, in a temporary folder (inside --temporary). "cold" is without our index of the
+folder, "cached" is with it. With --drop-caches (as root) the system has forgotten the names, too, before the cold
+listing.
+
+What counts as memory:
+- of a command: the peak of its process;
+- of a listing: the peak and what is kept, both above what the process had before;
+- of a data-loading worker: what it holds for itself after 100,000 look-ups of names.
+
+All numbers are medians. Appends to docs/benchmarks/startup.csv. Linux only, because memory is read in /proc.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ DENSECL = (sys.executable, "-m", "densecl")
 
 
 def command(*arguments: str, until: str | None = None) -> dict[str, float]:
-    """Seconds until a command ends, or until it prints a line that begins like this; its peak memory in MB."""
+    """Seconds until a command ends, or until it prints a line that starts with `until`; its peak memory in MB."""
     start = time.perf_counter()
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
@@ -50,7 +55,7 @@ def command(*arguments: str, until: str | None = None) -> dict[str, float]:
 
 
 def small_run(folder: Path) -> list[str]:
-    """A command that trains a few steps on noise."""
+    """The arguments of a command that trains a few steps on noise."""
     import numpy as np
     from PIL import Image
 
@@ -74,18 +79,18 @@ def make_files(folder: Path, count: int) -> None:
 
 
 def memory(field: str) -> float:
-    """Of this process, in MB."""
+    """Memory of this process in MB."""
     text = Path("/proc/self/smaps_rollup" if field == "Private_Dirty" else "/proc/self/status").read_text()
     line = next(line for line in text.splitlines() if line.startswith(field + ":"))
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def listing(folder: str) -> dict[str, float]:
-    """Lists a folder and asks a forked process, as a worker is, for many names."""
+    """Lists a folder, then looks up many names in a forked process, as a data-loading worker does."""
     from densecl.images.sources import open_source
 
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     start = time.perf_counter()
     source = open_source(folder)
     seconds = time.perf_counter() - start
@@ -103,7 +108,7 @@ def listing(folder: str) -> dict[str, float]:
 
 
 def list_apart(folder: Path, caches: Path) -> dict[str, float]:
-    """`listing` in a process of its own."""
+    """Runs `listing` in a process of its own."""
     line = [sys.executable, __file__, "--list", str(folder)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(caches)}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
@@ -139,7 +144,7 @@ def main() -> None:
         rows["first step, resnet18 at 64 px"] = medians(rounds)
 
         make_files(folder / "many", options.files)
-        time.sleep(2.5)  # a folder changed just now is not cached
+        time.sleep(2.5)  # a folder that has just changed is not cached
         cold, cached = [], []
         for place in repeats:
             if options.drop_caches:

@@ -3,12 +3,12 @@
     python -m venv benchmarks/peer/.venv && benchmarks/peer/.venv/bin/pip install -r benchmarks/peer/requirements.txt
     python benchmarks/throughput.py --data FOLDER [--work NAME ...] [--peer PYTHON] [--rounds 3]
 
-By default densecl chooses its precision, as it does for a user, and the bare encoders get the same. On a GPU both
-compile the encoders, unless `--no-compile` says otherwise.
+densecl chooses its precision, as it does for a user, unless `--precision` is given. The bare encoders get the same. On
+a GPU both compile the encoders, unless `--no-compile` is given.
 
-Contenders take turns in the same run on the same machine, and the median of the rounds counts; only ratios mean
-something elsewhere. Peak memory is that of the training process (on a GPU: what torch allocated there). Every round is
-a row of docs/benchmarks/throughput.csv; those of today on this machine are not run again. Remove them after a change.
+The contenders take turns on the same machine, and the median of the rounds counts. On another machine only the ratios
+mean something. Peak memory is that of the training process; on a GPU, what torch allocated there. Every round is a row
+of docs/benchmarks/throughput.csv. Rounds of today on this machine are not run again: remove their rows after a change.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FIELDS: tuple[str, ...] = (
 
 
 class Work(NamedTuple):
-    """What is raced, and how long."""
+    """The work of one comparison, and its number of steps."""
 
     backbone: str
     image_size: int
@@ -61,13 +61,13 @@ WORKS = {
     "resnet18-128-q4096": Work("resnet18", 128, 64, 4096, 3, 10),
     "resnet50-224-q65536": Work("resnet50", 224, 32, 65536, 2, 4),
 }
-#: For a GPU; too much for the rest.
+#: For a GPU only: too large for a CPU.
 GPU_WORKS = {"resnet50-224-b256-q65536": Work("resnet50", 224, 256, 65536, 10, 50)}
 ON_GPU = torch.cuda.is_available()
 
 
 def race(contender: str, work: Work, options: argparse.Namespace) -> dict[str, Any]:
-    """One round of one contender, in a process of its own."""
+    """Runs one round of one contender, in a process of its own."""
     command = [options.peer, HERE / "peer" / "densecl.py"]
     if contender != "peer":
         command = [sys.executable, HERE / "contenders.py", contender, "--precision", options.precision]
@@ -82,7 +82,7 @@ def race(contender: str, work: Work, options: argparse.Namespace) -> dict[str, A
 
 
 def measure(name: str, work: Work, contenders: list[str], options: argparse.Namespace) -> None:
-    """Runs what is missing of today's `options.rounds` rounds, each contender once a round, and prints the medians."""
+    """Runs the rounds of today that are missing, with each contender once a round, and prints the medians."""
     today = datetime.date.today().isoformat()
     found = {
         (row["contender"], int(row["round"])): row
@@ -133,7 +133,7 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     contenders = dict.fromkeys(row["contender"] for row in rows)
 
     def medians(measure: str) -> dict[str, float]:
-        """Of the contenders for whom it was measured."""
+        """Medians of a measure, of the contenders that have it."""
         values = {one: [row[measure] for row in rows if row["contender"] == one] for one in contenders}
         return {one: statistics.median(map(float, found)) for one, found in values.items() if all(found)}
 
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=["peer", "densecl", "bare"], help="bare after densecl")
     parser.add_argument("--peer", type=Path, default=HERE / "peer" / ".venv" / "bin" / "python")
     parser.add_argument(
-        "--precision", default="auto", choices=["auto", "32", "bf16"], help="of all but the peer, which has 32"
+        "--precision", default="auto", choices=["auto", "32", "bf16"], help="of all but the peer, which always has 32"
     )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=ON_GPU, help="not the peer")
     parser.add_argument("--rounds", type=int, default=3)

@@ -12,7 +12,9 @@ from densecl.model.weights import save_backbone
 from densecl.normalization import Normalization
 from densecl.recipe import field_names, flag
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = ["README.md", "CHANGELOG.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
 CODE = re.findall(r"^ *```python\n(.*?)^ *```$", README, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -36,6 +38,24 @@ def test_the_code_runs(code: str, home: Path, monkeypatch: pytest.MonkeyPatch) -
     exec(re.sub(r"^ {3}", "", code, flags=re.MULTILINE), {})
 
 
-def test_the_flags_exist() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/settings.md"])
+def test_the_flags_exist(page: str) -> None:
     known = {flag(name) for name in field_names()} | {"--help", "--out", "--resume", "--config", "--task"}
-    assert set(re.findall(r"--[a-z][a-z-]*", README)) <= known
+    assert set(re.findall(r"--[a-z][a-z-]*", (ROOT / page).read_text())) <= known
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        if not link.startswith("http"):
+            file, _, heading = link.partition("#")
+            target = (ROOT / page).parent / file if file else ROOT / page
+            assert target.exists(), f"{page} links to {link}, and there is no such file"
+            assert not heading or heading in headings(target), f"{page} links to {link}, and there is no such heading"
+
+
+def headings(page: Path) -> set[str]:
+    """What links call the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}

@@ -1,4 +1,4 @@
-"""The data path of LightlySSL's DenseCL example: its data set and its transform, in the environment of densecl.py.
+"""The data path of LightlySSL's DenseCL example: its data set and its transform. Runs in the environment of densecl.py.
 
 python data.py FOLDER IMAGE_SIZE WORKERS BATCH_SIZE SECONDS prints one line of JSON.
 """

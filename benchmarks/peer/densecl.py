@@ -1,8 +1,8 @@
-"""LightlySSL's DenseCL, put together from its own public parts as its documentation does.
+"""LightlySSL's DenseCL, put together from its public parts as its documentation does.
 
-Runs in an environment of its own (requirements.txt) for a number of steps, timed end to end (throughput.py), or for a
-number of minutes, to be judged by what it has learned (learning.py), and prints one line of JSON. Its queries come from
-the query network and its keys from it too, as in its example; that is what its users run.
+Runs in an environment of its own (requirements.txt). throughput.py has it run for a number of steps and times it.
+learning.py has it run for a number of steps or minutes and judges what it has learned. Prints one line of JSON. Queries
+and keys both come from the query network, as in the example, because that is what its users run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class DenseCL(nn.Module):
 
     @torch.no_grad()
     def forward_momentum(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self(pixels)  # the example's own: the momentum network is updated and never asked
+        return self(pixels)  # as the example has it: the momentum encoder is updated and never used
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--queue-length", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--learning-rate", type=float, default=0.06, help="of SGD, constant, as in the example")
+    parser.add_argument("--learning-rate", type=float, default=0.06, help="of SGD; constant, as in the example")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
     parser.add_argument("--warm-up", type=int, default=0, help="steps before the clock starts")
     lengths = parser.add_mutually_exclusive_group(required=True)

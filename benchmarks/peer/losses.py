@@ -1,4 +1,4 @@
-"""LightlySSL's loss of vectors that `benchmarks/losses.py` has saved. Runs in an environment of its own.
+"""Computes LightlySSL's loss of the vectors that `benchmarks/losses.py` has saved. Runs in an environment of its own.
 
 python benchmarks/peer/losses.py METHOD VECTORS.npz ANSWERS.npz
 """
@@ -42,7 +42,7 @@ def vicreg(step: Step) -> tuple[Tensor, None]:
 def dino(step: Step) -> tuple[Tensor, Tensor]:
     loss = DINOLoss(step["query"].shape[2], student_temp=step["temperature"].item())
     loss.center = step["state"].clone()[None, None]
-    teacher = [step["key"][1], step["key"][0]]  # by view; `key` has them by the query that they are for
+    teacher = [step["key"][1], step["key"][0]]  # in the order of the views; `key` is in the order of the queries
     value = loss(teacher, list(step["query"]), teacher_temp=step["teacher_temperature"].item())
     return value, loss.center.flatten()
 
