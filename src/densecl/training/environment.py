@@ -97,8 +97,8 @@ def _tasks_a_node(tasks: int, most: int | None) -> int:
     nodes = next(filter(None, map(_number, ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES"))), None)
     if nodes is None:
         nodes = math.ceil(tasks / (most or tasks))
-    shares = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 2(x3),1
-    if tasks % nodes or "," in shares:
+    per_node = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 2(x3),1
+    if tasks % nodes or "," in per_node:
         raise UserError(f"srun: {tasks} tasks are not equally many on {nodes} nodes. Give --ntasks-per-node.")
     return tasks // nodes
 
