@@ -58,7 +58,7 @@ def test_several_may_write_a_file_at_once_each_with_an_unfinished_one_of_its_own
         assert not path.exists() and sorted(os.listdir(tmp_path)) == ["one", "other"]
     assert path.read_bytes() == b"first"  # the last to end
     with pytest.raises(TypeError), replacing(path, beside=other) as second:
-        second.write(["not bytes"])  # pyright: ignore[reportArgumentType, reportCallIssue]
+        second.write(["not bytes"])  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["file"]
 
 

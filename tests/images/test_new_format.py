@@ -15,6 +15,7 @@ import densecl
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROWS = "FORMATS = (\n"
+SECTION = re.compile(r"^#{2,4} Adding an image format\n(?:(?!#{2,4} ).*\n)*", re.MULTILINE)
 
 PROGRAM = """
 import sys
@@ -38,13 +39,7 @@ for path in (broken, bomb):
 @pytest.fixture
 def example() -> tuple[str, str]:
     """The file and the row, as they stand in the documentation."""
-    (section,) = (
-        found[0]
-        for page in sorted(DOCS.glob("*.md"))
-        for found in re.finditer(
-            r"^#{2,4} Adding an image format\n(?:(?!#{2,4} ).*\n)*", page.read_text(), re.MULTILINE
-        )
-    )
+    (section,) = (found for page in DOCS.glob("*.md") for found in SECTION.findall(page.read_text()))
     file, row = re.search(r"```python\n(.*?)```", section, re.DOTALL), re.search(r"`(Format\(.*\),)`", section)
     assert file and row
     return file[1], row[1]
