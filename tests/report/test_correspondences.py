@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.report.correspondences import RIGHT, WRONG, MatchRow, draw_correspondences, save_picture
+from densecl.report.correspondences import RIGHT, WRONG, MatchRow, draw_correspondences
+from densecl.report.drawing import save_picture
 
 GREY = torch.full((2, 3, 20, 20), 128, dtype=torch.uint8)
 

@@ -1,0 +1,176 @@
+"""What is compared with what: runs that differ in their seed are one arm, and each arm is paired with the baseline."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from densecl.errors import UserError, nearest
+from densecl.evaluation.results import Printed, Result, fractions_of
+from densecl.evaluation.verdict import Comparison, Verdict, judge_differences
+from densecl.evaluation.weights import RANDOM
+from densecl.names import shown
+
+#: The seed in the name of a run, such as a-seed0 or seed_0/a.
+_SEED = re.compile(r"(seed[-_=]?)(\d+)", re.IGNORECASE)
+
+
+class Arm(NamedTuple):
+    """Weights that are compared as one."""
+
+    name: str  # of several runs: with * for the seed
+    members: tuple[str, ...]  # names of the weights
+    seeds: tuple[int, ...]  # of the runs; empty if these are no runs of one arm
+
+    @property
+    def is_random(self) -> bool:
+        return self.name == RANDOM
+
+
+def arms_of(names: Sequence[str]) -> list[Arm]:
+    """Group weights whose names differ only in the number behind "seed".
+
+    If all of them are then one arm, each is an arm of its own, because there would be nothing to compare.
+    """
+    groups: dict[str, dict[int, str]] = {}
+    for name in names:
+        *_, last = (None, *_SEED.finditer(name))
+        if last is None:
+            groups[name] = {}
+        else:
+            common = f"{name[: last.start()]}{last[1]}*{name[last.end() :]}"
+            groups.setdefault(common, {})[int(last[2])] = name
+    arms = []
+    for common, runs in groups.items():
+        if len(runs) > 1:
+            arms.append(Arm(common, tuple(runs.values()), tuple(runs)))
+        else:
+            name = next(iter(runs.values()), common)
+            arms.append(Arm(name, (name,), ()))
+    return arms if len(arms) > 1 else [Arm(name, (name,), ()) for name in names]
+
+
+def find_baseline(arms: Sequence[Arm], asked: Sequence[str]) -> Arm:
+    """The arm of these names, or the first one if none is given.
+
+    Raises:
+        UserError: a name that is none of the weights, or names of several arms.
+    """
+    if not asked:
+        return arms[0]
+    known = {os.path.normpath(name): arm for arm in arms for name in (arm.name, *arm.members)}
+    for name in asked:
+        if os.path.normpath(name) not in known:
+            there = ", ".join(shown(member) for arm in arms for member in arm.members)
+            raise UserError(f"--baseline {shown(name)} is none of the weights: {there}.{nearest(name, known)}")
+    found = list(dict.fromkeys(known[os.path.normpath(name)] for name in asked))
+    if len(found) > 1:
+        raise UserError(
+            f"--baseline takes one of the weights, or runs whose names differ only in their seed, not both"
+            f" {shown(found[0].name)} and {shown(found[1].name)}."
+        )
+    return found[0]
+
+
+def compare_arms(
+    results: Sequence[Result], tasks: Sequence[Printed], arms: Sequence[Arm], baseline: Arm, asked: int
+) -> list[Comparison]:
+    """The verdict on each arm but the baseline, by the headline score of each task.
+
+    Args:
+        results: all of the weights that were judged. Arms that are not complete are passed over.
+        tasks: what was asked. The first of a task's columns is its headline score.
+        arms: all of them.
+        baseline: one of them.
+        asked: number of seeds that each of the weights was to be judged at.
+    """
+    return [
+        Comparison(
+            task.name,
+            arm.name,
+            baseline.name,
+            subset,
+            fraction,
+            score,
+            _unit(title),
+            "run" if runs else "seed",
+            verdict,
+        )
+        for task in tasks
+        for score, title in [next(iter(task.columns.items()))]
+        for fraction, mine in fractions_of([result for result in results if result.task == task.name]).items()
+        for subset in dict.fromkeys(result.subset for result in mine)
+        for arm in arms
+        if arm != baseline
+        for runs in [bool(arm.seeds or baseline.seeds)]
+        for verdict in _verdicts(_scores([r for r in mine if r.subset == subset], score), arm, baseline, asked)
+    ]
+
+
+def _unit(title: str) -> str:
+    """mIoU and AP are units of their own. Of others, such as accuracy, one says points."""
+    title = " ".join(title.split())
+    return f"points of {title}" if title.islower() else title
+
+
+#: name of the weights -> seed of the evaluation -> score
+_Scores = Mapping[str, Mapping[int, float]]
+
+
+def _scores(results: Sequence[Result], score: str) -> _Scores:
+    found: dict[str, dict[int, float]] = {}
+    for result in results:
+        value = result.scores[score]
+        if not math.isnan(value):
+            found.setdefault(result.weights, {})[result.seed] = value
+    return found
+
+
+def _verdicts(scores: _Scores, arm: Arm, baseline: Arm, asked: int) -> Iterator[Verdict]:
+    """The verdict, unless one of the two has no score."""
+    if all(name in scores for name in (*arm.members, *baseline.members)):
+        yield (
+            _of_runs(scores, arm, baseline)
+            if arm.seeds or baseline.seeds
+            else _of_seeds(scores[arm.name], scores[baseline.name], asked)
+        )
+
+
+def _of_seeds(mine: Mapping[int, float], others: Mapping[int, float], asked: int) -> Verdict:
+    """Pairs by the seed of the evaluation. A single score stands for all seeds."""
+    seeds = sorted({*mine, *others} if min(len(mine), len(others)) == 1 else {*mine} & {*others})
+    differences = {
+        seed: mine.get(seed, next(iter(mine.values()))) - others.get(seed, next(iter(others.values())))
+        for seed in seeds
+    }
+    return judge_differences(differences, drawn=len(seeds) > 1 or asked == 1)
+
+
+def _of_runs(scores: _Scores, arm: Arm, baseline: Arm) -> Verdict:
+    """Pairs by the seed of the run. A run counts once, with its mean over the seeds of the evaluation.
+
+    Weights that are no runs of one arm stand for all seeds with their mean. Random ones are drawn by the seed, so they
+    are paired like runs if they have the same seeds.
+    """
+    mine, others = (_by_run(scores, one) for one in (arm, baseline))
+    runs = set(mine) & set(others) if mine and others else {*mine, *others}
+    if not runs:
+        return Verdict("not paired", statistics.fmean(mine.values()) - statistics.fmean(others.values()), {})
+    for one, found in ((arm, mine), (baseline, others)):
+        if not found:
+            values = scores[one.name]
+            alike = one.is_random and runs <= set(values)
+            found.update({run: values[run] if alike else statistics.fmean(values.values()) for run in runs})
+    return judge_differences({run: mine[run] - others[run] for run in sorted(runs)})
+
+
+def _by_run(scores: _Scores, arm: Arm) -> dict[int, float]:
+    """Seed of the run -> mean score; nothing if these are no runs of one arm."""
+    return {
+        seed: statistics.fmean(scores[name].values())
+        for name, seed in zip(arm.members, arm.seeds, strict=bool(arm.seeds))
+    }
