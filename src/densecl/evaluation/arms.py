@@ -6,13 +6,12 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from densecl.errors import UserError, nearest
 from densecl.evaluation.results import Printed, Result, fractions_of
 from densecl.evaluation.verdict import Comparison, Verdict, judge_differences
-from densecl.evaluation.weights import RANDOM
 from densecl.names import shown
 
 #: The seed in the name of a run, such as a-seed0 or seed_0/a.
@@ -26,32 +25,24 @@ class Arm(NamedTuple):
     members: tuple[str, ...]  # names of the weights
     seeds: tuple[int, ...]  # of the runs; empty if these are no runs of one arm
 
-    @property
-    def is_random(self) -> bool:
-        return self.name == RANDOM
-
 
 def arms_of(names: Sequence[str]) -> list[Arm]:
     """Group weights whose names differ only in the number behind "seed".
 
     If all of them are then one arm, each is an arm of its own, because there would be nothing to compare.
     """
-    groups: dict[str, dict[int, str]] = {}
+    runs: dict[str, dict[str, int]] = {}  # name in common -> name of the weights -> seed
     for name in names:
         *_, last = (None, *_SEED.finditer(name))
-        if last is None:
-            groups[name] = {}
-        else:
+        if last is not None:
             common = f"{name[: last.start()]}{last[1]}*{name[last.end() :]}"
-            groups.setdefault(common, {})[int(last[2])] = name
-    arms = []
-    for common, runs in groups.items():
-        if len(runs) > 1:
-            arms.append(Arm(common, tuple(runs.values()), tuple(runs)))
-        else:
-            name = next(iter(runs.values()), common)
-            arms.append(Arm(name, (name,), ()))
-    return arms if len(arms) > 1 else [Arm(name, (name,), ()) for name in names]
+            runs.setdefault(common, {})[name] = int(last[2])
+    arms: dict[str, Arm] = {name: Arm(name, (name,), ()) for name in names}
+    for common, seeds in runs.items():
+        if 1 < len(seeds) < len(names) and len(set(seeds.values())) == len(seeds):
+            arm = Arm(common, tuple(seeds), tuple(seeds.values()))
+            arms |= dict.fromkeys(seeds, arm)
+    return list(dict.fromkeys(arms.values()))
 
 
 def find_baseline(arms: Sequence[Arm], asked: Sequence[str]) -> Arm:
@@ -88,27 +79,23 @@ def compare_arms(
         baseline: one of them.
         asked: number of seeds that each of the weights was to be judged at.
     """
-    return [
-        Comparison(
-            task.name,
-            arm.name,
-            baseline.name,
-            subset,
-            fraction,
-            score,
-            _unit(title),
-            "run" if runs else "seed",
-            verdict,
-        )
-        for task in tasks
-        for score, title in [next(iter(task.columns.items()))]
-        for fraction, mine in fractions_of([result for result in results if result.task == task.name]).items()
-        for subset in dict.fromkeys(result.subset for result in mine)
-        for arm in arms
-        if arm != baseline
-        for runs in [bool(arm.seeds or baseline.seeds)]
-        for verdict in _verdicts(_scores([r for r in mine if r.subset == subset], score), arm, baseline, asked)
-    ]
+    found = []
+    for task in tasks:
+        score, title = next(iter(task.columns.items()))
+        mine = [result for result in results if result.task == task.name]
+        for subset in dict.fromkeys(result.subset for result in mine):
+            for fraction, some in fractions_of(result for result in mine if result.subset == subset).items():
+                scores = _scores(some, score)
+                for arm in arms:
+                    if arm == baseline or not all(name in scores for name in (*arm.members, *baseline.members)):
+                        continue
+                    if arm.seeds or baseline.seeds:
+                        counted, verdict = "run", _of_runs(scores, arm, baseline)
+                    else:
+                        counted, verdict = "seed", _of_seeds(scores[arm.name], scores[baseline.name], asked)
+                    about = (task.name, arm.name, baseline.name, subset, fraction, score, _unit(title), counted)
+                    found.append(Comparison(*about, verdict))
+    return found
 
 
 def _unit(title: str) -> str:
@@ -130,16 +117,6 @@ def _scores(results: Sequence[Result], score: str) -> _Scores:
     return found
 
 
-def _verdicts(scores: _Scores, arm: Arm, baseline: Arm, asked: int) -> Iterator[Verdict]:
-    """The verdict, unless one of the two has no score."""
-    if all(name in scores for name in (*arm.members, *baseline.members)):
-        yield (
-            _of_runs(scores, arm, baseline)
-            if arm.seeds or baseline.seeds
-            else _of_seeds(scores[arm.name], scores[baseline.name], asked)
-        )
-
-
 def _of_seeds(mine: Mapping[int, float], others: Mapping[int, float], asked: int) -> Verdict:
     """Pairs by the seed of the evaluation. A single score stands for all seeds."""
     seeds = sorted({*mine, *others} if min(len(mine), len(others)) == 1 else {*mine} & {*others})
@@ -153,24 +130,21 @@ def _of_seeds(mine: Mapping[int, float], others: Mapping[int, float], asked: int
 def _of_runs(scores: _Scores, arm: Arm, baseline: Arm) -> Verdict:
     """Pairs by the seed of the run. A run counts once, with its mean over the seeds of the evaluation.
 
-    Weights that are no runs of one arm stand for all seeds with their mean. Random ones are drawn by the seed, so they
-    are paired like runs if they have the same seeds.
+    Weights that are no runs of one arm stand beside each run with their mean over the same seeds.
     """
     mine, others = (_by_run(scores, one) for one in (arm, baseline))
-    runs = set(mine) & set(others) if mine and others else {*mine, *others}
+    mine = mine or dict.fromkeys(others, _mean(scores, arm.name))
+    others = others or dict.fromkeys(mine, _mean(scores, baseline.name))
+    runs = sorted(set(mine) & set(others))
     if not runs:
         return Verdict("not paired", statistics.fmean(mine.values()) - statistics.fmean(others.values()), {})
-    for one, found in ((arm, mine), (baseline, others)):
-        if not found:
-            values = scores[one.name]
-            alike = one.is_random and runs <= set(values)
-            found.update({run: values[run] if alike else statistics.fmean(values.values()) for run in runs})
-    return judge_differences({run: mine[run] - others[run] for run in sorted(runs)})
+    return judge_differences({run: mine[run] - others[run] for run in runs})
 
 
 def _by_run(scores: _Scores, arm: Arm) -> dict[int, float]:
     """Seed of the run -> mean score; nothing if these are no runs of one arm."""
-    return {
-        seed: statistics.fmean(scores[name].values())
-        for name, seed in zip(arm.members, arm.seeds, strict=bool(arm.seeds))
-    }
+    return {seed: _mean(scores, name) for seed, name in zip(arm.seeds, arm.members, strict=False)}
+
+
+def _mean(scores: _Scores, name: str) -> float:
+    return statistics.fmean(scores[name].values())

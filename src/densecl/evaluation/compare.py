@@ -68,6 +68,9 @@ def evaluate(
     reference = find_baseline(arms, [str(name) for name in _listed(baseline)])
     _check_channels(contestants)
     progress = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    for contestant in contestants:
+        for warning in contestant.warnings:
+            progress.print(f"{shown(contestant.name)}: {warning}")
     context = Context(Path(data), chosen, contestants, progress.print)
     # All data is opened before any of it is used, so that a mistake there is told at once.
     tasks = [kind(name, context) for name, kind in kinds.items()]
@@ -89,7 +92,9 @@ def evaluate(
     present(results, tasks, console, comparisons)
     if json is not None and len(chosen.label_fractions) > 1:
         picture = curve_file(Path(json))
-        save_picture(draw_curves(_panels(results, tasks, arms), "labels that are used"), picture)
+        save_picture(
+            draw_curves(_panels(results, tasks, arms), "labels that are used (dots: seeds, lines: means)"), picture
+        )
         progress.print(f"the curve is drawn in {shown(picture)}")
     return results
 

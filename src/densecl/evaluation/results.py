@@ -123,7 +123,9 @@ def _present_task(task: Printed, by_fraction: Mapping[float | None, Sequence[Res
 def _present_verdicts(comparisons: Sequence[Comparison], console: Console) -> None:
     if not comparisons:
         return
-    heading = f"compared with {shown(comparisons[0].baseline)}, paired by seed"
+    pairs = {"seed": "seed of the evaluation", "run": "seed of the run"}
+    by = " or ".join(dict.fromkeys(pairs[one.counted] for one in comparisons))
+    heading = f"compared with {shown(comparisons[0].baseline)}, paired by {by}"
     if any(one.verdict.interval for one in comparisons):
         heading += f"; ± is half of a {percent(CONFIDENCE)} interval of the difference"
     console.print(heading, style="italic", soft_wrap=True)

@@ -68,7 +68,7 @@ class Verdict:
         if self.outcome == "worse":
             return f"worse than {baseline} by {size} {unit} {seen}: do not use it"
         if self.outcome == "unclear":
-            needed = f"more than {MOST_SEEDS}" if self.seeds_needed is None else self.seeds_needed
+            needed = f"more than {MOST_SEEDS}" if self.seeds_needed is None else f"about {self.seeds_needed}"
             return f"cannot tell, {needed} {counted}s would be needed: {apart} {seen}"
         if self.outcome == "one seed":
             return f"one {counted} cannot tell: {apart}"

@@ -33,6 +33,7 @@ class Weights:
         in_channels: channels of the images.
         normalization: what the pixels are normalized by.
         state: the state dict of the timm model. None: random weights.
+        warnings: what the user should know of a file of others, such as tensors that it lacks.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Weights:
     in_channels: int
     normalization: Normalization
     state: Mapping[str, Tensor] | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def random(self) -> bool:
@@ -138,11 +140,13 @@ def _timm_name(name: str) -> str | None:
 
 def _nearest_tag(name: str) -> str:
     """A hint for a model of timm with a wrong tag."""
-    model, _, tag = name.replace(":", ".", 1).partition(".")
-    if not tag or not known_to_timm(model):
+    model, between, tag = name.partition(":" if ":" in name else ".")
+    if not tag or "." in model or not known_to_timm(model):
         return ""
     tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{model}.*")]
-    return nearest(tag, tags) or (f" timm has these of {model}: {', '.join(tags[:5])}." if tags else "")
+    if nearest(tag, tags):  # whole names are alike by the model alone
+        return nearest(name, [f"{model}{between}{one}" for one in tags])
+    return f" timm has these of {model}: {', '.join(tags[:5])}." if tags else ""
 
 
 def _is_ours(name: str) -> bool:
@@ -164,4 +168,4 @@ def _initialized(name: str, architecture: str, source: Path | str) -> Weights:
     backbone = create_backbone(architecture)
     start = initialize_from(backbone, source)
     normalization = start.normalization or IMAGENET_NORMALIZATION
-    return Weights(name, architecture, backbone.in_channels, normalization, backbone.model.state_dict())
+    return Weights(name, architecture, backbone.in_channels, normalization, backbone.model.state_dict(), start.warnings)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from densecl.report.drawing import INK, PAPER, SCALE, SOFT_INK, write
+from densecl.report.drawing import INK, PAPER, SCALE, SOFT_INK, Place, write
 
 WIDTH, HEIGHT = 420, 300  # of a panel's plot
 LEFT, RIGHT = 58, 26  # beside it, for the numbers
@@ -31,6 +31,9 @@ COLORS = (
 
 #: A tick for about every so many pixels of height.
 TICK = 60
+
+#: How far to the right of a line's dots those of the next line are.
+ASIDE = 5
 
 #: Numbers below the plot that are nearer than this would overlap.
 APART = 40
@@ -93,7 +96,7 @@ def _draw_panel(pen: ImageDraw.ImageDraw, panel: Panel, corner: tuple[int, int],
         return
     ticks = _ticks(min(values), max(values))
 
-    def at(fraction: float, value: float) -> tuple[float, float]:
+    def at(fraction: float, value: float) -> Place:
         widest = math.log(fractions[-1] / fractions[0])
         # Dots at the very edges would be cut in half.
         x = 0.5 if widest == 0 else 0.04 + 0.92 * math.log(fraction / fractions[0]) / widest
@@ -105,7 +108,7 @@ def _draw_panel(pen: ImageDraw.ImageDraw, panel: Panel, corner: tuple[int, int],
         write(pen, (left - 8, y), f"{tick:g}", size=14, ink=SOFT_INK, anchor="rm")
     written = -math.inf
     for fraction in fractions:
-        x = at(fraction, 0)[0]
+        x = at(fraction, ticks[0])[0]
         pen.line(_scaled((x, top + HEIGHT), (x, top + HEIGHT + 5)), SOFT_INK, SCALE)
         if x - written >= APART:
             write(pen, (x, top + HEIGHT + 8), f"{100 * fraction:g} %", size=14, ink=SOFT_INK, anchor="mt")
@@ -113,19 +116,25 @@ def _draw_panel(pen: ImageDraw.ImageDraw, panel: Panel, corner: tuple[int, int],
     write(pen, (left + WIDTH / 2, top + HEIGHT + 32), axis, size=14, ink=SOFT_INK, anchor="mt")
     for place, points in enumerate(lines):
         color = COLORS[place % len(COLORS)]
-        means = [at(fraction, statistics.fmean(some)) for fraction, some in points.items()]
+        aside = ASIDE * (place - (len(lines) - 1) / 2)  # else the dots of one line would hide those of another
+
+        def beside(fraction: float, value: float, aside: float = aside) -> Place:
+            x, y = at(fraction, value)
+            return x + aside, y
+
+        means = [beside(fraction, statistics.fmean(some)) for fraction, some in points.items()]
         if len(means) > 1:
             pen.line(_scaled(*means), color, 3 * SCALE, joint="curve")
         for fraction, some in points.items():
             for value in some:
-                x, y = at(fraction, value)
+                x, y = beside(fraction, value)
                 pen.circle((x * SCALE, y * SCALE), 3 * SCALE, fill=(*color, 110))
         for x, y in means:
             pen.circle((x * SCALE, y * SCALE), 4 * SCALE, fill=color, outline=PAPER, width=SCALE)
 
 
-def _scaled(*places: tuple[float, float]) -> list[tuple[float, float]]:
-    return [(x * SCALE, y * SCALE) for x, y in places]
+def _scaled(*places: Place) -> list[tuple[float, float]]:
+    return [(float(x * SCALE), float(y * SCALE)) for x, y in places]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from densecl.errors import UserError
 from densecl.files import replacing
 
+Place = tuple[float | int, float | int]  # x and y in the finished picture
+
 SCALE = 2  # everything is drawn this much larger and then reduced, which makes smooth lines
 
 PAPER = (250, 249, 246)
@@ -18,7 +20,7 @@ SOFT_INK = (118, 122, 132)
 
 def write(
     pen: ImageDraw.ImageDraw,
-    place: tuple[float, float],
+    place: Place,
     text: str,
     *,
     size: int,
