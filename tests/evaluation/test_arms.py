@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from densecl.errors import UserError
 from densecl.evaluation.arms import Arm, arms_of, compare_arms, find_baseline
 from densecl.evaluation.results import Result
-from densecl.evaluation.verdict import Comparison
+from densecl.evaluation.verdict import Comparison, judge_differences
 
 
 class Shape:
@@ -118,6 +118,17 @@ def test_runs_are_paired_by_their_own_seed() -> None:
     assert b.verdict.differences == {0: 2.5, 1: 3.0}  # of means over the evaluation's seeds
     assert imagenet.verdict.differences == {0: -0.5, 1: -10.5}
     assert b.sentence.endswith("(2 runs)")
+    # Each of the evaluation's two seeds has a mean over the runs, too: of 3 and 4, and of 2 and 2.
+    assert b.verdict == judge_differences({0: 2.5, 1: 3.0}, by_evaluation=[3.5, 2.0])
+
+
+def test_what_the_evaluation_draws_is_not_taken_for_certain() -> None:
+    """Two runs agree on the mean of three draws of labels, but the draws do not agree."""
+    scores = {"a-seed0": {0: 0.0, 1: 4.0, 2: 8.0}, "a-seed1": {0: 0.1, 1: 4.0, 2: 8.1}, "imagenet": {0: 0, 1: 1, 2: 2}}
+    (found,) = compare(scores, ["imagenet"])
+    assert found.verdict.outcome == "unclear" and found.verdict.mean == pytest.approx(3.03, abs=0.01)
+    random, _ = compare({"random": {0: 1, 1: 2, 2: 9}, "a-seed0": {0: 9}, "a-seed1": {0: 9.1}, "b": {0: 2}})
+    assert random.verdict.outcome == "unclear" and random.verdict.mean == pytest.approx(5.05)
 
 
 def test_runs_without_a_partner() -> None:

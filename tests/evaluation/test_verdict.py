@@ -98,6 +98,42 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert statistics.fmean(held) == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.parametrize(("runs", "seeds"), [(2, 3), (3, 3), (5, 2)])
+@pytest.mark.parametrize("spreads", [(1.0, 1.0, 1.0), (0.2, 3.0, 1.0), (3.0, 0.2, 1.0), (0.0, 2.0, 0.5)])
+def test_the_interval_of_runs_holds_the_truth_at_least_as_often(
+    runs: int, seeds: int, spreads: tuple[float, float, float]
+) -> None:
+    """Of runs, of what the evaluation draws for all of them, and of the rest."""
+    draw = random.Random(0)
+    held = []
+    for _ in range(1000):
+        of_run, of_seed = (
+            [draw.gauss(0, spread) for _ in range(n)] for n, spread in ((runs, spreads[0]), (seeds, spreads[1]))
+        )
+        table = [[a + b + draw.gauss(0, spreads[2]) for b in of_seed] for a in of_run]
+        verdict = judge_differences(
+            {run: statistics.fmean(row) for run, row in enumerate(table)},
+            by_evaluation=[statistics.fmean(column) for column in zip(*table, strict=True)],
+        )
+        assert verdict.interval is not None
+        held.append(verdict.interval[0] < 0 < verdict.interval[1])
+    assert statistics.fmean(held) >= 0.94
+
+
+def test_runs_and_seeds_of_the_evaluation_by_hand() -> None:
+    # Variances of the means: 2 / 2 and 1 / 3. Degrees of freedom: 1 and 2, so 1.
+    verdict = judge_differences({0: 1.0, 1: 3.0}, by_evaluation=[1.0, 2.0, 3.0])
+    assert verdict.deviation == pytest.approx(math.sqrt(2 * (1 + 1 / 3)))
+    assert verdict.interval == pytest.approx([2 - 12.706 * math.sqrt(4 / 3), 2 + 12.706 * math.sqrt(4 / 3)], abs=1e-3)
+    # One seed of the evaluation adds nothing.
+    alone = judge_differences({0: 1.0, 1: 3.0})
+    assert judge_differences({0: 1.0, 1: 3.0}, by_evaluation=[2.0]) == alone
+    assert alone.deviation == pytest.approx(math.sqrt(2))
+    # Two like runs are no proof where the evaluation's draws disagree, and more runs are needed in any case.
+    verdict = judge_differences({0: 2.0, 1: 2.1, 2: 2.0, 3: 2.1, 4: 2.0}, by_evaluation=[1.8, 2.28])
+    assert verdict.outcome == "unclear" and verdict.seeds_needed == 6
+
+
 def test_by_hand() -> None:
     verdict = judge_differences({0: 1.0, 1: 2.0, 2: 3.0})
     # The standard deviation is 1, so half the interval is 4.3027 / sqrt(3) = 2.484: it holds 0.

@@ -118,33 +118,37 @@ def _scores(results: Sequence[Result], score: str) -> _Scores:
 
 
 def _of_seeds(mine: Mapping[int, float], others: Mapping[int, float], asked: int) -> Verdict:
-    """Pairs by the seed of the evaluation. A single score stands for all seeds."""
-    seeds = sorted({*mine, *others} if min(len(mine), len(others)) == 1 else {*mine} & {*others})
-    differences = {
+    """Pairs by the seed of the evaluation."""
+    differences = _differences(mine, others)
+    return judge_differences(differences, drawn=len(differences) > 1 or asked == 1)
+
+
+def _differences(mine: Mapping[int, float], others: Mapping[int, float]) -> dict[int, float]:
+    """By seed of the evaluation. A single score stands for all seeds, because it depends on none."""
+    single = min(len(mine), len(others)) == 1
+    return {
         seed: mine.get(seed, next(iter(mine.values()))) - others.get(seed, next(iter(others.values())))
-        for seed in seeds
+        for seed in sorted({*mine, *others} if single else {*mine} & {*others})
     }
-    return judge_differences(differences, drawn=len(seeds) > 1 or asked == 1)
 
 
 def _of_runs(scores: _Scores, arm: Arm, baseline: Arm) -> Verdict:
-    """Pairs by the seed of the run. A run counts once, with its mean over the seeds of the evaluation.
+    """Pairs by the seed of the run. Weights that are no runs of one arm stand beside each run.
 
-    Weights that are no runs of one arm stand beside each run with their mean over the same seeds.
+    Both spreads count: that of the runs, and that of what the evaluation draws, which is the same for all runs.
     """
-    mine, others = (_by_run(scores, one) for one in (arm, baseline))
-    mine = mine or dict.fromkeys(others, _mean(scores, arm.name))
-    others = others or dict.fromkeys(mine, _mean(scores, baseline.name))
+    mine, others = (dict(zip(one.seeds, one.members, strict=False)) for one in (arm, baseline))
+    mine = mine or dict.fromkeys(others, arm.name)
+    others = others or dict.fromkeys(mine, baseline.name)
     runs = sorted(set(mine) & set(others))
     if not runs:
-        return Verdict("not paired", statistics.fmean(mine.values()) - statistics.fmean(others.values()), {})
-    return judge_differences({run: mine[run] - others[run] for run in runs})
-
-
-def _by_run(scores: _Scores, arm: Arm) -> dict[int, float]:
-    """Seed of the run -> mean score; nothing if these are no runs of one arm."""
-    return {seed: _mean(scores, name) for seed, name in zip(arm.seeds, arm.members, strict=False)}
-
-
-def _mean(scores: _Scores, name: str) -> float:
-    return statistics.fmean(scores[name].values())
+        means = (
+            statistics.fmean(statistics.fmean(scores[name].values()) for name in one.members) for one in (arm, baseline)
+        )
+        return Verdict("not paired", next(means) - next(means), {})
+    table = {run: _differences(scores[mine[run]], scores[others[run]]) for run in runs}
+    seeds = set.intersection(*({*by_seed} for by_seed in table.values()))
+    return judge_differences(
+        {run: statistics.fmean(by_seed.values()) for run, by_seed in table.items()},
+        by_evaluation=[statistics.fmean(table[run][seed] for run in runs) for seed in sorted(seeds)],
+    )
