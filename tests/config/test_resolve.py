@@ -236,6 +236,7 @@ def test_statistics_that_came_frozen() -> None:
         ({"method": "simclr", "key_momentum_end": 1}, "key_momentum_end=1.0: simclr has no key momentum"),
         ({"method": "moco", "temperature": None}, "temperature=None: moco does not go without. Leave it out"),
         ({"method": "moco", "key_momentum": None}, "key_momentum=None: moco does not go without"),
+        ({"method": "moco", "key_norm": None}, "key_norm=None: moco does not go without where there is batch norm"),
         ({"grid": 8}, "grid=8: the feature map has only 7x7 cells. Give at most 7"),
         ({"epochs": 1, "devices": 1001}, "1000 images cannot be shared by 1001 device"),
     ],

@@ -75,10 +75,12 @@ def decode(
     `max_pixels`, plus 64 MiB, whatever the file holds.
 
     Args:
-        path: of the file. channels: that the image shall have. max_pixels: larger images are refused. A limit above the
-        default also raises Pillow's own, for the whole process. region: return only this part. TIFF and .npy then read
-        only this part, and `max_pixels` limits the part. least_side: divide height and width by a whole number, as long
-        as the shorter side keeps this many pixels. For
+        path: of the file.
+        channels: that the image shall have.
+        max_pixels: larger images are refused. A limit above the default also raises Pillow's own, for the whole
+            process.
+        region: return only this part. TIFF and .npy then read only this part, and `max_pixels` limits the part.
+        least_side: divide height and width by a whole number, as long as the shorter side keeps this many pixels. For
             JPEG the divisor is 2, 4 or 8, because libjpeg then skips the fine frequencies. No effect with a region.
 
     Raises:
