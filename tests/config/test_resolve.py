@@ -103,9 +103,9 @@ def test_a_rule_cannot_read_what_it_does_not_say_that_it_rests_on() -> None:
         return Choice({"workers": chosen.devices + chosen.seed})
 
     values = {"devices": 2, "seed": 3}
-    assert rules.apply(Rule(("workers",), ("devices", "seed"), choose), values, facts()).values == {"workers": 5}
+    assert Rule(("workers",), ("devices", "seed"), choose).apply(values, facts()).values == {"workers": 5}
     with pytest.raises(AttributeError, match="a rule reads seed, but does not say that it rests on it"):
-        rules.apply(Rule(("workers",), ("devices",), choose), values, facts())
+        Rule(("workers",), ("devices",), choose).apply(values, facts())
     assert Grounds(values, ["devices"]).devices == 2
 
 

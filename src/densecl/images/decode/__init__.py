@@ -41,6 +41,7 @@ from densecl.images.decode.pillow import from_pillow
 from densecl.images.decode.pixels import from_array, to_channels
 from densecl.images.decode.table import EXTENSIONS, EXTENSIONS_OF_EXTRAS, FORMATS, KINDS, Format
 from densecl.images.formats import HEAD, kind_of
+from densecl.names import listing
 
 __all__ = [
     "EXTENSIONS",
@@ -175,8 +176,8 @@ def _format(file: BinaryIO) -> Format:
             return format
     if kind := kind_of(head):
         raise BadImage(f"{kind}, whatever its name says")
-    *names, last = (format.name for format in FORMATS)
-    raise BadImage(f"not a {', '.join(names)} or {last} image, or its header is damaged")
+    names = listing(format.name for format in FORMATS)
+    raise BadImage(f"not a {names} image, or its header is damaged")
 
 
 def _shrink(pixels: Shaped[Tensor, "channels _ _"], least_side: int, max_pixels: int) -> Shaped[Tensor, "channels _ _"]:
