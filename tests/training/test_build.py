@@ -127,3 +127,11 @@ def test_what_is_left_out_of_the_data_is_among_what_is_told(tiny, photos, tmp_pa
 def test_items_that_are_no_images_are_refused_before_the_run(tiny):
     with pytest.raises(UserError, match=r"item 0 of the data set \(Subset\) is of type str, 'a.jpg'"):
         build(tiny(data="dataset:Subset"), None, Subset(["a.jpg"] * 24, range(24)), None)
+
+
+def test_how_large_views_show_things_is_measured(tiny) -> None:
+    scale = inspect.inspect(tiny(image_size=32), None, None, None).facts.pixels.scale
+    assert scale is not None and scale.use is None
+    assert scale.smallest < scale.mean < scale.largest == pytest.approx(32 / (0.2 * 64 * 72) ** 0.5)
+    scale = inspect.inspect(tiny(image_size=32, use_size=54), None, None, None).facts.pixels.scale
+    assert scale is not None and scale.use == 0.75 and scale.mean == pytest.approx(0.75, rel=0.01)

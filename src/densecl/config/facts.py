@@ -67,12 +67,23 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large views show things, in pixels of a view per pixel of the image. Each is the median over some images."""
+
+    smallest: float
+    mean: float  # geometric
+    largest: float
+    use: float | None = None  # the scale of use, with --use-size
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pixels:
     """What was measured on some of the images, as far as it is needed."""
 
     offset: float = 0.0  # how far values lie from 0, in their own standard deviations
     deep: bool = False  # whether most images have 16 bits
     measured: Normalization | None = None
+    scale: Scale | None = None  # None: no image could be read
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,6 +117,12 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f"the batch norm of {network.name} has seen no images, so that the statistics that --freeze-norm-statistics"
             " keeps are those of none: means of 0, variances of 1"
         )
+    scale = pixels.scale
+    if scale is not None and scale.use is not None and scale.mean > automatic.OFF_SCALE * scale.use:
+        yield (
+            f"most images are too narrow for crops at the scale of --use-size {resolved.use_size}: views show things"
+            f" {scale.mean / scale.use:.2g} times larger than in use; a smaller --image-size fits"
+        )
     rows, cols = network.grid
     if 1 < min(rows, cols) < automatic.SMALL_GRID and resolved.dense_weight > 0:
         advice = _more_cells(resolved, network)

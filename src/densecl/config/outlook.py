@@ -1,0 +1,34 @@
+"""What the network will see of an image, in lines for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from densecl.config.facts import Facts, Scale
+from densecl.config.recipe import Resolved
+
+
+def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
+    """A line for the feature map, and one for how large views show things."""
+    rows, cols = facts.network.grid
+    yield f"{resolved.method}, {facts.network.name} at {resolved.image_size} px: a feature map of {rows}x{cols} cells"
+    scale = facts.pixels.scale
+    if scale is None:
+        return
+    if scale.use is None:
+        yield f"views show things {_compared(scale)} (--use-size draws crops for the size of later use)"
+    else:
+        yield (
+            f"views show things at {scale.smallest:.2g} to {scale.largest:.2g} of their size in the images"
+            f" (--use-size {resolved.use_size}: {scale.use:.2g})"
+        )
+
+
+def _compared(scale: Scale) -> str:
+    """The mean scale in words."""
+    if 0.95 < scale.mean < 1.05:
+        return "as large as they are in the images"
+    larger = scale.mean > 1
+    return (
+        f"{max(scale.mean, 1 / scale.mean):.2g} times {'larger' if larger else 'smaller'} than they are in the images"
+    )

@@ -1,0 +1,45 @@
+"""What the user is told of what the network will see."""
+
+from __future__ import annotations
+
+import pytest
+
+from densecl.config.facts import Scale
+from densecl.config.outlook import outlook
+from tests.config.test_resolve import facts, resolved
+
+
+def lines(known, **asked) -> list[str]:
+    return list(outlook(resolved(known, **asked).resolved, known))
+
+
+def test_the_map() -> None:
+    assert lines(facts(network={"grid": (3, 4)}), image_size=96) == [
+        "simclr, resnet18 at 96 px: a feature map of 3x4 cells"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [
+        (0.4, "2.5 times smaller than they are in the images"),
+        (1.0, "as large as they are in the images"),
+        (2.0, "2 times larger than they are in the images"),
+    ],
+)
+def test_how_large_things_are_seen(mean: float, told: str) -> None:
+    known = facts(pixels={"scale": Scale(smallest=0.1, mean=mean, largest=3.0)})
+    assert lines(known)[1] == f"views show things {told} (--use-size draws crops for the size of later use)"
+
+
+def test_how_large_things_are_seen_with_a_size_of_use() -> None:
+    known = facts(pixels={"scale": Scale(smallest=0.421, mean=0.64, largest=0.9431, use=0.64)})
+    told = "views show things at 0.42 to 0.94 of their size in the images (--use-size 640: 0.64)"
+    assert lines(known, use_size=640)[1] == told
+    assert not resolved(known, use_size=640).warnings
+
+
+def test_images_that_are_too_narrow_for_the_scale_of_use() -> None:
+    known = facts(pixels={"scale": Scale(smallest=0.9, mean=1.0, largest=1.1, use=0.5)})
+    (warning,) = resolved(known, use_size=300).warnings
+    assert "too narrow for crops at the scale of --use-size 300" in warning and "2 times larger than in use" in warning
