@@ -97,15 +97,18 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "workers", "workers_after"),
-    [("32", 0, 2), ("bf16", 2, 0)],  # exactness does not depend on the workers either
+    ("precision", "use_size", "workers", "workers_after"),
+    [("32", None, 0, 2), ("bf16", 48, 2, 0)],  # exactness does not depend on the workers either
 )
-def test_killed_at_step_17_and_resumed(tiny, tmp_path: Path, precision: str, workers: int, workers_after: int) -> None:
+def test_killed_at_step_17_and_resumed(
+    tiny, tmp_path: Path, precision: str, use_size: int | None, workers: int, workers_after: int
+) -> None:
     settings = {
         "steps": 40,
         "checkpoint_every": 6,
         "log_every": 3,
         "precision": precision,
+        "use_size": use_size,
         "clip_gradient": 5.0,
         "warmup_epochs": 1.0,
     }

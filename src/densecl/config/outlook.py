@@ -28,7 +28,5 @@ def _compared(scale: Scale) -> str:
     """The mean scale in words."""
     if 0.95 < scale.mean < 1.05:
         return "as large as they are in the images"
-    larger = scale.mean > 1
-    return (
-        f"{max(scale.mean, 1 / scale.mean):.2g} times {'larger' if larger else 'smaller'} than they are in the images"
-    )
+    times, how = (scale.mean, "larger") if scale.mean > 1 else (1 / scale.mean, "smaller")
+    return f"{times:.2g} times {how} than they are in the images"
