@@ -13,10 +13,21 @@ def lines(known, **asked) -> list[str]:
     return list(outlook(resolved(known, **asked).resolved, known))
 
 
-def test_the_map() -> None:
-    assert lines(facts(network={"grid": (3, 4)}), image_size=96) == [
-        "simclr, resnet18 at 96 px: a feature map of 3x4 cells"
+def test_the_map_and_what_a_cell_sees() -> None:
+    known = facts(network={"grid": (4, 5), "receptive_field": 435.0})
+    assert lines(known, image_size=128) == [
+        "simclr, resnet18 at 128 px: a feature map of 4x5 cells",
+        "receptive field of a cell: 435 px, 3.4 times the view",
     ]
+    assert lines(facts())[1] == "receptive field of a cell: the whole image"
+    assert not resolved(known, image_size=128).warnings
+
+
+def test_a_receptive_field_of_several_views() -> None:
+    known = facts(network={"receptive_field": 435.0})
+    (warning,) = resolved(known, image_size=64).warnings
+    assert warning.startswith("the receptive field of resnet18 is 6.8 times the view (in the paper 1.9 times)")
+    assert not resolved(known, image_size=64, dense_weight=0.0).warnings
 
 
 @pytest.mark.parametrize(
@@ -29,13 +40,13 @@ def test_the_map() -> None:
 )
 def test_how_large_things_are_seen(mean: float, told: str) -> None:
     known = facts(pixels={"scale": Scale(smallest=0.1, mean=mean, largest=3.0)})
-    assert lines(known)[1] == f"views show things {told} (--use-size draws crops for the size of later use)"
+    assert lines(known)[2] == f"views show things {told} (--use-size draws crops for the size of later use)"
 
 
 def test_how_large_things_are_seen_with_a_size_of_use() -> None:
     known = facts(pixels={"scale": Scale(smallest=0.421, mean=0.64, largest=0.9431, use=0.64)})
     told = "views show things at 0.42 to 0.94 of their size in the images (--use-size 640: 0.64)"
-    assert lines(known, use_size=640)[1] == told
+    assert lines(known, use_size=640)[2] == told
     assert not resolved(known, use_size=640).warnings
 
 

@@ -28,6 +28,9 @@ NARROW_BAND = 8.0
 #: With --use-size: how many times larger than in use views may show things.
 OFF_SCALE = 1.5
 
+#: How many views wide a receptive field may be. The paper's is 1.9, that of a ResNet-18 at 64 px 6.8. A guess.
+WIDE_FIELD = 4.0
+
 #: Cells a side below which the dense loss means little.
 SMALL_GRID = 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -51,6 +52,7 @@ class Network:
     stride: int  # pixels per cell
     grid: tuple[int, int]  # rows and columns of the feature map at the size of a view
     local_grid: tuple[int, int] | None = None  # at the size of a local crop
+    receptive_field: float = math.inf  # pixels on a side that a cell of the map sees; infinity: the whole image
     batch_norm: bool  # whether it has any
     batch_statistics: bool  # whether its batch norm uses the statistics of the batch
     always_batch_statistics: bool = False  # even where they are to be frozen: some of it keeps no statistics

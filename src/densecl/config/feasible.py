@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from densecl.config import automatic
@@ -127,6 +128,12 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
     if 1 < min(rows, cols) < automatic.SMALL_GRID and resolved.dense_weight > 0:
         advice = _more_cells(resolved, network)
         yield f"only {rows}x{cols} cells, on which the dense loss means little; use {advice}"
+    field = network.receptive_field / resolved.image_size
+    if automatic.WIDE_FIELD < field < math.inf and resolved.dense_weight > 0:
+        yield (
+            f"the receptive field of {network.name} is {field:.2g} times the view (in the paper 1.9 times), so that all"
+            " cells see the same pixels; a larger --image-size makes them differ"
+        )
     length = resolved.queue_length
     if length is not None and length > images and "queue_length" not in resolved.settled:
         yield (

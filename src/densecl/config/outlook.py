@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from densecl.config.facts import Facts, Scale
@@ -9,9 +10,11 @@ from densecl.config.recipe import Resolved
 
 
 def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
-    """A line for the feature map, and one for how large views show things."""
-    rows, cols = facts.network.grid
-    yield f"{resolved.method}, {facts.network.name} at {resolved.image_size} px: a feature map of {rows}x{cols} cells"
+    """A line for the feature map, one for what a cell sees, and one for how large views show things."""
+    network = facts.network
+    rows, cols = network.grid
+    yield f"{resolved.method}, {network.name} at {resolved.image_size} px: a feature map of {rows}x{cols} cells"
+    yield f"receptive field of a cell: {_field(network.receptive_field, resolved.image_size)}"
     scale = facts.pixels.scale
     if scale is None:
         return
@@ -22,6 +25,10 @@ def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f"views show things at {scale.smallest:.2g} to {scale.largest:.2g} of their size in the images"
             f" (--use-size {resolved.use_size}: {scale.use:.2g})"
         )
+
+
+def _field(pixels: float, view: int) -> str:
+    return "the whole image" if pixels == math.inf else f"{pixels:.0f} px, {pixels / view:.2g} times the view"
 
 
 def _compared(scale: Scale) -> str:

@@ -20,6 +20,7 @@ from densecl.images.crops import least_side, scales_of_crops
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std, measure_offset, measure_sides
 from densecl.model import METHODS, Backbone, create_backbone
+from densecl.model.receptive_field import receptive_fields
 from densecl.model.weights import Start, initialize_from
 from densecl.names import shown
 from densecl.normalization import Normalization
@@ -153,6 +154,7 @@ def _network(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> Netw
         stride=backbone.stride,
         grid=backbone.grid_at(asked.image_size),
         local_grid=None if local_side is None else backbone.grid_at(local_side),
+        receptive_field=receptive_fields(backbone)[0],
         batch_norm=bool(norms),
         batch_statistics=backbone.uses_batch_statistics,
         always_batch_statistics=any(norm.running_mean is None for norm in norms),
