@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from densecl.config.facts import Scale
+from densecl.config.facts import Scale, Stage
 from densecl.config.outlook import outlook
 from tests.config.test_resolve import facts, resolved
 
@@ -21,6 +21,23 @@ def test_the_map_and_what_a_cell_sees() -> None:
     ]
     assert lines(facts())[1] == "receptive field of a cell: the whole image"
     assert not resolved(known, image_size=128).warnings
+
+
+def test_each_stage_has_its_line() -> None:
+    stages = (
+        Stage(number=3, grid=(4, 4), receptive_field=211.0),
+        Stage(number=4, grid=(2, 2), receptive_field=435.0),
+    )
+    known = facts(network={"grid": (2, 2), "receptive_field": 435.0, "stages": stages})
+    assert lines(known, image_size=64, dense_stage=(3, 4)) == [
+        "simclr, resnet18 at 64 px",
+        "dense loss on stage 3: 4x4 cells, receptive field 211 px, 3.3 times the view",
+        "dense loss on stage 4: 2x2 cells, receptive field 435 px, 6.8 times the view",
+    ]
+    told = resolved(known, image_size=64, dense_stage=(3, 4)).warnings
+    assert not any("receptive field" in line for line in told)
+    (idle,) = resolved(facts(), image_size=128, dense_stage=(3,), dense_weight=0.0).warnings
+    assert idle == "--dense-stage does nothing without --dense-weight"
 
 
 def test_a_receptive_field_of_several_views() -> None:

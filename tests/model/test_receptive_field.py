@@ -60,8 +60,9 @@ def test_layers_counted_by_hand_whatever_their_weights(weights: str) -> None:
 
 
 def test_it_leaves_everything_as_it_was() -> None:
-    backbone = Backbone(Net())
-    backbone.model.layers[1].eval()
+    net = Net()
+    net.layers[1].eval()
+    backbone = Backbone(net)
     before, modes = copy.deepcopy(backbone.state_dict()), [part.training for part in backbone.modules()]
     random = torch.get_rng_state()
     receptive_fields(backbone)

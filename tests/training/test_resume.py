@@ -97,22 +97,24 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "use_size", "workers", "workers_after"),
-    [("32", None, 0, 2), ("bf16", 48, 2, 0)],  # exactness does not depend on the workers either
+    ("precision", "others", "workers", "workers_after"),
+    [
+        ("32", {}, 0, 2),
+        ("bf16", {"use_size": 48, "dense_stage": (2, 4)}, 2, 0),
+    ],  # exactness does not depend on the workers either
 )
 def test_killed_at_step_17_and_resumed(
-    tiny, tmp_path: Path, precision: str, use_size: int | None, workers: int, workers_after: int
+    tiny, tmp_path: Path, precision: str, others: dict, workers: int, workers_after: int
 ) -> None:
     settings = {
         "steps": 40,
         "checkpoint_every": 6,
         "log_every": 3,
         "precision": precision,
-        "use_size": use_size,
         "clip_gradient": 5.0,
         "warmup_epochs": 1.0,
     }
-    settings |= {"dense_negatives": "cells", "key_momentum_end": 1.0, "temperature_max": 0.4}
+    settings |= others | {"dense_negatives": "cells", "key_momentum_end": 1.0, "temperature_max": 0.4}
     pretrain(tiny(**settings, workers=workers_after), tmp_path / "whole")
 
     run_and_kill(tiny(**settings, workers=workers), tmp_path / "killed", step=17)

@@ -45,6 +45,15 @@ class Traits(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A feature map of the backbone with a dense loss, at the size of a view."""
+
+    number: int
+    grid: tuple[int, int]
+    receptive_field: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """What matters of a backbone."""
 
@@ -53,6 +62,7 @@ class Network:
     grid: tuple[int, int]  # rows and columns of the feature map at the size of a view
     local_grid: tuple[int, int] | None = None  # at the size of a local crop
     receptive_field: float = math.inf  # pixels on a side that a cell of the map sees; infinity: the whole image
+    stages: tuple[Stage, ...] = ()  # with --dense-stage; the map of the facts above is the last of them
     batch_norm: bool  # whether it has any
     batch_statistics: bool  # whether its batch norm uses the statistics of the batch
     always_batch_statistics: bool = False  # even where they are to be frozen: some of it keeps no statistics

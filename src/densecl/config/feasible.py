@@ -128,11 +128,12 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
     if 1 < min(rows, cols) < automatic.SMALL_GRID and resolved.dense_weight > 0:
         advice = _more_cells(resolved, network)
         yield f"only {rows}x{cols} cells, on which the dense loss means little; use {advice}"
-    field = network.receptive_field / resolved.image_size
+    fields = [stage.receptive_field for stage in network.stages]
+    field = min(fields, default=network.receptive_field) / resolved.image_size
     if automatic.WIDE_FIELD < field < math.inf and resolved.dense_weight > 0:
         yield (
             f"the receptive field of {network.name} is {field:.2g} times the view (in the paper 1.9 times), so that all"
-            " cells see the same pixels; a larger --image-size makes them differ"
+            " cells see the same pixels; a larger --image-size or an earlier --dense-stage makes them differ"
         )
     length = resolved.queue_length
     if length is not None and length > images and "queue_length" not in resolved.settled:
@@ -146,6 +147,7 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
 def _idle(resolved: Resolved) -> Iterator[str]:
     """A setting that was given a value, but does nothing beside the others."""
     needs = {
+        "dense_stage": (resolved.dense_weight > 0, "--dense-weight"),
         "local_crop_scale": (resolved.local_crops > 0, "--local-crops"),
         "temperature_period": (resolved.temperature_max is not None, "--temperature-max"),
         "teacher_warmup": (resolved.method == "dino", "--method dino"),

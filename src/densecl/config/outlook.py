@@ -13,8 +13,16 @@ def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
     """A line for the feature map, one for what a cell sees, and one for how large views show things."""
     network = facts.network
     rows, cols = network.grid
-    yield f"{resolved.method}, {network.name} at {resolved.image_size} px: a feature map of {rows}x{cols} cells"
-    yield f"receptive field of a cell: {_field(network.receptive_field, resolved.image_size)}"
+    view = resolved.image_size
+    if network.stages:
+        yield f"{resolved.method}, {network.name} at {view} px"
+    else:
+        yield f"{resolved.method}, {network.name} at {view} px: a feature map of {rows}x{cols} cells"
+        yield f"receptive field of a cell: {_field(network.receptive_field, view)}"
+    for stage in network.stages:
+        rows, cols = stage.grid
+        field = _field(stage.receptive_field, view)
+        yield f"dense loss on stage {stage.number}: {rows}x{cols} cells, receptive field {field}"
     scale = facts.pixels.scale
     if scale is None:
         return

@@ -97,6 +97,7 @@ def make_model(resolved: Resolved, backbone: Backbone) -> DenseCL:
         method=resolved.method,
         dim=resolved.dim,
         hidden_dim=resolved.hidden_dim,
+        dense_stages=resolved.dense_stage or (-1,),
         grid=resolved.grid,
         queue_length=resolved.queue_length,
         temperature=resolved.temperature,

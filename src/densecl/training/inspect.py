@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from densecl.config.facts import Facts, Machine, Network, Pixels, Scale
+from densecl.config.facts import Facts, Machine, Network, Pixels, Scale, Stage
 from densecl.config.rules import side_of_local_crops
 from densecl.config.settings import Settings
 from densecl.errors import UserError
@@ -149,17 +149,37 @@ def _scale(asked: Settings[Any], source: ImageSource) -> Scale | None:
 def _network(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> Network:
     local_side = side_of_local_crops(asked, backbone.stride)
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    grid = backbone.grid_at(asked.image_size)
+    local_grid = None if local_side is None else backbone.grid_at(local_side)
+    stages = _stages(asked, backbone)
+    if stages:
+        grid = stages[-1].grid
+        local_grid = None if local_side is None else backbone.grids_at([stages[-1].number], local_side)[0]
     return Network(
         name=backbone.name,
         stride=backbone.stride,
-        grid=backbone.grid_at(asked.image_size),
-        local_grid=None if local_side is None else backbone.grid_at(local_side),
-        receptive_field=receptive_fields(backbone)[0],
+        grid=grid,
+        local_grid=local_grid,
+        receptive_field=stages[-1].receptive_field if stages else receptive_fields(backbone)[0],
+        stages=stages,
         batch_norm=bool(norms),
         batch_statistics=backbone.uses_batch_statistics,
         always_batch_statistics=any(norm.running_mean is None for norm in norms),
         statistics_frozen=backbone.norm_statistics_frozen,
         statistics_seen=resumed or backbone.has_norm_statistics,
+    )
+
+
+def _stages(asked: Settings[Any], backbone: Backbone) -> tuple[Stage, ...]:
+    """The maps on which the dense loss acts, the earliest first; none if no stage is given."""
+    if asked.dense_stage is None:
+        return ()
+    chosen = backbone.stages_at(asked.dense_stage)
+    grids = backbone.grids_at(asked.dense_stage, asked.image_size)
+    fields = receptive_fields(backbone, [stage.index for stage in chosen])
+    return tuple(
+        Stage(number=stage.number, grid=grid, receptive_field=field)
+        for stage, grid, field in zip(chosen, grids, fields, strict=True)
     )
 
 
