@@ -55,7 +55,7 @@ class Output(NamedTuple):
     dense_loss: Float[Tensor, ""]
     query: Embeddings
     key: Embeddings
-    match: Int[Tensor, "batch cells"]  # for each query cell its positive, a key cell
+    match: Int[Tensor, "batch cells"]  # of the last stage: for each query cell its positive, a key cell
     valid: Bool[Tensor, "batch cells"]  # whether that pair counts in the dense loss
 
 
