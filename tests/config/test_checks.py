@@ -32,6 +32,8 @@ from densecl.errors import UserError
         ({"mean": (0.5, 0.5, 0.5)}, "Give mean and std together"),
         ({"mean": (0.5,), "std": (0.5,)}, "mean takes one number a channel: 3, not 1."),
         ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "std must be greater than 0 in every channel, not 1.0 0.0 1.0."),
+        ({"image_size": 96, "use_size": 64}, "use_size=64: a view of image_size=96 shows more than a whole image"),
+        ({"dense_stage": (0,)}, "dense_stage counts from 1, or from -1 for the last, not 0."),
         ({"grid": 1}, "grid must be at least 2"),
         ({"output_stride": 4}, "output_stride must be 8, 16 or 32, not 4."),
         (

@@ -56,6 +56,19 @@ def test_a_sample_follows_from_seed_epoch_and_index_alone():
     assert len(boxes) == 8
 
 
+def test_crops_of_use_follow_from_the_same_and_show_things_about_as_large():
+    source, plain = Patches(10), pairs_of(Patches(10))
+    used = pairs_of(source, use_size=12, local_crops=LocalCrops(1, 5, (0.2, 1.0), draw_photometrics))
+    for place in [(0, 1), (1, 0)]:
+        pair = good(used[place])
+        assert equal(good(used[place]), pair)
+        assert not torch.equal(pair.first.box, good(plain[place]).first.box)
+        for view in (pair.first, pair.second, *pair.local):
+            x0, y0, x1, y1 = view.box.tolist()
+            scale = view.pixels.shape[1] / ((x1 - x0) * (y1 - y0)) ** 0.5
+            assert 0.5 / 1.7 < scale < 0.5 * 1.7  # 12 of 24 pixels; boxes are rounded
+
+
 def test_flips_are_as_frequent_as_wanted():
     for probability in (0.0, 0.25, 1.0):
         dataset = pairs_of(Patches(10), flip_probability=probability)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from densecl.errors import UserError
 from densecl.images import sources
+from densecl.images.cache import CachedSource
 from densecl.images.decode import BadImage
 from densecl.images.sources import open_source
 from tests.images.folders import PIXELS, Items, names
@@ -107,3 +108,16 @@ def test_tensors_are_channels_first_and_arrays_channels_last_when_both_fit():
     source = open_source(Items([torch.from_numpy(cube), cube]))
     assert np.array_equal(source.read(0), cube)
     assert np.array_equal(source.read(1), cube.transpose(2, 0, 1))
+
+
+def test_sides_are_those_of_the_image_itself(root):
+    Image.fromarray(np.zeros((400, 300, 3), np.uint8)).save(root / "a.jpg")
+    source = open_source(root, least_side=64)
+    assert source.read(0).shape == (3, 100, 75)
+    assert source.sides(0) == (400, 300)
+    assert CachedSource(source, root / "cache").sides(0) == (400, 300)
+    assert open_source(root, tile=160).sides(0) == (160, 160)
+    assert open_source([np.zeros((20, 30, 3), np.uint8)]).sides(0) == (20, 30)
+    (root / "a.jpg").write_bytes(b"")
+    with pytest.raises(BadImage):
+        source.sides(0)

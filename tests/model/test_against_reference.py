@@ -13,6 +13,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from densecl.model import DenseCL, Scheduled
 from densecl.model.info_nce import info_nce, info_nce_over_cells
@@ -547,7 +548,7 @@ def test_keys_carry_no_gradient() -> None:
     model, _ = make_pair(USUAL, length=7, dim=4, dtype=torch.float64, seed=0)
     output = model(*(random_views(2, 12, 12, seed) for seed in (1, 2)))
     assert not any(weight.requires_grad for weight in model.key_encoder.parameters())
-    assert not any(field.requires_grad for field in output.key)
+    assert not any(tensor.requires_grad for tensor in tree_leaves(output.key))
     assert output.query.vector.requires_grad
 
 

@@ -127,3 +127,21 @@ def test_what_is_left_out_of_the_data_is_among_what_is_told(tiny, photos, tmp_pa
 def test_items_that_are_no_images_are_refused_before_the_run(tiny):
     with pytest.raises(UserError, match=r"item 0 of the data set \(Subset\) is of type str, 'a.jpg'"):
         build(tiny(data="dataset:Subset"), None, Subset(["a.jpg"] * 24, range(24)), None)
+
+
+def test_how_large_views_show_things_is_measured(tiny) -> None:
+    scale = inspect.inspect(tiny(image_size=32), None, None, None).facts.pixels.scale
+    assert scale is not None and scale.use is None
+    assert scale.smallest < scale.mean < scale.largest == pytest.approx(32 / (0.2 * 64 * 72) ** 0.5)
+    scale = inspect.inspect(tiny(image_size=32, use_size=54), None, None, None).facts.pixels.scale
+    assert scale is not None and scale.use == 0.75 and scale.mean == pytest.approx(0.75, rel=0.01)
+
+
+def test_what_was_found_of_the_stages_of_the_dense_loss(tiny) -> None:
+    asked = tiny(output_stride=None, image_size=64, dense_stage=(-3, 3), local_crops=1, local_crop_size=32)
+    network = inspect.inspect(asked, None, None, None).facts.network
+    assert [(stage.number, stage.grid) for stage in network.stages] == [(2, (8, 8)), (3, (4, 4))]
+    assert network.stages[0].receptive_field < network.stages[1].receptive_field < 167
+    assert (network.grid, network.local_grid) == ((4, 4), (2, 2))
+    with pytest.raises(UserError, match="test_resnet has the stages 1 to 4"):
+        inspect.inspect(tiny(dense_stage=(7,)), None, None, None)

@@ -31,10 +31,11 @@ def losses(out: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-def test_two_processes_train_as_one(tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [None, (2, 4)])
+def test_two_processes_train_as_one(tiny, tmp_path: Path, stages: tuple[int, ...] | None) -> None:
     # Without batch norm: the statistics of half a batch are not those of a whole one.
     settings = {"backbone": "test_convnext", "output_stride": None, "image_size": 128, "steps": 5}
-    settings |= {"matching": "geometry", "dense_negatives": "batch"}
+    settings |= {"matching": "geometry", "dense_negatives": "batch", "dense_stage": stages}
     two = pretrain(tiny(**settings, devices=2), tmp_path / "two")
     one = pretrain(tiny(**settings), tmp_path / "one")
     assert two.steps == one.steps == 5

@@ -97,10 +97,15 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "workers", "workers_after"),
-    [("32", 0, 2), ("bf16", 2, 0)],  # exactness does not depend on the workers either
+    ("precision", "others", "workers", "workers_after"),
+    [
+        ("32", {}, 0, 2),
+        ("bf16", {"use_size": 48, "dense_stage": (2, 4)}, 2, 0),
+    ],  # exactness does not depend on the workers either
 )
-def test_killed_at_step_17_and_resumed(tiny, tmp_path: Path, precision: str, workers: int, workers_after: int) -> None:
+def test_killed_at_step_17_and_resumed(
+    tiny, tmp_path: Path, precision: str, others: dict, workers: int, workers_after: int
+) -> None:
     settings = {
         "steps": 40,
         "checkpoint_every": 6,
@@ -109,7 +114,7 @@ def test_killed_at_step_17_and_resumed(tiny, tmp_path: Path, precision: str, wor
         "clip_gradient": 5.0,
         "warmup_epochs": 1.0,
     }
-    settings |= {"dense_negatives": "cells", "key_momentum_end": 1.0, "temperature_max": 0.4}
+    settings |= others | {"dense_negatives": "cells", "key_momentum_end": 1.0, "temperature_max": 0.4}
     pretrain(tiny(**settings, workers=workers_after), tmp_path / "whole")
 
     run_and_kill(tiny(**settings, workers=workers), tmp_path / "killed", step=17)

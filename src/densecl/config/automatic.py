@@ -25,6 +25,12 @@ ENOUGH_NEGATIVES = 4
 #: the paper's, factors deviate by 0.23 from 1, so that at 8 brightness varies 1.8 times as much as the picture does.
 NARROW_BAND = 8.0
 
+#: With --use-size: how many times larger than in use views may show things.
+OFF_SCALE = 1.5
+
+#: How many views wide a receptive field may be. The paper's is 1.9, that of a ResNet-18 at 64 px 6.8. A guess.
+WIDE_FIELD = 4.0
+
 #: Cells a side below which the dense loss means little.
 SMALL_GRID = 4
 

@@ -44,6 +44,11 @@ def _check_data(settings: Settings[Any]) -> None:
         raise UserError("--data is empty: give a folder of images, a text file of paths, or a quoted glob.")
     if (settings.mean == "auto") != (settings.std == "auto"):
         raise UserError("Give --mean and --std together, or neither.")
+    if settings.use_size is not None and settings.use_size < settings.image_size:
+        raise UserError(
+            f"--use-size {settings.use_size}: a view of --image-size {settings.image_size} shows more than a whole"
+            f" image of that size. Give --image-size {settings.use_size} or less."
+        )
     for name in ("mean", "std"):
         values = getattr(settings, name)
         if values != "auto" and len(values) != settings.channels:

@@ -58,6 +58,13 @@ class DataSettings(Generic[Open]):
     crop_scale: tuple[float, float] = setting(
         (0.2, 1.0), "Smallest and largest fraction of the image's area that a crop covers [paper].", AREA
     )
+    use_size: int | None = setting(
+        None,
+        "The longer side in pixels at which your detector or segmenter will see an image (with --tile, a tile). Crops"
+        " then show things about as large. Of --crop-scale only the spread counts. Not given: crops are fractions of"
+        " the image.",
+        VIEW_SIZE,
+    )
     jitter: tuple[float, float, float, float] = setting(
         (0.4, 0.4, 0.4, 0.1), "Strength of the jitter of brightness, contrast, saturation and hue [paper].", _JITTER
     )

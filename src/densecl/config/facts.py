@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -44,6 +45,15 @@ class Traits(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A feature map of the backbone with a dense loss, at the size of a view."""
+
+    number: int
+    grid: tuple[int, int]
+    receptive_field: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """What matters of a backbone."""
 
@@ -51,6 +61,8 @@ class Network:
     stride: int  # pixels per cell
     grid: tuple[int, int]  # rows and columns of the feature map at the size of a view
     local_grid: tuple[int, int] | None = None  # at the size of a local crop
+    receptive_field: float = math.inf  # pixels on a side that a cell of the map sees; infinity: the whole image
+    stages: tuple[Stage, ...] = ()  # with --dense-stage; the map of the facts above is the last of them
     batch_norm: bool  # whether it has any
     batch_statistics: bool  # whether its batch norm uses the statistics of the batch
     always_batch_statistics: bool = False  # even where they are to be frozen: some of it keeps no statistics
@@ -67,12 +79,23 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large views show things, in pixels of a view per pixel of the image. Each is the median over some images."""
+
+    smallest: float
+    mean: float  # geometric
+    largest: float
+    use: float | None = None  # the scale of use, with --use-size
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pixels:
     """What was measured on some of the images, as far as it is needed."""
 
     offset: float = 0.0  # how far values lie from 0, in their own standard deviations
     deep: bool = False  # whether most images have 16 bits
     measured: Normalization | None = None
+    scale: Scale | None = None  # None: no image could be read
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from densecl.config import automatic
@@ -125,10 +126,23 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f"the batch norm of {network.name} has seen no images, so that the statistics that --freeze-norm-statistics"
             " keeps are those of none: means of 0, variances of 1"
         )
+    scale = pixels.scale
+    if scale is not None and scale.use is not None and scale.mean > automatic.OFF_SCALE * scale.use:
+        yield (
+            f"most images are too narrow for crops at the scale of --use-size {resolved.use_size}: views show things"
+            f" {scale.mean / scale.use:.2g} times larger than in use; a smaller --image-size fits"
+        )
     rows, cols = network.grid
     if 1 < min(rows, cols) < automatic.SMALL_GRID and resolved.dense_weight > 0:
         advice = _more_cells(resolved, network)
         yield f"only {rows}x{cols} cells, on which the dense loss means little; use {advice}"
+    fields = [stage.receptive_field for stage in network.stages]
+    field = min(fields, default=network.receptive_field) / resolved.image_size
+    if automatic.WIDE_FIELD < field < math.inf and resolved.dense_weight > 0:
+        yield (
+            f"the receptive field of {network.name} is {field:.2g} times the view (in the paper 1.9 times), so that all"
+            " cells see the same pixels; a larger --image-size or an earlier --dense-stage makes them differ"
+        )
     length = resolved.queue_length
     if length is not None and length > images and "queue_length" not in resolved.settled:
         yield (
@@ -141,6 +155,7 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
 def _idle(resolved: Resolved) -> Iterator[str]:
     """A setting that was given a value, but does nothing beside the others."""
     needs = {
+        "dense_stage": (resolved.dense_weight > 0, "--dense-weight"),
         "local_crop_scale": (resolved.local_crops > 0, "--local-crops"),
         "temperature_period": (resolved.temperature_max is not None, "--temperature-max"),
         "teacher_warmup": (resolved.method == "dino", "--method dino"),

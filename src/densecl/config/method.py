@@ -19,6 +19,7 @@ from densecl.config.setting import (
 )
 
 _GRID = Range(lambda grid: grid >= 2, "must be at least 2: with one cell, dense learning means nothing")
+_STAGES = Range(lambda stages: len(stages) > 0 and 0 not in stages, "counts from 1, or from -1 for the last")
 _ENDS = Range(
     lambda ends: all(0 < value < math.inf for value in ends),
     "takes one at the start and one after the warm-up, both above 0",
@@ -49,6 +50,12 @@ class MethodSettings(Generic[Open]):
     )
     dense_warmup_steps: int = setting(
         0, "Steps at dense weight 0 before the dense loss joins [authors: 10000 helps at full scale].", NOT_NEGATIVE
+    )
+    dense_stage: tuple[int, ...] | None = setting(
+        None,
+        "Stages of the backbone on which the dense loss acts; each has its own head. They count from 1; -1 is the last."
+        " Not given: the last [paper].",
+        _STAGES,
     )
     dim: int | Open | None = setting(
         "auto",

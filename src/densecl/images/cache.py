@@ -99,6 +99,9 @@ class CachedSource(ImageSource):
         name = hashlib.blake2b(b"%d\0%s" % (VERSION, key), digest_size=20).hexdigest()
         return self.folder / name[:2] / name[2:]
 
+    def sides(self, index: int) -> tuple[int, int]:
+        return self.source.sides(index)
+
     def name(self, index: int) -> str:
         return self.source.name(index)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from densecl.images.crops import draw_crop, take_crop
+from densecl.images.crops import areas_of_use, draw_crop, draw_crop_of_use, take_crop
 from densecl.images.decode import BadImage
 from densecl.images.sources import ImageSource
 from densecl.images.streams import random_stream
@@ -55,6 +55,8 @@ class CropPairDataset(Dataset[Sample]):
             rather than forked it must be picklable: `functools.partial`, not a lambda.
         seed: with epoch and index, fixes the sample.
         local_crops: further local crops of each image. They are drawn last, so the pair is the same without them.
+        use_size: the longer side at which a network will see the image. All crops then show things about that large,
+            and only the spread of `crop_scale` counts (`areas_of_use`). None: crops are fractions of the image.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class CropPairDataset(Dataset[Sample]):
         draw_photometrics: Callable[[np.random.Generator], Photometrics],
         seed: int,
         local_crops: LocalCrops | None = None,
+        use_size: int | None = None,
     ) -> None:
         self.source = source
         self.image_size = image_size
@@ -75,6 +78,7 @@ class CropPairDataset(Dataset[Sample]):
         self.draw_photometrics = draw_photometrics
         self.seed = seed
         self.local_crops = local_crops
+        self.use_size = use_size
         #: Called with an image's index before it is read, and with None afterwards.
         self.on_read: Callable[[int | None], None] = _ignore
 
@@ -114,7 +118,11 @@ class CropPairDataset(Dataset[Sample]):
         scale: tuple[float, float],
         draw_photometrics: Callable[[np.random.Generator], Photometrics],
     ) -> Crop:
-        box = draw_crop(rng, image.shape[1], image.shape[2], scale)
+        height, width = image.shape[1:]
+        if self.use_size is None:
+            box = draw_crop(rng, height, width, scale)
+        else:
+            box = draw_crop_of_use(rng, height, width, areas_of_use(height, width, size, scale, self.use_size))
         flipped = bool(rng.random() < self.flip_probability)
         pixels = take_crop(image, box, flipped, size)
         return Crop(pixels, box, torch.tensor(flipped), draw_photometrics(rng))

@@ -44,6 +44,15 @@ class ImageSource(ABC):
             BadImage: it cannot be used.
         """
 
+    def sides(self, index: int) -> tuple[int, int]:
+        """Height and width of the image itself, which may be read smaller.
+
+        Raises:
+            BadImage: they are not known.
+        """
+        height, width = self.read(index).shape[1:]
+        return height, width
+
     @abstractmethod
     def name(self, index: int) -> str:
         """The image's name for the user. It is unique, and the same in every run."""
@@ -123,6 +132,9 @@ class FileSource(ImageSource):
     def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
         return decode(self.paths[index], self.channels, self.max_pixels, least_side=self.least_side)
 
+    def sides(self, index: int) -> tuple[int, int]:
+        return measure(self.paths[index], self.channels)
+
     def name(self, index: int) -> str:
         return self.paths[index]
 
@@ -183,6 +195,12 @@ class TileSource(ImageSource):
     def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
         file, region = self._locate(index)
         return decode(self.files.paths[file], self.channels, self.files.max_pixels, region=region)
+
+    def sides(self, index: int) -> tuple[int, int]:
+        file, region = self._locate(index)
+        if region is None:
+            return self.files.sides(file)
+        return region.bottom - region.top, region.right - region.left
 
     def name(self, index: int) -> str:
         file, region = self._locate(index)

@@ -1,7 +1,8 @@
-"""What is measured on the images before a run: the mean and standard deviation of their channels, and their offset."""
+"""What is measured on the images before a run: their channels' mean and standard deviation, their offset and size."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -67,6 +68,15 @@ def measure_offset(source: ImageSource, images: int = 8) -> tuple[float, bool]:
             offsets.append(float(values.mean() / spread))
             deep += pixels.dtype == torch.uint16
     return (float(np.median(offsets)), 2 * deep > len(offsets)) if offsets else (0.0, False)
+
+
+def measure_sides(source: ImageSource, images: int = 8) -> list[tuple[int, int]]:
+    """Height and width of a few images, spread evenly over the source. Those that cannot be read are skipped."""
+    sides = []
+    for index in np.linspace(0, len(source) - 1, min(images, len(source)), dtype=int).tolist():
+        with contextlib.suppress(BadImage):  # the run will count them
+            sides.append(source.sides(index))
+    return sides
 
 
 def _thinned(pixels: Shaped[Tensor, "channels _ _"]) -> Float64[Tensor, "channels _ _"]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -25,12 +26,24 @@ USUAL_SIZES = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 336, 384, 448
 #: The stride is measured with two strips of this height. One is wider by `FURTHER`, a multiple of the usual strides.
 STRIP, FURTHER = 64, 448
 
+#: Pixels per cell of a network's first stage.
+STAGE_STRIDE = 4
+
 
 class MapKind(NamedTuple):
     """What all maps of a model have in common, whatever the size of the image."""
 
     channels: int
     stride: int  # pixels of the image per cell
+
+
+class Stage(NamedTuple):
+    """A feature map that the dense loss may act on."""
+
+    number: int  # from 1
+    index: int  # among the backbone's `maps`
+    channels: int
+    stride: int
 
 
 class Backbone(nn.Module):
@@ -69,15 +82,47 @@ class Backbone(nn.Module):
         self._size, (self.channels, self.stride) = self._probe()
 
     def forward(
-        self, pixels: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features rows cols"]:
-        return self._last_map(pixels)
+        self, pixels: Float[Tensor, "batch channels height width"], earlier: tuple[int, ...] = ()
+    ) -> Float[Tensor, "batch features rows cols"] | list[Float[Tensor, "batch _ _ _"]]:
+        """The last feature map. With `earlier`, a list: the maps with these indices, and the last one."""
+        if not earlier:
+            return self._last_map(pixels)
+        chosen = [*earlier, self._stages[-1].index]
+        return self._intermediates(pixels, indices=chosen, norm=self._norm, intermediates_only=True)
 
     def maps(self, pixels: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
         """All feature maps that the model offers. The last one is the one that a call returns."""
         if self._intermediates is None:
             return [self.model(pixels)]
         return self._intermediates(pixels, norm=self._norm, intermediates_only=True)
+
+    def stages_at(self, numbers: Sequence[int]) -> list[Stage]:
+        """The stages with these numbers, the earliest first. They count from 1; -1 is the last one.
+
+        Raises:
+            UserError: the model has no such stage, or one is named twice.
+        """
+        stages = self._stages
+        for number in numbers:
+            if not 1 <= abs(number) <= len(stages):
+                cells = ", ".join(str(stage.stride) for stage in stages)
+                raise UserError(
+                    f"--dense-stage {number}: {self.name} has the stages 1 to {len(stages)}, of {cells} pixels a cell."
+                    if len(stages) > 1
+                    else f"--dense-stage {number}: {self.name} has one stage. Leave it out."
+                )
+        chosen = sorted(number - 1 if number > 0 else len(stages) + number for number in numbers)
+        if len(set(chosen)) < len(chosen):
+            raise UserError(f"--dense-stage {' '.join(map(str, numbers))} names a stage twice.")
+        return [stages[number] for number in chosen]
+
+    @functools.cached_property
+    def _stages(self) -> list[Stage]:
+        """The maps with at least `STAGE_STRIDE` pixels per cell. Finer ones stand before what papers call stage 1."""
+        kinds = self.map_kinds()
+        coarse = [number for number, kind in enumerate(kinds) if kind.stride >= STAGE_STRIDE]
+        indices = coarse or [len(kinds) - 1]
+        return [Stage(number, index, *kinds[index]) for number, index in enumerate(indices, start=1)]
 
     def _last_map(self, pixels: Tensor) -> Any:
         """What the model returns. Checked by `_probe`."""
@@ -151,6 +196,12 @@ class Backbone(nn.Module):
                     f"{self.name} does not take images of {width}x{height} px{self._instead(height)}{_because(error)}"
                 ) from error
         return rows, cols
+
+    def grids_at(self, stages: Sequence[int], side: int) -> list[tuple[int, int]]:
+        """Rows and columns of the maps of some stages (`stages_at`), for an image with this side."""
+        with evaluating(self):
+            maps = self.maps(self._zeros(side, side))
+        return [(maps[stage.index].shape[2], maps[stage.index].shape[3]) for stage in self.stages_at(stages)]
 
     def _instead(self, wanted: int) -> str:
         """The nearest of the usual sizes that the model takes, in words."""

@@ -24,11 +24,12 @@ from densecl.choices import DenseNegatives, DenseStatistics, KeyNorm, Matching
 from densecl.model.backbone import Backbone
 from densecl.model.checks import check_batch, check_choices, check_key_norm, check_negatives
 from densecl.model.distributed import gather, own_part, world_size
-from densecl.model.encoder import Embeddings, Predictor, at_least_float32, create_encoder, fieldwise
+from densecl.model.encoder import Embeddings, Level, Predictor, at_least_float32, create_encoder, fieldwise
+from densecl.model.heads import DenseHead
 from densecl.model.key_encoder import MomentumEncoder
 from densecl.model.matching import Match, Matched, Matcher
 from densecl.model.methods import Method, find_method
-from densecl.model.objectives import Pairs, Temperature, image_pairs
+from densecl.model.objectives import Objective, Pairs, Temperature, image_pairs
 from densecl.model.precision import loss_precision
 from densecl.model.queue import Queue
 from densecl.views import Views
@@ -54,7 +55,7 @@ class Output(NamedTuple):
     dense_loss: Float[Tensor, ""]
     query: Embeddings
     key: Embeddings
-    match: Int[Tensor, "batch cells"]  # for each query cell its positive, a key cell
+    match: Int[Tensor, "batch cells"]  # of the last stage: for each query cell its positive, a key cell
     valid: Bool[Tensor, "batch cells"]  # whether that pair counts in the dense loss
 
 
@@ -70,6 +71,8 @@ class DenseCL(nn.Module):
         method: a name in `methods.METHODS`, or a method of your own.
         dim: length of the embeddings; for dino the number of prototypes.
         hidden_dim: width of the heads' hidden layers.
+        dense_stages: the backbone's stages on which the dense loss acts, counted from 1; -1 is the last. Each has its
+            own head, matches and queue, and the dense loss is their mean.
         grid: pool the feature map to this many cells a side before matching and before the dense head.
         queue_length: keys in each queue. None: the paper's 65536.
         temperature: of a softmax over similarities.
@@ -93,8 +96,8 @@ class DenseCL(nn.Module):
             a resumed run draws the same.
 
     Raises:
-        UserError: for an unknown choice, a setting that the method does not have, or `key_norm` for a backbone without
-            batch norm.
+        UserError: for an unknown choice, a setting that the method does not have, a stage that the backbone does not
+            have, or `key_norm` for a backbone without batch norm.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class DenseCL(nn.Module):
         method: str | Method = "moco",
         dim: int | None = None,
         hidden_dim: int | None = None,
+        dense_stages: Sequence[int] = (-1,),
         grid: int | None = None,
         queue_length: int | None = None,
         temperature: float | None = None,
@@ -149,20 +153,39 @@ class DenseCL(nn.Module):
         self.seed = seed
         self.steps = 0
 
-        encoder = create_encoder(backbone, method, hidden_dim=hidden_dim, dim=dim, grid=grid, dense=dense_weight > 0)
+        encoder = create_encoder(
+            backbone,
+            method,
+            hidden_dim=hidden_dim,
+            dim=dim,
+            grid=grid,
+            dense=dense_weight > 0,
+            stages=dense_stages,
+        )
         self.query_encoder = encoder
         self.key_encoder = None
         if method.keys == "momentum-encoder":
             self.key_encoder = MomentumEncoder(encoder, norm=self.key_norm, split=key_split)
         self.predictor = Predictor(encoder, method, hidden_dim) if method.predictor is not None else None
         self.global_objective = method.objective(encoder.global_head.dim)
-        self.dense_objective = self.global_queue = self.dense_queue = None
+        self.global_queue = None
         if queue_length is not None:
             self.global_queue = Queue(queue_length, encoder.global_head.dim, self._random())
-        if encoder.dense_head is not None:
-            self.dense_objective = method.objective(encoder.dense_head.dim, statistics or "cells")
-            if queue_length is not None and self.dense_negatives in ("pooled", "cells"):
-                self.dense_queue = Queue(queue_length, encoder.dense_head.dim, self._random(1))
+        parts = (self._dense_parts(head, statistics, queue_length) for head in encoder.dense_heads)
+        *earlier, (self.dense_objective, self.dense_queue) = parts
+        self.earlier_objectives = nn.ModuleList(objective for objective, _ in earlier if objective is not None)
+        self.earlier_queues = nn.ModuleList(queue for _, queue in earlier if queue is not None)
+
+    def _dense_parts(
+        self, head: DenseHead | None, statistics: DenseStatistics | None, queue_length: int | None
+    ) -> tuple[Objective | None, Queue | None]:
+        """What the dense loss of a stage keeps: its objective, and its queue if there is one."""
+        if head is None:
+            return None, None
+        objective, queue = self.method.objective(head.dim, statistics or "cells"), None
+        if queue_length is not None and self.dense_negatives in ("pooled", "cells"):
+            queue = Queue(queue_length, head.dim, self._random(1))
+        return objective, queue
 
     @property
     def backbone(self) -> Backbone:
@@ -247,16 +270,30 @@ class DenseCL(nn.Module):
     def dense_loss(
         self, query: Embeddings, key: Embeddings, query_views: Views, key_views: Views
     ) -> tuple[Float[Tensor, ""], Match]:
-        """The loss of matched cells (0 without a dense head), and the matches."""
+        """The loss of matched cells (0 without a dense head), its mean over the stages; and the last one's matches."""
+        levels = zip(query.levels, key.levels, self._objectives, self._queues, strict=True)
+        losses, matches = zip(*(self.level_loss(*level, query_views, key_views) for level in levels), strict=True)
+        return torch.stack(losses).mean(), matches[-1]
+
+    def level_loss(
+        self,
+        query: Level,
+        key: Level,
+        objective: Objective | None,
+        queue: Queue | None,
+        query_views: Views,
+        key_views: Views,
+    ) -> tuple[Float[Tensor, ""], Match]:
+        """The dense loss of one stage, and its matches."""
         matched = self.match(query, key, query_views, key_views)
-        if self.dense_objective is None or query.cells is None or key.cells is None:
-            return query.vector.new_zeros(()), matched.matches[0]
+        if objective is None or query.cells is None or key.cells is None:
+            return at_least_float32(query.features.new_zeros(())), matched.matches[0]
         pooled = None
-        if self.dense_queue is None and self.dense_negatives == "pooled":
+        if queue is None and self.dense_negatives == "pooled":
             assert query.pooled is not None and key.pooled is not None
             pooled = torch.stack([key.pooled, query.pooled], dim=1)
         losses = [
-            self.dense_objective(
+            objective(
                 Pairs(
                     query=query.cells,
                     key=key.cells,
@@ -264,7 +301,7 @@ class DenseCL(nn.Module):
                     valid=match.valid,
                     not_negative=matched.not_negative,
                     not_negative_query=matched.not_negative_query,
-                    negatives=self.dense_queue.keys if self.dense_queue is not None else None,
+                    negatives=queue.keys if queue is not None else None,
                     pooled=pooled,
                 ),
                 self._temperature,
@@ -273,7 +310,18 @@ class DenseCL(nn.Module):
         ]
         return torch.stack(losses).mean(), matched.matches[0]
 
-    def match(self, query: Embeddings, key: Embeddings, query_views: Views, key_views: Views) -> Matched:
+    @property
+    def _objectives(self) -> list[Objective | None]:
+        """Of each level."""
+        return [*self.earlier_objectives, self.dense_objective]  # pyright: ignore[reportReturnType]
+
+    @property
+    def _queues(self) -> list[Queue | None]:
+        """Of each level; they all have one, or none has."""
+        none = [None] * len(self.query_encoder.earlier_heads)
+        return [*(self.earlier_queues or none), self.dense_queue]  # pyright: ignore[reportReturnType]
+
+    def match(self, query: Level, key: Level, query_views: Views, key_views: Views) -> Matched:
         """Matches the cells of two views by the backbone's features, or by where the views lie."""
         features = at_least_float32(query.features.detach()), at_least_float32(key.features.detach())
         return self.matcher(*features, query_views, key_views)
@@ -292,16 +340,19 @@ class DenseCL(nn.Module):
     def update_queues(self, keys: list[Embeddings]) -> None:
         """Shows the keys to the objectives, and puts those of all processes into the queues."""
         self.global_objective.observe(torch.cat([key.vector for key in keys]), self.micro_batches)
-        if self.dense_objective is not None:
-            cells = torch.cat([key.cells.flatten(0, 1) for key in keys if key.cells is not None])
-            self.dense_objective.observe(cells, self.micro_batches)
         for key in keys:
             if self.global_queue is not None:
                 self.global_queue.enqueue(gather(key.vector))
-            if self.dense_queue is not None and self.dense_negatives == "pooled" and key.pooled is not None:
-                self.dense_queue.enqueue(gather(key.pooled))
-            elif self.dense_queue is not None and key.cells is not None:
-                self.dense_queue.enqueue(gather(self._one_cell_per_image(key.cells)))
+        of_stages = zip(*(key.levels for key in keys), strict=True)
+        for objective, queue, levels in zip(self._objectives, self._queues, of_stages, strict=True):
+            if objective is not None:
+                cells = torch.cat([level.cells.flatten(0, 1) for level in levels if level.cells is not None])
+                objective.observe(cells, self.micro_batches)
+            for level in levels:
+                if queue is not None and self.dense_negatives == "pooled" and level.pooled is not None:
+                    queue.enqueue(gather(level.pooled))
+                elif queue is not None and level.cells is not None:
+                    queue.enqueue(gather(self._one_cell_per_image(level.cells)))
 
     def _one_cell_per_image(self, cells: Float[Tensor, "batch cells dim"]) -> Float[Tensor, "batch dim"]:
         """A random cell of each image. Each process draws for all images and takes its own part."""

@@ -34,7 +34,15 @@ class MomentumEncoder(Encoder):
 
     def __init__(self, query_encoder: Encoder, *, norm: KeyNorm | None, split: int) -> None:
         own = copy.deepcopy(query_encoder)
-        super().__init__(own.backbone, own.global_head, own.dense_head, grid=own.grid, l2_normalize=own.l2_normalize)
+        super().__init__(
+            own.backbone,
+            own.global_head,
+            own.dense_head,
+            earlier=own.earlier,
+            earlier_heads=own.earlier_heads,
+            grid=own.grid,
+            l2_normalize=own.l2_normalize,
+        )
         self.requires_grad_(False)
         self.norm: KeyNorm | None = norm
         self.split = split

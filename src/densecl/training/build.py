@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from densecl.config.outlook import outlook
 from densecl.config.recipe import Resolved
 from densecl.config.resolve import resolve
 from densecl.config.setting import seconds_in
@@ -31,7 +32,7 @@ class Parts:
     source: ImageSource
     model: DenseCL
     normalization: Normalization
-    grid: tuple[int, int]  # rows and columns of the feature map
+    outlook: tuple[str, ...]  # lines for the user: what the network sees
     timeline: Timeline  # how long it is, and where it goes on
     optimizer_state: dict[str, Any] | None = None
 
@@ -77,7 +78,7 @@ def build(
         source,
         model,
         Normalization(resolved.mean, resolved.std),
-        facts.network.grid,
+        tuple(outlook(resolved, facts)),
         timeline,
         optimizer_state=None if checkpoint is None else checkpoint["optimizer"],
     )
@@ -96,6 +97,7 @@ def make_model(resolved: Resolved, backbone: Backbone) -> DenseCL:
         method=resolved.method,
         dim=resolved.dim,
         hidden_dim=resolved.hidden_dim,
+        dense_stages=resolved.dense_stage or (-1,),
         grid=resolved.grid,
         queue_length=resolved.queue_length,
         temperature=resolved.temperature,

@@ -96,6 +96,8 @@ def chance_losses(
         global_chance = nan.new_tensor(math.log(views * batch - 1))
     if not dense:
         return global_chance, nan
+    if output.query.earlier and model.dense_queue is None and model.dense_negatives != "pooled":
+        return global_chance, nan  # each stage has another number of cells
     if model.dense_queue is not None:
         return global_chance, nan.new_tensor(math.log(len(model.dense_queue.keys) + 1))
     if model.dense_negatives == "pooled":

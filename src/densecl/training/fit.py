@@ -148,6 +148,7 @@ def view_pairs(parts: Parts) -> CropPairDataset:
         draw_photometrics=_photometrics(recipe, recipe.image_size),
         seed=recipe.seed,
         local_crops=local_crops,
+        use_size=recipe.use_size,
     )
 
 

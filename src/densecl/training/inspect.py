@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +11,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from densecl.config.facts import Facts, Machine, Network, Pixels
+from densecl.config.facts import Facts, Machine, Network, Pixels, Scale, Stage
 from densecl.config.rules import side_of_local_crops
 from densecl.config.settings import Settings
 from densecl.errors import UserError
 from densecl.images.cache import CachedSource
-from densecl.images.crops import least_side
+from densecl.images.crops import least_side, scales_of_crops
 from densecl.images.sources import ImageSource, open_source
-from densecl.images.statistics import measure_mean_std, measure_offset
+from densecl.images.statistics import measure_mean_std, measure_offset, measure_sides
 from densecl.model import METHODS, Backbone, create_backbone
+from densecl.model.receptive_field import receptive_fields
 from densecl.model.weights import Start, initialize_from
 from densecl.names import shown
 from densecl.normalization import Normalization
@@ -105,9 +107,9 @@ def _backbone(asked: Settings[Any], module: nn.Module | None) -> Backbone:
 
 def _least_side(asked: Settings[Any], stride: int) -> int:
     """The shorter side that an image needs so that no view is enlarged."""
-    large = least_side(asked.image_size, asked.crop_scale)
+    large = least_side(asked.image_size, asked.crop_scale, asked.use_size)
     local = side_of_local_crops(asked, stride)
-    return large if local is None else max(large, least_side(local, asked.local_crop_scale))
+    return large if local is None else max(large, least_side(local, asked.local_crop_scale, asked.use_size))
 
 
 def _checkpoint(asked: Settings[Any], resume_from: Path | None, source: ImageSource) -> Checkpoint | None:
@@ -130,22 +132,54 @@ def _pixels(asked: Settings[Any], source: ImageSource, start: Start | None) -> P
     known = asked.channels == 3 or (start is not None and start.normalization is not None)
     if asked.mean == "auto" and (may_shift or not known):
         measured = Normalization(*measure_mean_std(source, asked.seed))
-    return Pixels(offset=offset, deep=deep, measured=measured)
+    return Pixels(offset=offset, deep=deep, measured=measured, scale=_scale(asked, source))
+
+
+def _scale(asked: Settings[Any], source: ImageSource) -> Scale | None:
+    """How large views will show things."""
+    sides = measure_sides(source)
+    if not sides:
+        return None
+    every = [scales_of_crops(*one, asked.image_size, asked.crop_scale, asked.use_size) for one in sides]
+    smallest, mean, largest = map(statistics.median, zip(*every, strict=True))
+    use = None if asked.use_size is None else statistics.median(asked.use_size / max(one) for one in sides)
+    return Scale(smallest=smallest, mean=mean, largest=largest, use=use)
 
 
 def _network(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> Network:
     local_side = side_of_local_crops(asked, backbone.stride)
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    grid = backbone.grid_at(asked.image_size)
+    local_grid = None if local_side is None else backbone.grid_at(local_side)
+    stages = _stages(asked, backbone)
+    if stages:
+        grid = stages[-1].grid
+        local_grid = None if local_side is None else backbone.grids_at([stages[-1].number], local_side)[0]
     return Network(
         name=backbone.name,
         stride=backbone.stride,
-        grid=backbone.grid_at(asked.image_size),
-        local_grid=None if local_side is None else backbone.grid_at(local_side),
+        grid=grid,
+        local_grid=local_grid,
+        receptive_field=stages[-1].receptive_field if stages else receptive_fields(backbone)[0],
+        stages=stages,
         batch_norm=bool(norms),
         batch_statistics=backbone.uses_batch_statistics,
         always_batch_statistics=any(norm.running_mean is None for norm in norms),
         statistics_frozen=backbone.norm_statistics_frozen,
         statistics_seen=resumed or backbone.has_norm_statistics,
+    )
+
+
+def _stages(asked: Settings[Any], backbone: Backbone) -> tuple[Stage, ...]:
+    """The maps on which the dense loss acts, the earliest first; none if no stage is given."""
+    if asked.dense_stage is None:
+        return ()
+    chosen = backbone.stages_at(asked.dense_stage)
+    grids = backbone.grids_at(asked.dense_stage, asked.image_size)
+    fields = receptive_fields(backbone, [stage.index for stage in chosen])
+    return tuple(
+        Stage(number=stage.number, grid=grid, receptive_field=field)
+        for stage, grid, field in zip(chosen, grids, fields, strict=True)
     )
 
 

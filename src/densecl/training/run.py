@@ -178,9 +178,9 @@ def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[s
     recipe, timeline = parts.recipe, parts.timeline
     data = f"{shown(recipe.data)}: {len(parts.source)} images"
     length = f"{timeline.total_steps} steps" if timeline.time_limit is None else duration(timeline.time_limit)
-    rows, cols = parts.grid
     say(f"{data}, {float(timeline.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
-    say(f"{recipe.method}, {parts.model.backbone.name} at {recipe.image_size} px: a feature map of {rows}x{cols} cells")
+    for line in parts.outlook:
+        say(line)
     for reason in reasons:
         say(f"  {reason}")
     begun = f", going on after step {timeline.start_step}" if timeline.start_step else ""
