@@ -50,7 +50,8 @@ from rows import append, mean_and_deviation, read
 
 from densecl import evaluate, pretrain
 from densecl.errors import UserError
-from densecl.model import METHODS, DenseCL, Embeddings
+from densecl.model import METHODS, DenseCL
+from densecl.model.encoder import Level
 from densecl.model.matching import Matched, match_by_features
 from densecl.views import Views
 
@@ -83,14 +84,14 @@ MATCH = DenseCL.match
 
 
 @torch.no_grad()
-def match_by_head(model: DenseCL, query: Embeddings, key: Embeddings, *views: Views) -> Matched:
+def match_by_head(model: DenseCL, query: Level, key: Level, *views: Views) -> Matched:
     """Matches by the features that the loss compares, instead of the backbone's."""
     assert query.cells is not None and key.cells is not None
     return MATCH(model, query, key, *views)._replace(matches=(match_by_features(query.cells @ key.cells.mT),))
 
 
 @torch.no_grad()
-def match_at_random(model: DenseCL, query: Embeddings, key: Embeddings, *views: Views) -> Matched:
+def match_at_random(model: DenseCL, query: Level, key: Level, *views: Views) -> Matched:
     """Matches each cell with any cell of the other view."""
     matched = MATCH(model, query, key, *views)
     similarity = torch.rand(matched.not_negative.shape, device=query.features.device)

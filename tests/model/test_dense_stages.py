@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from densecl.errors import UserError
 from densecl.model import METHODS, Backbone, DenseCL, create_backbone
+from densecl.model.queue import Queue
 from densecl.views import Views
 
 
@@ -67,9 +68,8 @@ def test_each_stage_has_its_map_its_matches_and_its_queue() -> None:
     assert earlier.features.shape[2:] == (8, 8) and last.features.shape[2:] == (2, 2)
     assert earlier.cells is not None and earlier.cells.shape == (4, 64, 8)
     assert output.match.shape == (4, 4)
-    (queue,) = model.earlier_queues
-    assert model.dense_queue is not None
-    for filled, level in zip((queue, model.dense_queue), output.key.levels, strict=True):
+    for filled, level in zip((*model.earlier_queues, model.dense_queue), output.key.levels, strict=True):
+        assert isinstance(filled, Queue) and level.pooled is not None
         assert torch.equal(filled.keys[:4], level.pooled)
     assert not any(tensor.requires_grad for tensor in tree_leaves(output.key))
 
