@@ -55,7 +55,10 @@ class Encoder(nn.Module):
         self.dense_head = dense_head
 
     def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Embeddings:
-        features = self.backbone(pixels)
+        return self.project(self.backbone(pixels))
+
+    def project(self, features: Float[Tensor, "batch channels rows cols"]) -> Embeddings:
+        """The vectors that the heads make of a feature map."""
         finish = l2_normalize if self.l2_normalize else at_least_float32
         vector = finish(self.global_head(features))
         if self.grid is not None:
