@@ -119,12 +119,13 @@ def _check_teacher(resolved: Resolved, facts: Facts) -> None:
     if teacher is None:
         return
     _check_teacher_channels(resolved, teacher)
-    rows, cols = max(rows, teacher.grid[0]), max(cols, teacher.grid[1])
-    if rows * cols == 1 and resolved.teacher_objective != "cosine":
+    if 1 in (rows * cols, teacher.grid[0] * teacher.grid[1]) and resolved.teacher_objective != "cosine":
+        whose, advice = "teacher's", "a larger --teacher-size"
+        if rows * cols == 1:
+            whose, advice = "student's", _more_cells(resolved, facts.network)
         raise UserError(
-            f"--teacher-objective {resolved.teacher_objective} compares the cells of an image, but at"
-            f" {resolved.image_size} px there is one. Use {_more_cells(resolved, facts.network)}, a larger"
-            " --teacher-size, or --teacher-objective cosine."
+            f"--teacher-objective {resolved.teacher_objective} compares the cells of an image, but the {whose} feature"
+            f" map has one alone. Use {advice}, or --teacher-objective cosine."
         )
 
 
@@ -132,7 +133,8 @@ def _check_teacher_channels(resolved: Resolved, teacher: Teacher) -> None:
     given = resolved.teacher_channels
     if given is not None and len(given) != teacher.channels:
         raise UserError(
-            f"--teacher-channels names {len(given)} channel(s), but the teacher {teacher.name} takes {teacher.channels}."
+            f"--teacher-channels names {len(given)} channel(s), but the teacher {teacher.name} takes"
+            f" {teacher.channels}."
         )
     if given is None and resolved.channels != teacher.channels:
         example = " ".join(str(number % resolved.channels) for number in range(teacher.channels))
@@ -162,6 +164,12 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
     if 1 < min(rows, cols) < automatic.SMALL_GRID and dense:
         advice = _more_cells(resolved, network)
         yield f"only {rows}x{cols} cells, on which the dense loss means little; use {advice}"
+    if facts.teacher is not None and max(facts.teacher.grid) < min(rows, cols):
+        coarse = "x".join(map(str, facts.teacher.grid))
+        yield (
+            f"the teacher's feature map has {coarse} cells, fewer than the student's {rows}x{cols}; a larger"
+            " --teacher-size gives it more"
+        )
     length = resolved.queue_length
     if length is not None and length > images and "queue_length" not in resolved.settled:
         yield (

@@ -225,7 +225,7 @@ class DenseCL(nn.Module):
         if learns:
             self.update_queues(keys)
             self.steps += 1
-        return Output(loss, global_loss, dense_loss, queries[0], keys[0], *matches[0], guided)
+        return Output(loss, global_loss, dense_loss, queries[0], keys[0], *matches[0], guided=guided)
 
     def keys(self, projections: list[Embeddings], key_views: list[Views]) -> list[Embeddings]:
         """The keys of each key view, from where the method has them."""

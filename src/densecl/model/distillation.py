@@ -22,9 +22,7 @@ from densecl.model.encoder import at_least_float32, l2_normalize
 from densecl.model.frozen import Frozen
 
 
-def cosine(
-    student: Float[Tensor, "batch cells dim"], target: Float[Tensor, "batch cells dim"]
-) -> Float[Tensor, ""]:
+def cosine(student: Float[Tensor, "batch cells dim"], target: Float[Tensor, "batch cells dim"]) -> Float[Tensor, ""]:
     """1 - the mean cosine similarity of a cell and its target."""
     return 1 - (l2_normalize(student) * l2_normalize(target)).sum(dim=2).mean()
 

@@ -19,6 +19,7 @@ from densecl.config.files import write_recipe
 from densecl.config.recipe import Recipe, Resolved
 from densecl.config.setting import seconds_in
 from densecl.config.settings import Settings
+from densecl.config.teacher import distills_alone
 from densecl.errors import UserError
 from densecl.model import save_backbone
 from densecl.names import shown
@@ -95,7 +96,7 @@ def pretrain(
             result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
             if first:  # the last time it may have failed, and an earlier one lie there
                 with writing(result.backbone):
-                    save_backbone(parts.model.backbone, result.backbone, parts.normalization)
+                    save_backbone(parts.model.backbone, result.backbone, parts.normalization, parts.origin)
             return result
         if resolved.processes == 1 or world is not None:
             result = fit(parts, out, console if first else None, peers)
@@ -180,7 +181,10 @@ def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[s
     length = f"{timeline.total_steps} steps" if timeline.time_limit is None else duration(timeline.time_limit)
     rows, cols = parts.grid
     say(f"{data}, {float(timeline.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
-    say(f"{recipe.method}, {parts.model.backbone.name} at {recipe.image_size} px: a feature map of {rows}x{cols} cells")
+    what = "distillation alone" if distills_alone(recipe) else recipe.method
+    say(f"{what}, {parts.model.backbone.name} at {recipe.image_size} px: a feature map of {rows}x{cols} cells")
+    for line in parts.follows:
+        say(line)
     for reason in reasons:
         say(f"  {reason}")
     begun = f", going on after step {timeline.start_step}" if timeline.start_step else ""

@@ -220,7 +220,5 @@ def _license(name: Any, whose: str) -> License:
     return License(text, whose) if text and text != "unknown" else License(None, "")
 
 
-def _made(
-    network: Backbone, normalization: Normalization | None, found: License, notes: tuple[str, ...]
-) -> Teacher:
+def _made(network: Backbone, normalization: Normalization | None, found: License, notes: tuple[str, ...]) -> Teacher:
     return Teacher(network, normalization or IMAGENET, found.name, found.whose, notes)
