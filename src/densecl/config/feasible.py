@@ -140,7 +140,7 @@ def _check_teacher_channels(resolved: Resolved, teacher: Teacher) -> None:
         example = " ".join(str(number % resolved.channels) for number in range(teacher.channels))
         raise UserError(
             f"The teacher {teacher.name} takes images of {teacher.channels} channel(s), and these have"
-            f" {resolved.channels}. Say which ones it shall see, such as --teacher-channels {example}."
+            f" {resolved.channels}. Say with --teacher-channels which ones it shall see, such as {example}."
         )
 
 
