@@ -188,7 +188,7 @@ def test_a_teacher_may_move_but_not_change(following, teacher: Path, tmp_path: P
     moved.unlink()
     with pytest.raises(UserError, match="moved.safetensors: no such run or file of weights"):
         pretrain(following("teacher", teacher=str(moved), steps=5), run, resume=True)
-    save_backbone(create_backbone("test_resnet"), moved, HALF)
+    save_backbone(create_backbone("test_resnet", output_stride=16), moved, HALF)
     with pytest.raises(UserError, match="The weights of teacher .*moved.safetensors are not those"):
         pretrain(following("teacher", teacher=str(moved), steps=5), run, resume=True)
     assert pretrain(following("teacher", steps=5), run, resume=True).steps == 5

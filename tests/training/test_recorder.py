@@ -95,6 +95,7 @@ class Run:
             step=start,
             settings=Settings(0.1, Scheduled(dense_weight=0.5, key_momentum=0.99, temperature=0.2)),
             first_bad_step=torch.tensor(torch.iinfo(torch.int64).max),
+            origin={},
         )
         self.module.model = self.module.normalization = Mock(guidance=None)
         self.weight = torch.ones(1)

@@ -108,7 +108,7 @@ def test_wrong_teachers_are_told_in_one_line(resnet, tmp_path: Path, monkeypatch
         (
             "plain.pth",
             "resnet18",
-            r"plain.pth: only \d+ of 122 tensors of resnet18 matched|plain.pth: .* another shape",
+            r"plain.pth: only \d+ of 120 tensors of resnet18 matched",
         ),
         ("half.pth", "test_resnet", "lacks 1 of the tensors of test_resnet, such as layer4.0.conv2.weight"),
         ("code.pth", "test_resnet", "code.pth (holds no tensors|cannot be read)"),
