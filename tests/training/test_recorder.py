@@ -103,7 +103,7 @@ class Run:
         self.module.model.state_dict.side_effect = lambda: {"weight": self.weight.clone()}
         measured = torch.tensor([(measures or {}).get(name, 1.0) for name in MEASURES])
         monkeypatch.setattr(recorder, "measure", lambda *_: measured)
-        monkeypatch.setattr(recorder, "save_backbone", lambda backbone, path, normalization: path.touch())
+        monkeypatch.setattr(recorder, "save_backbone", lambda backbone, path, *_: path.touch())
         self.recorder = Recorder(
             out,
             source=self.source,
