@@ -81,6 +81,8 @@ def pretrain(
         recipe = dataclasses.replace(recipe, data=_absolute(recipe.data))
     if recipe.init is not None:
         recipe = dataclasses.replace(recipe, init=_absolute(recipe.init))
+    if recipe.teacher is not None and os.path.exists(os.path.expanduser(recipe.teacher)):  # else a name of timm's
+        recipe = dataclasses.replace(recipe, teacher=_absolute(recipe.teacher))
     return run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
 
 

@@ -26,3 +26,9 @@ KeyNorm = Literal["shuffle", "split", "ema"]
 
 #: How brightness is jittered.
 Brightness = Literal["scale", "shift"]
+
+#: How a student follows its teacher.
+TeacherObjective = Literal["cosine", "relational", "both"]
+
+#: What an anchor keeps of the starting network.
+AnchorForm = Literal["gram", "cells"]

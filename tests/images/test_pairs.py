@@ -37,6 +37,17 @@ def test_local_crops_come_after_the_pair_and_leave_it_as_it_is():
     assert [tuple(view.box.shape) for view in batch.local] == [(4, 4)] * 3
 
 
+def test_a_single_view_is_the_first_of_the_pair():
+    source = Patches(4, deep=[2])
+    single = pairs_of(source, single=True)
+    for index in range(4):
+        pair = good(single[(1, index)])
+        assert equal(pair.first, good(pairs_of(source)[(1, index)]).first)
+        assert pair.second.pixels.numel() == 1
+    batch = collate([single[(0, index)] for index in range(4)]).pairs
+    assert batch.first.pixels.shape == (4, 3, 8, 8) and batch.second.pixels.shape == (4, 1, 1, 1)
+
+
 def test_an_image_is_read_once(monkeypatch):
     source, reads = Patches(3), []
     original = source.read

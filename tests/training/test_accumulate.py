@@ -14,6 +14,7 @@ from densecl.errors import UserError
 from densecl.images.batch import collate
 from densecl.images.pairs import CropPairDataset
 from densecl.images.sampler import StepSampler
+from densecl.model import DenseCL
 from densecl.model.objectives import DINO
 from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
@@ -28,6 +29,7 @@ def test_a_step_follows_the_mean_gradient_of_its_parts(tiny, tmp_path, parts):
     pretrain(recipe, tmp_path / "run")
     made, _ = build(recipe, None, None, None)
     recipe, model = made.recipe, made.model.train()
+    assert isinstance(model, DenseCL)
     start = {name: value.clone() for name, value in model.query_encoder.named_parameters()}
     pairs = CropPairDataset(
         made.source,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from densecl.config.files import read_recipe
 from densecl.errors import UserError
-from densecl.model import create_backbone, load_backbone, save_backbone
+from densecl.model import DenseCL, create_backbone, load_backbone, save_backbone
 from densecl.model.backbone import Backbone
 from densecl.normalization import Normalization
 from densecl.training.build import build
@@ -49,7 +49,7 @@ def test_a_run_from_existing_weights_keeps_their_statistics(tiny, start: Path, t
 
 def test_the_key_encoder_keeps_them_too(tiny, start: Path) -> None:
     model = build(tiny(init=str(start)), None, None, None)[0].model.train()
-    assert model.key_encoder is not None
+    assert isinstance(model, DenseCL) and model.key_encoder is not None
     norms = [module for module in model.key_encoder.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms and not any(norm.training for norm in norms)
     model.key_encoder.train()

@@ -95,14 +95,15 @@ class Run:
             step=start,
             settings=Settings(0.1, Scheduled(dense_weight=0.5, key_momentum=0.99, temperature=0.2)),
             first_bad_step=torch.tensor(torch.iinfo(torch.int64).max),
+            origin={},
         )
-        self.module.model = self.module.normalization = Mock()
+        self.module.model = self.module.normalization = Mock(guidance=None)
         self.weight = torch.ones(1)
         self.module.model.parameters.side_effect = lambda: [self.weight]
         self.module.model.state_dict.side_effect = lambda: {"weight": self.weight.clone()}
         measured = torch.tensor([(measures or {}).get(name, 1.0) for name in MEASURES])
-        monkeypatch.setattr(recorder, "diagnose", lambda *_: measured)
-        monkeypatch.setattr(recorder, "save_backbone", lambda backbone, path, normalization: path.touch())
+        monkeypatch.setattr(recorder, "measure", lambda *_: measured)
+        monkeypatch.setattr(recorder, "save_backbone", lambda backbone, path, *_: path.touch())
         self.recorder = Recorder(
             out,
             source=self.source,
@@ -135,7 +136,7 @@ class Run:
             self.now += WAIT / accumulate
             self.recorder.on_train_batch_start(self.trainer, self.module, batch, number)
             self.now += WORK / accumulate
-            self.module.last = (Mock(), Mock(), Mock())
+            self.module.last = (Mock(), [Mock(), Mock()])
             if (number + 1) % accumulate == 0:
                 self.module.step += 1
                 each(self.module.step)

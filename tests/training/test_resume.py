@@ -19,7 +19,7 @@ from densecl.errors import UserError
 from densecl.interrupts import STOPPING
 from densecl.model.methods import METHODS, Method
 from densecl.training.checkpoints import load_checkpoint
-from densecl.training.metrics import TIMINGS
+from densecl.training.metrics import FROZEN_SHARE, TIMINGS
 from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
 from densecl.training.timeline import Timeline
@@ -57,7 +57,8 @@ def run_and_kill(recipe: Recipe, out: Path, step: int) -> None:
 
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return [{name: value for name, value in row.items() if name not in TIMINGS} for row in csv.DictReader(file)]
+        timings = {*TIMINGS, FROZEN_SHARE}
+        return [{name: value for name, value in row.items() if name not in timings} for row in csv.DictReader(file)]
 
 
 def tensors(tree: object, place: str = "") -> dict[str, object]:

@@ -9,6 +9,7 @@ from densecl.config.optimization import LENGTHS
 from densecl.config.rules import resting
 from densecl.config.setting import check_range
 from densecl.config.settings import Settings
+from densecl.config.teacher import distills_alone
 from densecl.errors import UserError, flag
 from densecl.names import listing
 
@@ -27,6 +28,7 @@ def check(settings: Settings[Any]) -> None:
         raise UserError("--settled names only settings that a run may choose.")
     _check_data(settings)
     _check_local_crops(settings)
+    _check_teacher(settings)
     if settings.recipe == "paper" and settings.method not in ("auto", "moco"):
         raise UserError(f"--recipe paper is that of moco, not of {settings.method}. Leave it out.")
     lowest = settings.temperature
@@ -61,6 +63,19 @@ def _check_local_crops(settings: Settings[Any]) -> None:
         raise UserError("--local-crop-size none: --local-crops need a size. Leave it out for auto.")
     if isinstance(size, int) and not settings.local_crops and "local_crop_size" not in settings.settled:
         raise UserError(f"--local-crop-size {size} does nothing without --local-crops. Give how many.")
+
+
+def _check_teacher(settings: Settings[Any]) -> None:
+    channels = settings.teacher_channels
+    if channels is not None and max(channels) >= settings.channels:
+        raise UserError(
+            f"--teacher-channels: the images have {settings.channels} channel(s), counted from 0, so there is no"
+            f" {max(channels)}."
+        )
+    if distills_alone(settings) and settings.local_crops:
+        raise UserError("--local-crops belong to the self-supervised loss, and with --teacher-weight 1 there is none.")
+    if settings.anchor and settings.init is None:
+        raise UserError(f"--anchor {settings.anchor:g} keeps the features near those of --init. Give that, too.")
 
 
 def _check_shares(settings: Settings[Any], batch_size: int) -> None:

@@ -71,6 +71,17 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """What matters of a frozen network that the backbone follows."""
+
+    name: str
+    channels: int  # of the images that it takes
+    grid: tuple[int, int]  # rows and columns of its feature map
+    license: str | None  # of its weights; None: nothing says it
+    whose_license: str = ""  # who says so
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     gpus: int  # that torch sees
     cores: int
@@ -109,3 +120,4 @@ class Facts:
     methods: Mapping[str, Traits]
     start: Normalization | None = None  # that the starting weights expect
     whose_start: str = ""  # who says so
+    teacher: Teacher | None = None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
 from densecl.config import automatic
-from densecl.config.facts import Facts, Network, Traits
+from densecl.config.facts import Facts, Network, Teacher, Traits
+from densecl.config.method import MethodSettings
+from densecl.config.presets import PRESETS
 from densecl.config.recipe import Resolved
 from densecl.config.settings import defaults
+from densecl.config.teacher import TeacherSettings, distills_alone
 from densecl.errors import UserError, flag
 
 
@@ -25,6 +29,7 @@ def check_feasible(resolved: Resolved, facts: Facts) -> None:
     _check_key_norm(resolved, method, facts.network)
     _check_grid(resolved, facts.network)
     _check_local_crops(resolved, facts.network)
+    _check_teacher(resolved, facts)
     if facts.network.statistics_frozen and not resolved.freeze_norm_statistics:
         raise UserError(
             f"--no-freeze-norm-statistics: those of this {facts.network.name} are frozen. Give a new Backbone."
@@ -37,6 +42,8 @@ def _check_batch(resolved: Resolved, method: Traits, images: int) -> None:
         raise UserError(
             f"--batch-size {size} is larger than the data set of {images} images. Take {automatic.power_below(images)}."
         )
+    if distills_alone(resolved):  # an image is learned from by itself
+        return
     if resolved.images_at_once < method.least_batch:
         accumulated = f" in {resolved.accumulate} parts" if resolved.accumulate > 1 else ""
         raise UserError(
@@ -84,7 +91,7 @@ def _check_grid(resolved: Resolved, network: Network) -> None:
         raise UserError(
             f"--grid {resolved.grid}: the feature map has only {rows}x{cols} cells. Give at most {min(rows, cols)}."
         )
-    if min(rows, cols) == 1 and resolved.dense_weight > 0:
+    if min(rows, cols) == 1 and resolved.dense_weight > 0 and not distills_alone(resolved):
         raise UserError(
             f"The feature map of {network.name} at {resolved.image_size} px is {rows}x{cols}: dense learning would mean"
             f" nothing. Use {_more_cells(resolved, network)}."
@@ -111,6 +118,41 @@ def _check_local_crops(resolved: Resolved, network: Network) -> None:
         )
 
 
+def _check_teacher(resolved: Resolved, facts: Facts) -> None:
+    teacher, (rows, cols) = facts.teacher, facts.network.grid
+    if resolved.anchor and resolved.anchor_form == "gram" and rows * cols == 1:
+        raise UserError(
+            f"--anchor-form gram compares the cells of an image, but at {resolved.image_size} px there is one. Use"
+            f" {_more_cells(resolved, facts.network)}, or --anchor-form cells."
+        )
+    if teacher is None:
+        return
+    _check_teacher_channels(resolved, teacher)
+    if 1 in (rows * cols, teacher.grid[0] * teacher.grid[1]) and resolved.teacher_objective != "cosine":
+        whose, advice = "teacher's", "a larger --teacher-size"
+        if rows * cols == 1:
+            whose, advice = "student's", _more_cells(resolved, facts.network)
+        raise UserError(
+            f"--teacher-objective {resolved.teacher_objective} compares the cells of an image, but the {whose} feature"
+            f" map has one alone. Use {advice}, or --teacher-objective cosine."
+        )
+
+
+def _check_teacher_channels(resolved: Resolved, teacher: Teacher) -> None:
+    given = resolved.teacher_channels
+    if given is not None and len(given) != teacher.channels:
+        raise UserError(
+            f"--teacher-channels names {len(given)} channel(s), but the teacher {teacher.name} takes"
+            f" {teacher.channels}."
+        )
+    if given is None and resolved.channels != teacher.channels:
+        example = " ".join(str(number % resolved.channels) for number in range(teacher.channels))
+        raise UserError(
+            f"The teacher {teacher.name} takes images of {teacher.channels} channel(s), and these have"
+            f" {resolved.channels}. Say with --teacher-channels which ones it shall see, such as {example}."
+        )
+
+
 def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
     """A line for each thing that is likely not meant."""
     network, pixels, images = facts.network, facts.pixels, facts.images
@@ -133,7 +175,8 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f" {scale.mean / scale.use:.2g} times larger than in use; a smaller --image-size fits"
         )
     rows, cols = network.grid
-    if 1 < min(rows, cols) < automatic.SMALL_GRID and resolved.dense_weight > 0:
+    dense = resolved.dense_weight > 0 and not distills_alone(resolved)
+    if 1 < min(rows, cols) < automatic.SMALL_GRID and dense:
         advice = _more_cells(resolved, network)
         yield f"only {rows}x{cols} cells, on which the dense loss means little; use {advice}"
     fields = [stage.receptive_field for stage in network.stages]
@@ -143,6 +186,12 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f"the receptive field of {network.name} is {field:.2g} times the view (in the paper 1.9 times), so that all"
             " cells see the same pixels; a larger --image-size or an earlier --dense-stage makes them differ"
         )
+    if facts.teacher is not None and max(facts.teacher.grid) < min(rows, cols):
+        coarse = "x".join(map(str, facts.teacher.grid))
+        yield (
+            f"the teacher's feature map has {coarse} cells, fewer than the student's {rows}x{cols}; a larger"
+            " --teacher-size gives it more"
+        )
     length = resolved.queue_length
     if length is not None and length > images and "queue_length" not in resolved.settled:
         yield (
@@ -150,6 +199,7 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f" negatives; {min(images, automatic.longest_queue(images))} would fit"
         )
     yield from _idle(resolved)
+    yield from _idle_beside_a_teacher(resolved)
 
 
 def _idle(resolved: Resolved) -> Iterator[str]:
@@ -169,3 +219,19 @@ def _idle(resolved: Resolved) -> Iterator[str]:
     for name, (used, needed) in needs.items():
         if not used and getattr(resolved, name) != defaults()[name]:
             yield f"{flag(name)} does nothing without {needed}"
+
+
+def _idle_beside_a_teacher(resolved: Resolved) -> Iterator[str]:
+    """The same for the settings of a teacher and an anchor, and for those of the method where there is none."""
+    preset = {**defaults(), **PRESETS[resolved.recipe]}
+    groups: list[tuple[type, bool, str]] = [
+        (TeacherSettings, resolved.teacher is not None, "without --teacher"),
+        (MethodSettings, not distills_alone(resolved), "with --teacher-weight 1"),
+    ]
+    for group, used, when in groups:
+        for name in (field.name for field in dataclasses.fields(group)):
+            given = getattr(resolved, name) not in (preset[name], None) and name not in resolved.settled
+            if given and not used and not name.startswith("anchor"):
+                yield f"{flag(name)} does nothing {when}"
+    if not resolved.anchor and resolved.anchor_form != preset["anchor_form"]:
+        yield "--anchor-form does nothing without --anchor"

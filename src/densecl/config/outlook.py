@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from densecl.config.facts import Facts, Scale
 from densecl.config.recipe import Resolved
+from densecl.config.teacher import distills_alone
 
 
 def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
@@ -14,10 +15,11 @@ def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
     network = facts.network
     rows, cols = network.grid
     view = resolved.image_size
+    method = "distillation alone" if distills_alone(resolved) else resolved.method
     if network.stages:
-        yield f"{resolved.method}, {network.name} at {view} px"
+        yield f"{method}, {network.name} at {view} px"
     else:
-        yield f"{resolved.method}, {network.name} at {view} px: a feature map of {rows}x{cols} cells"
+        yield f"{method}, {network.name} at {view} px: a feature map of {rows}x{cols} cells"
         yield f"receptive field of a cell: {_field(network.receptive_field, view)}"
     for stage in network.stages:
         rows, cols = stage.grid

@@ -15,6 +15,7 @@ from densecl.config import automatic
 from densecl.config.facts import Facts, Traits
 from densecl.config.optimization import LENGTHS
 from densecl.config.settings import Settings
+from densecl.config.teacher import distills_alone
 from densecl.errors import UserError, flag
 from densecl.normalization import IMAGENET
 
@@ -109,7 +110,10 @@ def _batch_size(chosen: Grounds, facts: Facts) -> Choice:
 
 @rule(
     "method",
-    rests_on=("batch_size", "devices", "nodes", "accumulate", "recipe", "dense_negatives", *OF_THE_KEYS),
+    rests_on=(
+        *("batch_size", "devices", "nodes", "accumulate", "recipe", "dense_negatives"),
+        *("teacher", "teacher_weight", *OF_THE_KEYS),
+    ),
 )
 def _method(chosen: Grounds, facts: Facts) -> Choice:
     given = [flag(name) for name in OF_THE_KEYS if getattr(chosen, name) not in ("auto", None)]
@@ -121,7 +125,7 @@ def _method(chosen: Grounds, facts: Facts) -> Choice:
     name = automatic.method(images, keys_given=bool(given))
     where = "queue" if name == "moco" else "batch"
     because = f"for {given[0]}" if given else f"negatives from a {where}, for {images} images a device"
-    return Choice({"method": name}, because)
+    return Choice({"method": name}, None if distills_alone(chosen) else because)
 
 
 def _own(setting: str, value: Callable[[Traits], Any]) -> None:
@@ -234,6 +238,19 @@ def _queue_length(chosen: Grounds, facts: Facts) -> Choice:
         return Choice({"queue_length": None})
     length = automatic.queue_length(facts.images, chosen.batch_size, chosen.key_momentum)
     return Choice({"queue_length": length}, f"for {facts.images} images and this key momentum")
+
+
+# --- the teacher ----------------------------------------------------------------------------------
+
+
+@rule("teacher_license", rests_on=("teacher", "teacher_backbone"))
+def _teacher_license(chosen: Grounds, facts: Facts) -> Choice:
+    if facts.teacher is None:
+        return Choice({"teacher_license": None})
+    if facts.teacher.license is None:
+        because = "nothing says it; look it up before you pass on what the teacher has taught"
+        return Choice({"teacher_license": "unknown"}, because)
+    return Choice({"teacher_license": facts.teacher.license}, facts.teacher.whose_license)
 
 
 # --- the optimizer --------------------------------------------------------------------------------

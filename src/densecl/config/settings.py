@@ -1,6 +1,6 @@
 """All settings of a run in one dataclass: a field is a flag, a key of the YAML file and a keyword in Python.
 
-The settings stand by topic in `data`, `network`, `method`, `optimization`, `machine` and `record`.
+The settings stand by topic in `data`, `network`, `method`, `teacher`, `optimization`, `machine` and `record`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from densecl.config.network import NetworkSettings
 from densecl.config.optimization import OptimizationSettings
 from densecl.config.record import PresetSettings, RecordSettings
 from densecl.config.setting import Meaning, Open, meaning_of
+from densecl.config.teacher import TeacherSettings
 
 #: By title, in the order in which help and files show them.
 GROUPS: Mapping[str, type] = {
     "the data": DataSettings,
     "the backbone": NetworkSettings,
     "the method": MethodSettings,
+    "a teacher, an anchor": TeacherSettings,
     "optimization": OptimizationSettings,
     "the machine": MachineSettings,
     "what is kept": RecordSettings,
@@ -39,6 +41,7 @@ class Settings(
     RecordSettings[Open],
     MachineSettings[Open],
     OptimizationSettings[Open],
+    TeacherSettings[Open],
     MethodSettings[Open],
     NetworkSettings[Open],
     DataSettings[Open],

@@ -19,6 +19,23 @@ from densecl.views import Crop, CropPair, Photometrics
 ATTEMPTS = 16
 
 
+#: Stands for a view that nobody needs.
+NO_CROP = Crop(
+    torch.zeros(1, 1, 1, dtype=torch.uint8),
+    torch.zeros(4),
+    torch.tensor(False),
+    Photometrics(
+        brightness=torch.tensor(1.0),
+        contrast=torch.tensor(1.0),
+        saturation=torch.tensor(1.0),
+        hue=torch.tensor(0.0),
+        order=torch.arange(4),
+        grayscale=torch.tensor(False),
+        blur_sigma=torch.tensor(0.0),
+    ),
+)
+
+
 class BadRecord(NamedTuple):
     """An image that could not be used."""
 
@@ -57,6 +74,7 @@ class CropPairDataset(Dataset[Sample]):
         local_crops: further local crops of each image. They are drawn last, so the pair is the same without them.
         use_size: the longer side at which a network will see the image. All crops then show things about that large,
             and only the spread of `crop_scale` counts (`areas_of_use`). None: crops are fractions of the image.
+        single: draw the first view alone; the second is `NO_CROP`.
     """
 
     def __init__(
@@ -70,6 +88,7 @@ class CropPairDataset(Dataset[Sample]):
         seed: int,
         local_crops: LocalCrops | None = None,
         use_size: int | None = None,
+        single: bool = False,
     ) -> None:
         self.source = source
         self.image_size = image_size
@@ -79,6 +98,7 @@ class CropPairDataset(Dataset[Sample]):
         self.seed = seed
         self.local_crops = local_crops
         self.use_size = use_size
+        self.single = single
         #: Called with an image's index before it is read, and with None afterwards.
         self.on_read: Callable[[int | None], None] = _ignore
 
@@ -102,7 +122,8 @@ class CropPairDataset(Dataset[Sample]):
                 self.on_read(None)
             rng = random_stream(self.seed, epoch, index)
             large = self.image_size, self.crop_scale, self.draw_photometrics
-            first, second = (self._view(image, rng, *large) for _ in range(2))
+            first = self._view(image, rng, *large)
+            second = NO_CROP if self.single else self._view(image, rng, *large)
             local = ()
             if self.local_crops is not None:
                 count, size, scale, draw = self.local_crops

@@ -2,6 +2,7 @@
 
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.densecl import DenseCL, Output, Scheduled
+from densecl.model.distillation import Distillation, Distilled, Follower, Guidance
 from densecl.model.encoder import Embeddings
 from densecl.model.heads import HeadShape
 from densecl.model.methods import METHODS, Method
@@ -11,7 +12,11 @@ __all__ = [
     "METHODS",
     "Backbone",
     "DenseCL",
+    "Distillation",
+    "Distilled",
     "Embeddings",
+    "Follower",
+    "Guidance",
     "HeadShape",
     "Method",
     "Output",

@@ -23,6 +23,7 @@ from densecl.borrowed import buffers_kept
 from densecl.choices import DenseNegatives, DenseStatistics, KeyNorm, Matching
 from densecl.model.backbone import Backbone
 from densecl.model.checks import check_batch, check_choices, check_key_norm, check_negatives
+from densecl.model.distillation import Guidance, Guided
 from densecl.model.distributed import gather, own_part, world_size
 from densecl.model.encoder import Embeddings, Level, Predictor, at_least_float32, create_encoder, fieldwise
 from densecl.model.heads import DenseHead
@@ -57,6 +58,7 @@ class Output(NamedTuple):
     key: Embeddings
     match: Int[Tensor, "batch cells"]  # of the last stage: for each query cell its positive, a key cell
     valid: Bool[Tensor, "batch cells"]  # whether that pair counts in the dense loss
+    guided: Guided | None = None  # what frozen networks add
 
 
 class DenseCL(nn.Module):
@@ -94,6 +96,7 @@ class DenseCL(nn.Module):
         symmetric: average the loss with that of the exchanged views.
         seed: fixes the queues' first keys and what is drawn in a step. Each draw follows from seed and step alone, so
             a resumed run draws the same.
+        guidance: frozen networks that the backbone follows beside its own loss, on the first view.
 
     Raises:
         UserError: for an unknown choice, a setting that the method does not have, a stage that the backbone does not
@@ -123,6 +126,7 @@ class DenseCL(nn.Module):
         dense_statistics: DenseStatistics | None = None,
         symmetric: bool | None = None,
         seed: int = 0,
+        guidance: Guidance | None = None,
     ) -> None:
         super().__init__()
         self.method = method = find_method(method) if isinstance(method, str) else method
@@ -152,6 +156,7 @@ class DenseCL(nn.Module):
         self.symmetric = method.symmetric if symmetric is None else symmetric
         self.seed = seed
         self.steps = 0
+        self.guidance = guidance
 
         encoder = create_encoder(
             backbone,
@@ -220,7 +225,8 @@ class DenseCL(nn.Module):
 
         networks = [one for one in (self.query_encoder, self.key_encoder, self.predictor) if one is not None]
         with contextlib.nullcontext() if learns or not self.training else buffers_kept(*networks):
-            projections = [self.query_encoder(views.pixels) for views in query_views]
+            maps = [self.query_encoder.maps(views.pixels) for views in query_views]
+            projections = [self.query_encoder.project(one) for one in maps]
             if learns:
                 self.momentum_update()
             keys = self.keys(projections, key_views)
@@ -236,11 +242,13 @@ class DenseCL(nn.Module):
         global_loss, dense_loss = torch.stack(global_losses).mean(), torch.stack(dense_losses).mean()
         dense_weight = self.scheduled.dense_weight
         loss = (1 - dense_weight) * global_loss + dense_weight * dense_loss
+        guided = None if self.guidance is None else self.guidance(maps[0][-1], first.pixels, loss)
+        loss = loss if guided is None else guided.loss
 
         if learns:
             self.update_queues(keys)
             self.steps += 1
-        return Output(loss, global_loss, dense_loss, queries[0], keys[0], *matches[0])
+        return Output(loss, global_loss, dense_loss, queries[0], keys[0], *matches[0], guided=guided)
 
     def keys(self, projections: list[Embeddings], key_views: list[Views]) -> list[Embeddings]:
         """The keys of each key view, from where the method has them."""

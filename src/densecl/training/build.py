@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from densecl.config.recipe import Resolved
 from densecl.config.resolve import resolve
 from densecl.config.setting import seconds_in
 from densecl.config.settings import Settings
+from densecl.config.teacher import distills_alone
 from densecl.errors import UserError
 from densecl.images.sources import ImageSource
-from densecl.model import Backbone, DenseCL
+from densecl.model import Backbone, DenseCL, Distillation
 from densecl.normalization import Normalization
 from densecl.training.environment import settle_devices
+from densecl.training.guidance import Guides, described, make_guidance, origin
 from densecl.training.inspect import inspect
 from densecl.training.timeline import Timeline
 
@@ -30,11 +33,13 @@ class Parts:
 
     recipe: Resolved
     source: ImageSource
-    model: DenseCL
+    model: DenseCL | Distillation
     normalization: Normalization
     outlook: tuple[str, ...]  # lines for the user: what the network sees
     timeline: Timeline  # how long it is, and where it goes on
     optimizer_state: dict[str, Any] | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)  # what the result says of its teacher
+    follows: tuple[str, ...] = ()  # lines for the user: the frozen networks
 
 
 def build(
@@ -56,9 +61,9 @@ def build(
     """
     asked = settle_devices(asked)
     torch.manual_seed(asked.seed)
-    source, backbone, checkpoint, facts, notes = inspect(asked, resume_from, dataset, module)
+    source, backbone, guides, checkpoint, facts, notes = inspect(asked, resume_from, dataset, module)
     resolved, reasons, warnings = resolve(asked, facts)
-    model = make_model(resolved, backbone)
+    model = make_model(resolved, backbone, guides)
     timeline = Timeline.plan(
         facts.images,
         resolved.batch_size,
@@ -81,16 +86,21 @@ def build(
         tuple(outlook(resolved, facts)),
         timeline,
         optimizer_state=None if checkpoint is None else checkpoint["optimizer"],
+        origin=origin(resolved, guides),
+        follows=tuple(described(resolved, guides)),
     )
     return parts, [*notes, *reasons, *(f"warning: {warning}" for warning in warnings)]
 
 
-def make_model(resolved: Resolved, backbone: Backbone) -> DenseCL:
-    """The method around a backbone, which is prepared in place."""
+def make_model(resolved: Resolved, backbone: Backbone, guides: Guides) -> DenseCL | Distillation:
+    """The method around a backbone, which is prepared in place, and the frozen networks that it follows."""
     if resolved.freeze_norm_statistics and not backbone.norm_statistics_frozen:
         backbone.freeze_norm_statistics()
     if resolved.checkpoint_activations:
         backbone.checkpoint_activations()
+    guidance = make_guidance(resolved, backbone, guides)
+    if distills_alone(resolved) and guidance is not None:
+        return Distillation(backbone, guidance)
     teacher = resolved.teacher_temperature
     return DenseCL(
         backbone,
@@ -113,4 +123,5 @@ def make_model(resolved: Resolved, backbone: Backbone) -> DenseCL:
         dense_statistics=resolved.dense_statistics,
         symmetric=resolved.symmetric,
         seed=resolved.seed,
+        guidance=guidance,
     )

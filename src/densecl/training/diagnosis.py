@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from densecl.model import DenseCL, Output
+from densecl.model import DenseCL, Distillation, Distilled, Output
 from densecl.model.correspondence import correspondence
+from densecl.model.distillation import Guided
 from densecl.model.distributed import world_size
 from densecl.views import Views, cell_distances
 
@@ -31,6 +33,44 @@ MEASURES = (
     "cell_spread",  # of the cell vectors within an image, from 0 (all the same) to 1
     "image_spread",  # of the image vectors within the batch, from 0 to 1
 )
+
+
+#: What `diagnose_guided` measures, in this order.
+GUIDED_MEASURES = (
+    "teacher_loss",
+    "anchor_loss",
+    "moved",  # how far the features are from those of the starting weights: 1 - mean cosine similarity of a cell
+)
+
+
+def measure(model: DenseCL | Distillation, output: Output | Distilled, views: Sequence[Views]) -> Float[Tensor, "all"]:
+    """The `MEASURES` of one step, then the `GUIDED_MEASURES` if it followed frozen networks."""
+    if isinstance(model, DenseCL) and isinstance(output, Output):
+        measured = diagnose(model, output, *views)
+    else:
+        assert isinstance(output, Distilled)
+        measured = diagnose_distilled(output)
+    return measured if output.guided is None else torch.cat([measured, _guided(output.guided)])
+
+
+def _guided(guided: Guided) -> Float[Tensor, "measures"]:
+    nan = guided.loss.new_tensor(math.nan)
+    found = (guided.teacher_loss, guided.anchor_loss, guided.moved)
+    return torch.stack([(nan if one is None else one).float() for one in found])
+
+
+@torch.no_grad()
+def diagnose_distilled(output: Distilled) -> Float[Tensor, "measures"]:
+    """The `MEASURES` of a step of distillation alone: the loss and what there is to say of the backbone's features."""
+    cells = F.normalize(output.features.float().flatten(2).transpose(1, 2), dim=2)
+    vectors = F.normalize(output.features.float().mean(dim=(2, 3)), dim=1)
+    nan = output.loss.new_tensor(math.nan)
+    measured = {
+        "loss": output.loss,
+        "cell_spread": spread(cells).mean(),
+        "image_spread": spread(vectors) if len(vectors) > 1 else nan,
+    }
+    return torch.stack([measured.get(name, nan).float() for name in MEASURES])
 
 
 @torch.no_grad()

@@ -19,11 +19,13 @@ from rich.console import Console
 
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.config.recipe import Resolved
+from densecl.config.teacher import distills_alone
 from densecl.images.loader import make_loader
 from densecl.images.pairs import CropPairDataset, LocalCrops
 from densecl.images.quarantine import Quarantine
 from densecl.images.sampler import StepSampler
 from densecl.interrupts import Interrupts
+from densecl.model import DenseCL, Scheduled
 from densecl.training.build import Parts
 from densecl.training.environment import Placed
 from densecl.training.fixed_pairs import FixedPairs
@@ -61,6 +63,7 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
     recipe, timeline, world = parts.recipe, parts.timeline, peers.world
     on_gpu = torch.cuda.is_available()
     pairs = view_pairs(parts)
+    trained = view_pairs(parts, single=True) if distills_alone(recipe) else pairs
     sampler = StepSampler(
         len(parts.source),
         recipe.batch_size // recipe.accumulate,
@@ -112,7 +115,7 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
         enable_model_summary=False,
         default_root_dir=out,
     )
-    loader = make_loader(pairs, sampler, workers=recipe.workers, pin_memory=on_gpu, read_timeout=recipe.read_timeout)
+    loader = make_loader(trained, sampler, workers=recipe.workers, pin_memory=on_gpu, read_timeout=recipe.read_timeout)
     interrupts.listen()
     try:
         trainer.fit(module, loader)
@@ -129,8 +132,8 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
     return RunResult(out, out / "backbone.safetensors", recorder.done, recorder.row)
 
 
-def view_pairs(parts: Parts) -> CropPairDataset:
-    """The images of a run as pairs of views, with local crops if it has any."""
+def view_pairs(parts: Parts, *, single: bool = False) -> CropPairDataset:
+    """The images of a run as pairs of views, with local crops if it has any; or as single views."""
     recipe = parts.recipe
     local_crops = None
     if recipe.local_crop_size is not None and recipe.local_crops:
@@ -149,6 +152,7 @@ def view_pairs(parts: Parts) -> CropPairDataset:
         seed=recipe.seed,
         local_crops=local_crops,
         use_size=recipe.use_size,
+        single=single,
     )
 
 
@@ -170,7 +174,7 @@ def _module(parts: Parts) -> DenseCLModule:
     recipe, timeline = parts.recipe, parts.timeline
     teacher = recipe.teacher_temperature
     schedules = Schedules(
-        start=parts.model.scheduled,
+        start=parts.model.scheduled if isinstance(parts.model, DenseCL) else Scheduled(dense_weight=0.0),
         learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_epochs * float(timeline.steps_per_epoch),
         warmup_share=0.1 if timeline.time_limit is not None and "warmup_epochs" in recipe.settled else math.inf,
@@ -195,6 +199,7 @@ def _module(parts: Parts) -> DenseCLModule:
         channels_last=recipe.channels_last,
         seed=recipe.seed,
         shift_brightness=recipe.brightness == "shift",
+        origin=parts.origin,
     )
 
 

@@ -26,6 +26,7 @@ from densecl.names import shown
 from densecl.normalization import Normalization
 from densecl.training.checkpoints import Checkpoint, load_checkpoint
 from densecl.training.cores import available_cores
+from densecl.training.guidance import Guides, facts_of, open_guides
 from densecl.training.processor import fast_in_bf16
 
 
@@ -34,6 +35,7 @@ class Found(NamedTuple):
 
     source: ImageSource
     backbone: Backbone
+    guides: Guides  # frozen networks that the run follows
     checkpoint: Checkpoint | None  # of the run that goes on
     facts: Facts
     notes: tuple[str, ...]  # lines for the user
@@ -51,7 +53,7 @@ def inspect(
         module: instead of ``asked.backbone``.
 
     Raises:
-        UserError: for wrong data, an unknown backbone, weights that do not fit, a damaged checkpoint.
+        UserError: for wrong data, an unknown backbone or teacher, weights that do not fit, a damaged checkpoint.
     """
     backbone = _backbone(asked, module)
     source = open_source(
@@ -76,6 +78,9 @@ def inspect(
     if checkpoint is None and asked.init is not None:
         start = initialize_from(backbone, asked.init)
         notes += [f"start: {start.report}", *start.warnings]
+    guides = open_guides(asked, backbone, resumed=checkpoint is not None)
+    if guides.teacher is not None:
+        notes += guides.teacher.notes
     facts = Facts(
         images=len(source),
         pixels=_pixels(asked, source, start),
@@ -84,8 +89,9 @@ def inspect(
         methods=METHODS,
         start=None if start is None else start.normalization,
         whose_start="" if start is None else start.whose,
+        teacher=facts_of(guides.teacher, asked),
     )
-    return Found(source, backbone, checkpoint, facts, tuple(notes))
+    return Found(source, backbone, guides, checkpoint, facts, tuple(notes))
 
 
 def _backbone(asked: Settings[Any], module: nn.Module | None) -> Backbone:

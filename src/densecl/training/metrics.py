@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from densecl.training.diagnosis import MEASURES
+from densecl.training.diagnosis import GUIDED_MEASURES, MEASURES
 from densecl.training.schedules import Settings
 
 Row = dict[str, float | int]
@@ -16,6 +16,9 @@ TIMINGS = (
     "data_wait",  # fraction of the time since the last row that was spent waiting for data
     "seconds",  # spent training since the run began; pauses between two parts of a run do not count
 )
+
+#: Fraction of the time since the last row that the frozen networks took: a teacher, an anchor.
+FROZEN_SHARE = "frozen_share"
 
 #: Columns of metrics.csv.
 COLUMNS = (
@@ -29,6 +32,9 @@ COLUMNS = (
     *MEASURES[5:],
     *TIMINGS,
 )
+
+#: Columns that metrics.csv has further right if the run follows frozen networks.
+FOLLOWING = (*GUIDED_MEASURES, FROZEN_SHARE)
 
 #: Columns of match_accuracy.csv: matching by the backbone's features on fixed view pairs, and its chance level.
 MATCH_COLUMNS = ("step", "match_accuracy", "match_chance")

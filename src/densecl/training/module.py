@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densecl.augment import augment
 from densecl.images.batch import Batch
-from densecl.model import DenseCL, Output
+from densecl.model import DenseCL, Distillation, Distilled, Output
 from densecl.normalization import Normalization
 from densecl.training.optimizer import make_optimizer, regrouped
 from densecl.training.schedules import Schedules
@@ -23,10 +24,10 @@ from densecl.views import Views
 
 
 class DenseCLModule(pl.LightningModule):
-    """Trains a `DenseCL` on batches of crop pairs.
+    """Trains a `DenseCL` on batches of crop pairs, or a backbone by distillation alone on their first views.
 
     Args:
-        model: the method.
+        model: the method, or the distillation.
         normalization: mean and standard deviation of the images' channels.
         schedules: of the learning rate and of the method's settings.
         progress: gives the fraction (0-1) of the run before a step, by its number.
@@ -38,6 +39,7 @@ class DenseCLModule(pl.LightningModule):
         channels_last: keep images and weights in that memory format.
         seed: together with step and process it fixes dropout and drop path.
         shift_brightness: see `augment`.
+        origin: what the result says of its teacher.
 
     Attributes:
         step: number of the current or next step, counted over the whole run.
@@ -50,7 +52,7 @@ class DenseCLModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: DenseCL,
+        model: DenseCL | Distillation,
         normalization: Normalization,
         schedules: Schedules,
         *,
@@ -63,6 +65,7 @@ class DenseCLModule(pl.LightningModule):
         channels_last: bool = False,
         seed: int = 0,
         shift_brightness: bool = False,
+        origin: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.model = model
@@ -77,7 +80,8 @@ class DenseCLModule(pl.LightningModule):
         self.model.to(memory_format=self.memory_format)
         self.seed = seed
         self.shift_brightness = shift_brightness
-        self.last: tuple[Output, Views, Views] | None = None
+        self.origin = origin
+        self.last: tuple[Output | Distilled, list[Views]] | None = None
         self.register_buffer("first_bad_step", torch.tensor(torch.iinfo(torch.int64).max), persistent=False)
         # DDP copies the first process's buffers to all others before each step. Batch-norm statistics need that.
         # Queues and centers are the same everywhere anyway, and queues are large.
@@ -117,22 +121,31 @@ class DenseCLModule(pl.LightningModule):
         self.settings = settings = self.schedules.at(self.step, self.progress(self.step))
         for group in self.optimizers().param_groups:  # pyright: ignore[reportAttributeAccessIssue]
             group["lr"] = settings.learning_rate
-        self.model.set_schedule(settings.method, micro_batches=self.trainer.accumulate_grad_batches)
+        if isinstance(self.model, DenseCL):
+            self.model.set_schedule(settings.method, micro_batches=self.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         micro_batches = self.trainer.accumulate_grad_batches
         number = self.step * micro_batches + batch_idx % micro_batches
         torch.manual_seed(step_seed(self.seed, number, self.global_rank))
         with torch.autocast(self.device.type, enabled=False):
-            crops = (batch.pairs.first, batch.pairs.second, *batch.pairs.local)
+            pairs = batch.pairs
+            alone = isinstance(self.model, Distillation)
+            crops = (pairs.first,) if alone else (pairs.first, pairs.second, *pairs.local)
             views = [augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops]
-        first, second, *local = (view._replace(pixels=self._laid_out(view.pixels)) for view in views)
-        output: Output = self.model(first, second, local)
+        views = [view._replace(pixels=self._laid_out(view.pixels)) for view in views]
+        output = self._output(views)
         # Kept on the device: to ask for the value in each step would stall a GPU.
         bad_step = self.first_bad_step.clamp(max=self.step)
         self.first_bad_step = torch.where(output.loss.detach().isfinite(), self.first_bad_step, bad_step)
-        self.last = apply_to_collection(output, Tensor, Tensor.detach), first, second
+        self.last = apply_to_collection(output, Tensor, Tensor.detach), views[:2]
         return output.loss
+
+    def _output(self, views: list[Views]) -> Output | Distilled:
+        if isinstance(self.model, Distillation):
+            return self.model(views[0].pixels)
+        first, second, *local = views
+        return self.model(first, second, local)
 
     def _laid_out(self, pixels: Tensor) -> Tensor:
         return pixels.contiguous(memory_format=self.memory_format)

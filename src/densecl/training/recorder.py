@@ -22,10 +22,11 @@ from densecl.model.distributed import mean_over_processes
 from densecl.progress import Display
 from densecl.training.alarms import CollapseAlarm, not_finite
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
-from densecl.training.diagnosis import diagnose
+from densecl.training.diagnosis import MEASURES, measure
 from densecl.training.fixed_pairs import FixedPairs
+from densecl.training.frozen_time import FrozenTime
 from densecl.training.logs import Loggers
-from densecl.training.metrics import COLUMNS, MATCH_COLUMNS, Row, in_one_line, metrics_row
+from densecl.training.metrics import COLUMNS, FOLLOWING, MATCH_COLUMNS, Row, in_one_line, metrics_row
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 from densecl.training.rhythm import Rhythm
@@ -90,6 +91,7 @@ class Recorder(pl.Callback):
         self.stopped_by: int | None = None
         self.done = self._saved_step = timeline.start_step
         self.row: Row = {}
+        self._frozen_time: FrozenTime | None = None
         self._status = "failed"
 
     # --- Lightning's hooks ----------------------------------------------------------------------
@@ -100,9 +102,13 @@ class Recorder(pl.Callback):
         self.interrupts.listen()
         self.peers.agree([0.0])  # connects them now, so that the time is not part of the first step's
         start = self.timeline.start_step
+        guidance = pl_module.model.guidance
+        if guidance is not None:
+            self._frozen_time = FrozenTime([frozen.network for frozen in guidance.frozen])
         if trainer.is_global_zero:
             last = start if start > 0 else -1
-            self.metrics = Table(self.out / "metrics.csv", COLUMNS, last_step=last)
+            columns = COLUMNS if guidance is None else (*COLUMNS, *FOLLOWING)
+            self.metrics = Table(self.out / "metrics.csv", columns, last_step=last)
             self.matches = Table(self.out / "match_accuracy.csv", MATCH_COLUMNS, last_step=last)
             if start == 0:
                 self._measure_matches(pl_module)
@@ -112,6 +118,8 @@ class Recorder(pl.Callback):
             self.display = Display(self.console, self.timeline.total_steps, start)
         self._saved_at = self.timeline.now()
         self._window = Window(self.timeline.now)
+        if self._frozen_time is not None:
+            self._frozen_time.start()
         self.timeline.start()
 
     def on_train_batch_start(
@@ -136,6 +144,13 @@ class Recorder(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._status = "success"
+        time = self._frozen_time
+        if time is not None and time.total > 0:
+            steps = self.done - self.timeline.start_step
+            self._say(
+                f"The frozen networks took {time.seconds / time.total:.0%} of the time, {time.seconds / steps:.3g} s a"
+                " step."
+            )
 
     def close(self) -> None:
         """Leaves the terminal and the loggers in order, however the run ended."""
@@ -180,11 +195,14 @@ class Recorder(pl.Callback):
 
     def _log(self, trainer: pl.Trainer, module: DenseCLModule) -> None:
         assert module.last is not None
-        measures = mean_over_processes(diagnose(module.model, *module.last)).tolist()  # waits for the device
+        measures = mean_over_processes(measure(module.model, *module.last)).tolist()  # waits for the device
+        measures, guided = measures[: len(MEASURES)], measures[len(MEASURES) :]
         rate, waiting = self._window.close(self.batch_size // trainer.accumulate_grad_batches)
         self._check_finite(module)
         timings = rate, waiting, self.timeline.seconds
         self.row = metrics_row(self.done, self.timeline.epoch(self.done), measures, module.settings, timings)
+        if self._frozen_time is not None:
+            self.row |= dict(zip(FOLLOWING, (*guided, self._frozen_time.share()), strict=True))
         if trainer.is_global_zero:
             with self._writing(self.metrics.path, module):
                 self.metrics.append(self.row)
@@ -218,7 +236,7 @@ class Recorder(pl.Callback):
         result = self.out / "backbone.safetensors"
         with writing(result):
             try:
-                save_backbone(module.model.backbone, result, module.normalization)
+                save_backbone(module.model.backbone, result, module.normalization, module.origin)
             finally:  # if the result cannot be written, the run can still go on from here and write it then
                 save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
         self._saved_step = self.done

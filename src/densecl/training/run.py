@@ -95,7 +95,7 @@ def pretrain(
             result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
             if first:  # writing it may have failed at the end of the run, and an older file lie there
                 with writing(result.backbone):
-                    save_backbone(parts.model.backbone, result.backbone, parts.normalization)
+                    save_backbone(parts.model.backbone, result.backbone, parts.normalization, parts.origin)
             return result
         if resolved.processes == 1 or world is not None:
             result = fit(parts, out, console if first else None, peers)
@@ -179,7 +179,7 @@ def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[s
     data = f"{shown(recipe.data)}: {len(parts.source)} images"
     length = f"{timeline.total_steps} steps" if timeline.time_limit is None else duration(timeline.time_limit)
     say(f"{data}, {float(timeline.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
-    for line in parts.outlook:
+    for line in (*parts.outlook, *parts.follows):
         say(line)
     for reason in reasons:
         say(f"  {reason}")

@@ -20,7 +20,7 @@ from densecl.config.setting import meaning_of
 from densecl.config.settings import Settings, setting_fields
 from densecl.errors import UserError, flag
 from densecl.files import free_bytes, lock
-from densecl.model import DenseCL
+from densecl.model import DenseCL, Distillation
 from densecl.training.checkpoints import writing
 
 #: Files that a run has before its first checkpoint. A folder with nothing else can be begun anew.
@@ -114,7 +114,7 @@ def clear(out: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_space(model: DenseCL, recipe: Resolved, out: Path) -> None:
+def check_space(model: DenseCL | Distillation, recipe: Resolved, out: Path) -> None:
     """Nobody should learn after an hour of training that the disk has no room for a checkpoint.
 
     Raises:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import safetensors
@@ -33,8 +34,15 @@ class Metadata(NamedTuple):
     normalization: Normalization
 
 
-def save_backbone(backbone: Backbone, path: Path | str, normalization: Normalization) -> None:
+def save_backbone(
+    backbone: Backbone,
+    path: Path | str,
+    normalization: Normalization,
+    origin: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes the weights under their library's own names. The metadata says what is needed to use them.
+
+    `origin` says what else the weights come from, such as a teacher, and is added to the metadata.
 
     The same weights give the same bytes. The file is written beside its place and moved into it.
     """
@@ -46,6 +54,7 @@ def save_backbone(backbone: Backbone, path: Path | str, normalization: Normaliza
         "output_stride": json.dumps(backbone.output_stride),
         "mean": json.dumps(list(normalization.mean)),
         "std": json.dumps(list(normalization.std)),
+        **origin,
     }
     # Clones, because safetensors refuses tensors that share memory, and tied weights do.
     tensors = {

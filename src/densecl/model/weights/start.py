@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,12 +35,16 @@ class Start(NamedTuple):
         normalization: the one that the weights were trained with, if their configuration says it and the images have as
             many channels.
         whose: in words, where the normalization comes from.
+        missing: tensors of the backbone that are not in the file.
+        channels: of the images that the file's network takes, if they are others than the backbone's.
     """
 
     report: str
     warnings: tuple[str, ...]
     normalization: Normalization | None
     whose: str
+    missing: tuple[str, ...] = ()
+    channels: int | None = None
 
 
 def initialize_from(backbone: Backbone, source: Path | str) -> Start:
@@ -86,11 +90,14 @@ def initialize_from(backbone: Backbone, source: Path | str) -> Start:
         )
     check_finite(matched, source)
     backbone.model.load_state_dict(matched, strict=False)
+    adapted = [name for name, tensor in tensors.items() if tensor.shape != fit.tensors[name].shape]
     report = f"{len(matched)} of {len(total)} tensors of {backbone.name} matched in {source}"
     if path is not None:
-        adapted = [name for name, tensor in tensors.items() if tensor.shape != fit.tensors[name].shape]
         report += f", taken for: {_described(fit, adapted, backbone)}"
-    return Start(report, tuple(_warnings(fit, matched, total, backbone.name)), *normalization_of(backbone, path, fit))
+    missing = tuple(name for name in total if name not in matched)
+    channels = fit.tensors[adapted[0]].shape[1] if adapted else None
+    warnings = tuple(_warnings(fit, missing, total, backbone.name))
+    return Start(report, warnings, *normalization_of(backbone, path, fit), missing, channels)
 
 
 def weights_file(path: Path) -> Path:
@@ -124,8 +131,7 @@ def _described(fit: Fit, adapted: Sequence[str], backbone: Backbone) -> str:
     return what + (f" ({'; '.join(details)})" if details else "")
 
 
-def _warnings(fit: Fit, matched: Mapping[str, Tensor], total: Sequence[str], architecture: str) -> Iterator[str]:
-    missing = [name for name in total if name not in matched]
+def _warnings(fit: Fit, missing: Sequence[str], total: Sequence[str], architecture: str) -> Iterator[str]:
     if missing:
         more = ", ..." if len(missing) > 3 else ""
         names = ", ".join(missing[:3]) + more

@@ -1,0 +1,224 @@
+"""A frozen network with trained weights, to be followed: its weights, its normalization and their license."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub
+import safetensors
+import timm
+import torch
+
+from densecl.errors import UserError, nearest
+from densecl.model.backbone import Backbone, create_backbone, known_to_timm
+from densecl.model.weights.result import load_backbone, read_metadata
+from densecl.model.weights.start import initialize_from, weights_file
+from densecl.model.weights.tensor_files import is_safetensors, read_tensors, shown
+from densecl.normalization import IMAGENET, Normalization
+
+#: Channels of the images that published weights take.
+RGB = 3
+
+#: Seconds within which the hub of weights must answer.
+PATIENCE = 10.0
+
+
+class Teacher(NamedTuple):
+    """A trained network.
+
+    Attributes:
+        network: the backbone, with its weights.
+        normalization: that it was trained with.
+        license: of its weights; None if nothing says it.
+        whose_license: in words, who says so.
+        notes: lines for the user.
+    """
+
+    network: Backbone
+    normalization: Normalization
+    license: str | None
+    whose_license: str
+    notes: tuple[str, ...]
+
+
+class License(NamedTuple):
+    name: str | None
+    whose: str
+
+
+def load_teacher(source: str, architecture: str | None = None) -> Teacher:
+    """Opens a teacher. What is drawn at random on the way leaves torch's random numbers as they were.
+
+    Args:
+        source: a run, a file of weights, a folder from a hub, or the name of a timm model, whose weights are then
+            downloaded. What exists as a path is taken as one.
+        architecture: timm's name of the model, for a file that does not say it.
+
+    Raises:
+        UserError: if there is no such file or model, its architecture is not known, it cannot be read, or some of its
+            weights are missing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if Path(source).expanduser().exists():
+            return _from_file(Path(source).expanduser(), architecture)
+        if not known_to_timm(source):
+            name = source.split(".")[0]
+            hint = nearest(source, timm.list_models()) if "/" not in source and not timm.is_model(name) else ""
+            raise UserError(f"--teacher {source}: no such run or file of weights, and no model of timm's.{hint}")
+        if architecture is not None:
+            raise UserError(f"--teacher-backbone {architecture}: --teacher {source} is a model by name. Leave it out.")
+        return _by_name(source)
+
+
+# --- by name --------------------------------------------------------------------------------------
+
+
+def _by_name(name: str) -> Teacher:
+    """A model of timm's, with the weights that it downloads."""
+    network = _create(name, "--teacher")
+    said: dict[str, Any] = getattr(network.model, "pretrained_cfg", {})
+    hub, url = said.get("hf_hub_id"), said.get("url")
+    if not (hub or url):
+        raise UserError(f"--teacher {name}: timm has no weights for it. Give a file of weights or a run.")
+    where = f"the file model.safetensors of {hub} (Hugging Face)" if hub else str(url)
+    bring = (
+        f"Bring {where} from a machine with a network, and give --teacher FILE --teacher-backbone"
+        f" {_tagged(said, name)}."
+    )
+    if hub and not _answers() and not _is_cached(hub):
+        raise UserError(f"--teacher {name}: its weights cannot be downloaded here. {bring}")
+    try:
+        start = initialize_from(network, "imagenet")
+    except UserError as error:
+        raise UserError(f"--teacher {name}: {error.args[0]} {bring}") from error
+    found = _license(said.get("license"), f"timm says so of {_tagged(said, name)}")
+    return _made(network, start.normalization, found, (f"teacher: {name} with timm's weights",))
+
+
+def _answers() -> bool:
+    """Whether the hub can be reached. To ask first is quicker, because its client tries many times."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        huggingface_hub.utils.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=PATIENCE)
+    except Exception:  # of whatever library the client uses
+        return False
+    return True
+
+
+def _is_cached(hub: str) -> bool:
+    names = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(huggingface_hub.try_to_load_from_cache(hub, name), str) for name in names)
+
+
+def _tagged(said: dict[str, Any], name: str) -> str:
+    """timm's full name of the weights."""
+    tag = said.get("tag")
+    return f"{name.split('.')[0]}.{tag}" if tag else name
+
+
+# --- from a file ----------------------------------------------------------------------------------
+
+
+def _from_file(path: Path, architecture: str | None) -> Teacher:
+    """A run, a result, or a file of any training whose architecture is known."""
+    file = weights_file(path)
+    if path.is_dir() and not file.is_file():
+        raise UserError(f"--teacher {path} is a folder without weights.")
+    metadata = read_metadata(file) if is_safetensors(file) else None
+    if metadata is not None:
+        if architecture is not None and architecture.split(".")[0] != metadata.architecture.split(".")[0]:
+            raise UserError(
+                f"--teacher-backbone {architecture}: {file} says that it is a {shown(metadata.architecture)}. Leave it"
+                " out."
+            )
+        if not known_to_timm(metadata.architecture):
+            raise UserError(
+                f"--teacher {file} holds the weights of a {shown(metadata.architecture)}, which timm does not know. It"
+                " cannot teach."
+            )
+        network, normalization = load_backbone(file)
+        found = _license(_said_in(file), "its file says so")
+        return _made(network, normalization, found, (f"teacher: {network.name} from {file}",))
+    beside = _configuration(file.with_name("config.json"))
+    name = architecture or _name_in(beside)
+    read_tensors(file)  # what cannot be read at all is told before what is missing
+    if name is None:
+        raise UserError(
+            f"--teacher {file} does not say what model it is of. Say it with --teacher-backbone, such as"
+            " --teacher-backbone vit_small_patch14_dinov2."
+        )
+    return _of_architecture(file, name, beside)
+
+
+def _of_architecture(file: Path, name: str, beside: dict[str, Any]) -> Teacher:
+    network = _create(name, "--teacher-backbone")
+    start = initialize_from(network, file)
+    if start.channels is not None:  # it was adapted, so that it is another network; made anew as it is
+        network = create_backbone(name, channels=start.channels)
+        start = initialize_from(network, file)
+    if start.missing:
+        raise UserError(
+            f"--teacher {file} lacks {len(start.missing)} of the tensors of {name}, such as {start.missing[0]}. A"
+            " teacher must be whole. Is it of another model?"
+        )
+    notes = [f"teacher: {start.report}"]
+    normalization = start.normalization
+    if normalization is None and network.in_channels == RGB:
+        normalization = IMAGENET
+        notes.append(f"warning: {file} does not say its mean and standard deviation; ImageNet's are taken")
+    elif normalization is None:
+        raise UserError(f"--teacher {file} does not say which mean and standard deviation it expects.")
+    own = beside.get("pretrained_cfg")
+    found = _license(own.get("license") if isinstance(own, dict) else None, "the file beside it says so")
+    if found.name is None and is_safetensors(file):
+        found = _license(_said_in(file), "its file says so")
+    if found.name is None and "." in name:
+        found = _license(getattr(timm.get_pretrained_cfg(name), "license", None), f"timm says so of {name}")
+    return _made(network, normalization, found, tuple(notes))
+
+
+def _create(name: str, where: str) -> Backbone:
+    """The model, with a complaint under the flag that named it."""
+    try:
+        return create_backbone(name, channels=RGB)
+    except UserError as error:
+        raise UserError(error.args[0].replace("--backbone", where, 1)) from error
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """timm's ``config.json`` beside weights from a hub; empty if there is none."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 1_000_000 else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _name_in(configuration: dict[str, Any]) -> str | None:
+    """The model that a configuration names, if timm knows it."""
+    name, own = configuration.get("architecture"), configuration.get("pretrained_cfg")
+    if not isinstance(name, str):
+        return None
+    tag = own.get("tag") if isinstance(own, dict) else None
+    full = f"{name}.{tag}" if isinstance(tag, str) and tag else name
+    return next((one for one in (full, name) if known_to_timm(one)), None)
+
+
+def _said_in(file: Path) -> str | None:
+    """The license that the metadata of a safetensors file names. Our results name that of their own teacher."""
+    with safetensors.safe_open(file, framework="pt") as opened:
+        said = opened.metadata() or {}
+    return said.get("license") or said.get("teacher_license")
+
+
+def _license(name: Any, whose: str) -> License:
+    """As a user may read it."""
+    text = shown(" ".join(name.split())) if isinstance(name, str) else ""
+    return License(text, whose) if text and text != "unknown" else License(None, "")
+
+
+def _made(network: Backbone, normalization: Normalization | None, found: License, notes: tuple[str, ...]) -> Teacher:
+    return Teacher(network, normalization or IMAGENET, found.name, found.whose, notes)

@@ -1,0 +1,137 @@
+"""A teacher and an anchor: what goes together, and what is recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from densecl.config.compose import make_recipe
+from densecl.config.facts import Facts, Machine, Network, Pixels, Teacher
+from densecl.config.resolve import Resolution, resolve
+from densecl.errors import UserError
+from densecl.model import METHODS
+
+
+def resolved(
+    *,
+    teacher_channels_taken: int = 3,
+    teacher_grid: tuple[int, int] = (7, 7),
+    grid: tuple[int, int] = (7, 7),
+    license: str | None = "apache-2.0",
+    **asked: Any,
+) -> Resolution:
+    """The resolved settings of a run with a teacher, if `asked` names one."""
+    teacher = Teacher(
+        name="lite",
+        channels=teacher_channels_taken,
+        grid=teacher_grid,
+        license=license,
+        whose_license="its file says so" if license else "",
+    )
+    facts = Facts(
+        images=1000,
+        pixels=Pixels(),
+        network=Network(name="resnet18", stride=32, grid=grid, batch_norm=True, batch_statistics=True),
+        machine=Machine(gpus=0, cores=8, fast_in_bf16=False, why_bf16="so it is"),
+        methods=METHODS,
+        teacher=teacher if asked.get("teacher") else None,
+    )
+    return resolve(make_recipe(**{"data": "images", "devices": 1, "nodes": 1, "steps": 100, **asked}), facts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher_weight": 0.0}, "teacher_weight must lie above 0 and up to 1, not 0.0"),
+        ({"teacher_weight": 1.5}, "teacher_weight must lie above 0"),
+        ({"teacher_objective": "cosin"}, "teacher_objective takes cosine, relational or both.*Did you mean 'cosine'"),
+        ({"teacher_size": 8}, "teacher_size must be at least 16 pixels"),
+        ({"teacher_channels": (-1, 0, 1)}, "teacher_channels takes the numbers of channels, counted from 0"),
+        ({"teacher_channels": (0, 1, 3)}, r"the images have 3 channel\(s\), counted from 0, so there is no 3"),
+        ({"teacher_license": " "}, "teacher_license must not be empty"),
+        ({"anchor": -1.0}, "anchor must be at least 0"),
+        ({"anchor": 0.5}, "anchor=0.5 keeps the features near those of init. Give that, too"),
+        ({"teacher": "x", "teacher_weight": 1.0, "local_crops": 2}, "local_crops belong to the self-supervised loss"),
+    ],
+)
+def test_wrong_settings(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolved(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher_channels": (0, 1)}, r"names 2 channel\(s\), but the teacher lite takes 3"),
+        ({"channels": 1, "mean": 0.5, "std": 0.5}, "Say with teacher_channels which ones it shall see, such as 0 0 0"),
+        (
+            {"channels": 2, "mean": (0.5, 0.5), "std": (1, 1)},
+            r"takes images of 3 channel\(s\), and these have 2.*0 1 0",
+        ),
+        ({"teacher_grid": (1, 1)}, "teacher_objective both compares the cells of an image, but the teacher's feature"),
+        (
+            {"grid": (1, 1), "teacher_weight": 1.0, "teacher_objective": "relational"},
+            "the student's feature map has one alone. Use image_size=128 or output_stride",
+        ),
+        (
+            {"grid": (1, 1), "teacher_weight": 1.0, "teacher_objective": "cosine", "init": "x", "anchor": 1.0},
+            "anchor_form gram compares the cells of an image",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_teacher(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolved(teacher="lite", **settings)
+
+
+def test_one_cell_will_do_for_the_cosine_alone() -> None:
+    made = resolved(teacher="lite", teacher_weight=1.0, teacher_objective="cosine", grid=(1, 1), batch_size=1)
+    assert made.resolved.batch_size == 1  # no method takes statistics over it
+    with pytest.raises(UserError, match="dense learning would mean nothing"):
+        resolved(teacher="lite", teacher_objective="cosine", grid=(1, 1))
+
+
+def test_the_license_is_recorded_and_said() -> None:
+    made = resolved(teacher="lite")
+    assert made.resolved.teacher_license == "apache-2.0" and "teacher_license" in made.resolved.settled
+    assert "--teacher-license apache-2.0 (its file says so)" in made.reasons
+    assert resolved(teacher="lite", teacher_license="mine").resolved.teacher_license == "mine"
+    assert resolved().resolved.teacher_license is None
+
+
+def test_an_unknown_license_is_said_plainly() -> None:
+    made = resolved(teacher="lite", license=None)
+    assert made.resolved.teacher_license == "unknown"
+    assert any("teacher-license unknown (nothing says it; look it up" in reason for reason in made.reasons)
+
+
+def test_distillation_alone_speaks_of_no_method() -> None:
+    assert any(reason.startswith("--method") for reason in resolved(teacher="lite").reasons)
+    made = resolved(teacher="lite", teacher_weight=1.0)
+    assert not any(reason.startswith("--method") for reason in made.reasons)
+    assert made.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        ({"teacher_objective": "cosine"}, "--teacher-objective does nothing without --teacher"),
+        ({"teacher_backbone": "resnet18"}, "--teacher-backbone does nothing without --teacher"),
+        ({"anchor_form": "cells"}, "--anchor-form does nothing without --anchor"),
+        ({"teacher": "x", "teacher_weight": 1.0, "method": "byol"}, "--method does nothing with --teacher-weight 1"),
+        ({"teacher": "x", "teacher_grid": (2, 2)}, "the teacher's feature map has 2x2 cells, fewer than the student's"),
+    ],
+)
+def test_what_is_likely_not_meant(settings: dict, warning: str) -> None:
+    assert any(one.startswith(warning) for one in resolved(**settings).warnings)
+
+
+def test_a_teacher_and_an_anchor_without_warnings() -> None:
+    settings = {
+        "teacher_objective": "cosine",
+        "teacher_size": 96,
+        "teacher_channels": (2, 1, 0),
+        "anchor_form": "cells",
+    }
+    assert resolved(teacher="lite", init="x", anchor=1.0, **settings).warnings == ()
