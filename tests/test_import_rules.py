@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "progress": set(),
     "version": set(),
     "views": set(),
-    "config": {"choices", "errors", "files", "normalization"},
+    "config": {"choices", "errors", "files", "names", "normalization"},
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,

@@ -20,7 +20,7 @@ from densecl.commands.evaluate import add_evaluate
 from densecl.commands.help import HelpInLines
 from densecl.commands.pretrain import add_pretrain
 from densecl.errors import SharedError, UserError, nearest
-from densecl.names import printable, shown
+from densecl.names import listing, printable, shown
 from densecl.training.cores import allowed_cores, available_cores
 from densecl.version import __version__
 
@@ -117,8 +117,7 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
 
     command = arguments[0] if arguments else None
     if command is None:
-        *others, last = commands.choices
-        raise UserError(f"Give a command: {', '.join(others)} or {last}. See 'densecl --help'.")
+        raise UserError(f"Give a command: {listing(commands.choices)}. See 'densecl --help'.")
     if command not in commands.choices and command not in ("-h", "--help", "--version"):
         raise UserError(f"There is no command '{command}'.{nearest(command, commands.choices)} See 'densecl --help'.")
     if command in commands.choices:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 #: Longer names are shown with their middle cut out.
@@ -102,3 +103,9 @@ def _in_either_form(path: str) -> str:
         forms = [before + each for each in (name, *(unicodedata.normalize(form, name) for form in FORMS))]
         found = next(filter(os.path.lexists, forms), forms[0])
     return found
+
+
+def listing(words: Iterable[str], conjunction: str = "or") -> str:
+    """Words in a sentence: "a, b or c"."""
+    *first, last = words
+    return f"{', '.join(first)} {conjunction} {last}" if first else last

@@ -103,9 +103,9 @@ def test_a_rule_cannot_read_what_it_does_not_say_that_it_rests_on() -> None:
         return Choice({"workers": chosen.devices + chosen.seed})
 
     values = {"devices": 2, "seed": 3}
-    assert rules.apply(Rule(("workers",), ("devices", "seed"), choose), values, facts()).values == {"workers": 5}
+    assert Rule(("workers",), ("devices", "seed"), choose).apply(values, facts()).values == {"workers": 5}
     with pytest.raises(AttributeError, match="a rule reads seed, but does not say that it rests on it"):
-        rules.apply(Rule(("workers",), ("devices",), choose), values, facts())
+        Rule(("workers",), ("devices",), choose).apply(values, facts())
     assert Grounds(values, ["devices"]).devices == 2
 
 
@@ -236,6 +236,7 @@ def test_statistics_that_came_frozen() -> None:
         ({"method": "simclr", "key_momentum_end": 1}, "key_momentum_end=1.0: simclr has no key momentum"),
         ({"method": "moco", "temperature": None}, "temperature=None: moco does not go without. Leave it out"),
         ({"method": "moco", "key_momentum": None}, "key_momentum=None: moco does not go without"),
+        ({"method": "moco", "key_norm": None}, "key_norm=None: moco does not go without where there is batch norm"),
         ({"grid": 8}, "grid=8: the feature map has only 7x7 cells. Give at most 7"),
         ({"epochs": 1, "devices": 1001}, "1000 images cannot be shared by 1001 device"),
     ],

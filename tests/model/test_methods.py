@@ -709,3 +709,8 @@ def test_in_micro_batches_moving_averages_move_as_far_as_in_one() -> None:
         center = (1 - fraction) * center + fraction * outputs[-1].key.vector.mean(dim=0)
     torch.testing.assert_close(model.global_objective.get_buffer("center"), center)
     torch.testing.assert_close(center, (1 - 0.9) * outputs[-1].key.vector.mean(dim=0))
+
+
+def test_a_momentum_encoder_needs_a_momentum() -> None:
+    with pytest.raises(UserError, match="moco has a momentum encoder, so it needs a key_momentum"):
+        dataclasses.replace(METHODS["moco"], key_momentum=None)

@@ -73,10 +73,9 @@ def stop_after_3(recipe: Recipe, out: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         original(self, trainer, module, *others)
 
-    Recorder.on_train_batch_end = hook
-    with pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Recorder, "on_train_batch_end", hook)
         pretrain(recipe, out)
-    Recorder.on_train_batch_end = original
 
 
 @pytest.mark.parametrize("kind", ["both", "alone", "alone, anchored"])

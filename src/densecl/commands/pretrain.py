@@ -11,7 +11,6 @@ from densecl.config.convert import members, words_of
 from densecl.config.presets import PAPER
 from densecl.config.setting import Meaning
 from densecl.config.settings import defaults, meanings, setting_types
-from densecl.config.words import as_typed
 from densecl.errors import flag
 
 
@@ -72,10 +71,19 @@ def _help(name: str, meaning: Meaning) -> str:
     notes = []
     default = defaults().get(name)  # `data` has none
     if default is not None and default not in meaning.choices:
-        notes.append(f"default: {as_typed(default)}")
+        notes.append(f"default: {_as_typed(default)}")
     if name in PAPER and name != "recipe" and PAPER[name] != default and PAPER[name] not in meaning.choices:
-        notes.append(f"paper: {as_typed(PAPER[name])}")
+        notes.append(f"paper: {_as_typed(PAPER[name])}")
     lines = [f"{meaning.help} ({'; '.join(notes)})" if notes else meaning.help]
     for word, what in meaning.choices.items():
         lines.append(f"{word}{' (default)' if word == default else ''}: {what}")
     return "\n".join(lines).replace("%", "%%")
+
+
+def _as_typed(value: Any) -> str:
+    """A value as one types it on the command line."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return "none"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -33,9 +33,10 @@ TIMED_MOMENTUM = 0.99
 
 
 def batch_size(images: int, epochs: int | None, *, parts: int = 1, least: int = 1, on_gpu: bool) -> int:
-    """256, or 64 on a CPU; in a run that then has fewer than `ENOUGH_STEPS` steps as few as 32, and what the data hold.
+    """256 images a step, or 64 on a CPU, and not more than there are.
 
-    In a short run more steps are worth more than more images a step: docs/benchmarks.md.
+    Where `epochs` would then make fewer than `ENOUGH_STEPS` steps it is less, down to 32. In a short run more steps are
+    worth more than more images a step: docs/benchmarks.md.
 
     Args:
         images: of the data set.

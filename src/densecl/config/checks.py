@@ -10,8 +10,8 @@ from densecl.config.rules import resting
 from densecl.config.setting import check_range
 from densecl.config.settings import Settings
 from densecl.config.teacher import distills_alone
-from densecl.config.words import listing
 from densecl.errors import UserError, flag
+from densecl.names import listing
 
 #: What a run takes from whoever launched it (torchrun, srun, mpirun).
 LAUNCHED = ("devices", "nodes")

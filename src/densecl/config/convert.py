@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from densecl.config.settings import setting_types
-from densecl.config.words import listing
 from densecl.errors import UserError, flag, nearest
+from densecl.names import listing
 
 
 def convert_all(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:

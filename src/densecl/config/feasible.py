@@ -25,6 +25,7 @@ def check_feasible(resolved: Resolved, facts: Facts) -> None:
         raise UserError("--schedule-per epoch needs a length in --epochs or --steps; with --time-limit take 'step'.")
     _check_batch(resolved, method, facts.images)
     _check_traits(resolved, method)
+    _check_key_norm(resolved, method, facts.network)
     _check_grid(resolved, facts.network)
     _check_local_crops(resolved, facts.network)
     _check_teacher(resolved, facts)
@@ -74,6 +75,13 @@ def _check_traits(resolved: Resolved, method: Traits) -> None:
     for name, has in needed.items():
         if has and getattr(resolved, name) is None:
             raise UserError(f"{flag(name)} none: {method.name} does not go without. Leave it out.")
+
+
+def _check_key_norm(resolved: Resolved, method: Traits, network: Network) -> None:
+    """With a queue, plain batch norm would tell the network which keys are of the same batch."""
+    given = "key_norm" not in resolved.settled
+    if given and resolved.key_norm is None and method.queue and network.batch_statistics:
+        raise UserError(f"--key-norm none: {method.name} does not go without where there is batch norm. Leave it out.")
 
 
 def _check_grid(resolved: Resolved, network: Network) -> None:

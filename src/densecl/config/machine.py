@@ -1,4 +1,4 @@
-"""Settings of the machine: precision, memory, devices and processes. None bears on what is learned but the first."""
+"""Settings of the machine: precision, memory, devices and processes. The seed, too."""
 
 from __future__ import annotations
 

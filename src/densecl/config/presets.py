@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: The authors' values for COCO train2017 (facts table; rate, no warm-up, schedule stepped per epoch).
+#: The authors' values for COCO train2017, from their configuration files: also the rate, no warm-up, a schedule that
+#: moves once an epoch.
 PAPER: Mapping[str, Any] = {
     "recipe": "paper",
     "image_size": 224,

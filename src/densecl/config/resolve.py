@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from densecl.config.facts import Facts
 from densecl.config.feasible import check_feasible, warnings
 from densecl.config.recipe import Resolved
-from densecl.config.rules import RULES, Choice, apply
+from densecl.config.rules import RULES, Choice
 from densecl.config.settings import Settings
 from densecl.errors import flag
 
@@ -36,7 +36,7 @@ def resolve(asked: Settings[Any], facts: Facts) -> Resolution:
     for rule in RULES:
         if values[rule.settings[0]] != "auto":
             continue
-        choice = apply(rule, values, facts)
+        choice = rule.apply(values, facts)
         values |= choice.values
         settled |= choice.values.keys()
         if choice.because is not None:

@@ -54,6 +54,10 @@ class Rule(NamedTuple):
     rests_on: tuple[str, ...]
     choose: Choose
 
+    def apply(self, values: Mapping[str, Any], facts: Facts) -> Choice:
+        """What it chooses, given the values of all settings."""
+        return self.choose(Grounds(values, self.rests_on), facts)
+
 
 RULES: list[Rule] = []
 
@@ -71,10 +75,6 @@ def rule(*settings: str, rests_on: Iterable[str]) -> Callable[[Choose], Choose]:
 def resting() -> dict[str, tuple[str, ...]]:
     """What each setting that a run may choose rests on, in the order in which they are chosen."""
     return {name: one.rests_on for one in RULES for name in one.settings}
-
-
-def apply(one: Rule, values: Mapping[str, Any], facts: Facts) -> Choice:
-    return one.choose(Grounds(values, one.rests_on), facts)
 
 
 # --- the batch, the method ------------------------------------------------------------------------

@@ -39,8 +39,8 @@ class Meaning(NamedTuple):
     help: str
     range: Range | None
     choices: Mapping[str, str]  # what each word means, if the value is one of several words
-    free: bool  # may differ when a run is resumed: it has no bearing on what is learned
-    before: Any  # what runs did that were made before there was this setting; None: there was always one
+    free: bool  # whether a resumed run may have another value
+    before: Any  # its value in recipes that are older than the setting; None: no recipe is
 
 
 def setting(

@@ -16,7 +16,7 @@ from densecl.errors import UserError
 from densecl.evaluation.files import decoded, measured, scored_split, what_there_is
 from densecl.evaluation.label_map import read_label_map
 from densecl.evaluation.pixel_layouts import LAYOUTS
-from densecl.names import shown
+from densecl.names import listing, shown
 
 #: Label of pixels that never count, as in PASCAL VOC.
 VOID = 255
@@ -204,9 +204,9 @@ def open_labeled(data: Path | str, split: str | None = None, *, channels: int = 
     split = scored_split(data, splits) if split is None else split
     pairs = next((found for layout in LAYOUTS if (found := layout.pairs(data, split)) is not None), None)
     if pairs is None:
-        *others, last = (layout.files.replace("SPLIT", shown(split)) for layout in LAYOUTS)
+        files = (layout.files.replace("SPLIT", shown(split)) for layout in LAYOUTS)
         raise UserError(
-            f"{shown(data)} has no split '{shown(split)}': looked for {', '.join(others)} and {last}."
+            f"{shown(data)} has no split '{shown(split)}': looked for {listing(files, 'and')}."
             f"{what_there_is(splits, split)}"
         )
     if not pairs:

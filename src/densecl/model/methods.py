@@ -46,6 +46,10 @@ class Method:
     learning_rate: float  # at batch size 256
     weight_decay: float
 
+    def __post_init__(self) -> None:
+        if self.keys == "momentum-encoder" and self.key_momentum is None:
+            raise UserError(f"The method {self.name} has a momentum encoder, so it needs a key_momentum.")
+
     @property
     def teacher_temperature_end(self) -> float | None:
         """The teacher's temperature after its warm-up."""

@@ -103,7 +103,7 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
         strategy=DDPStrategy(gradient_as_bucket_view=True, timeout=peers.patience) if recipe.processes > 1 else "auto",
         plugins=LightningEnvironment() if world is None else Placed(world),
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
-        max_epochs=1,  # to Lightning; the sampler's epochs follow each other without a pause for new workers
+        max_epochs=1,  # for Lightning the whole run is one epoch, so that workers are not started anew
         gradient_clip_val=recipe.clip_gradient,
         accumulate_grad_batches=recipe.accumulate,
         sync_batchnorm=recipe.sync_batch_norm,

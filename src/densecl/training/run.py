@@ -49,7 +49,7 @@ def pretrain(
 
     Args:
         recipe: all settings. What is "auto" is resolved and recorded in ``out/recipe.yaml``.
-        out: folder of the run, see contract in the documentation.
+        out: folder of the run, see "What a run leaves" in the README.
         resume: go on from the last checkpoint in `out`; from the beginning if there is none. All settings that
             bear on what is learned must be those of the run; its length may change: a longer run follows
             the schedules of its new length from where it stands.
@@ -94,7 +94,7 @@ def pretrain(
         if parts.timeline.complete:
             say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
             result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
-            if first:  # the last time it may have failed, and an earlier one lie there
+            if first:  # writing it may have failed at the end of the run, and an older file lie there
                 with writing(result.backbone):
                     save_backbone(parts.model.backbone, result.backbone, parts.normalization, parts.origin)
             return result

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from densecl.errors import UserError, nearest
+from densecl.names import listing
 
 if TYPE_CHECKING:
     from densecl.evaluation.tasks.task import Task
@@ -69,8 +70,7 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         UserError: there is no name, or one that is not in the table.
     """
-    *others, last = TASKS
-    known = f"{', '.join(others)} or {last}"
+    known = listing(TASKS)
     if not names:
         raise UserError(f"Give a task: --task {known}.")
     for name in names:

@@ -41,6 +41,7 @@ from densecl.images.decode.pillow import from_pillow
 from densecl.images.decode.pixels import from_array, to_channels
 from densecl.images.decode.table import EXTENSIONS, EXTENSIONS_OF_EXTRAS, FORMATS, KINDS, Format
 from densecl.images.formats import HEAD, kind_of
+from densecl.names import listing
 
 __all__ = [
     "EXTENSIONS",
@@ -75,10 +76,12 @@ def decode(
     `max_pixels`, plus 64 MiB, whatever the file holds.
 
     Args:
-        path: of the file. channels: that the image shall have. max_pixels: larger images are refused. A limit above the
-        default also raises Pillow's own, for the whole process. region: return only this part. TIFF and .npy then read
-        only this part, and `max_pixels` limits the part. least_side: divide height and width by a whole number, as long
-        as the shorter side keeps this many pixels. For
+        path: of the file.
+        channels: that the image shall have.
+        max_pixels: larger images are refused. A limit above the default also raises Pillow's own, for the whole
+            process.
+        region: return only this part. TIFF and .npy then read only this part, and `max_pixels` limits the part.
+        least_side: divide height and width by a whole number, as long as the shorter side keeps this many pixels. For
             JPEG the divisor is 2, 4 or 8, because libjpeg then skips the fine frequencies. No effect with a region.
 
     Raises:
@@ -173,8 +176,8 @@ def _format(file: BinaryIO) -> Format:
             return format
     if kind := kind_of(head):
         raise BadImage(f"{kind}, whatever its name says")
-    *names, last = (format.name for format in FORMATS)
-    raise BadImage(f"not a {', '.join(names)} or {last} image, or its header is damaged")
+    names = listing(format.name for format in FORMATS)
+    raise BadImage(f"not a {names} image, or its header is damaged")
 
 
 def _shrink(pixels: Shaped[Tensor, "channels _ _"], least_side: int, max_pixels: int) -> Shaped[Tensor, "channels _ _"]:
