@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,
-    "evaluation": {*PLAIN, "augment", "images", "model"},
+    "evaluation": {*PLAIN, "augment", "images", "model", "report"},
     "report": PLAIN,
     "training": {*PLAIN, "augment", "config", "images", "model"},
     "api": {"config", "errors", "training"},

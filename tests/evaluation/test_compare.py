@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from densecl.errors import UserError
 from densecl.evaluation.compare import evaluate
 from densecl.evaluation.weights import Weights
 from densecl.images.scenes import Scenes
-from densecl.model.backbone import create_backbone
+from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.weights import save_backbone
 from densecl.normalization import Normalization
+from densecl.report.curve import MARGIN, Panel, draw_curves
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,79 @@ def test_an_interruption_leaves_what_is_known(home: Path, tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         evaluate([home / "run", "random"], "retrieval", home / "data", json=tmp_path / "found.json")
     assert [each["seed"] for each in json.loads((tmp_path / "found.json").read_text())["results"]] == [0]
+
+
+def test_the_verdict(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        shutil.copytree(home / "run", tmp_path / f"a-seed{seed}")
+    line = f"evaluate {tmp_path}/a-seed0 {tmp_path}/a-seed1 {home}/run random --task retrieval --seeds 2"
+    line += f" --data {home}/data --baseline random --json {tmp_path}/found.json --also a*"
+    assert main(line.split()) == 0
+    shown = capsys.readouterr().out.splitlines()
+    heading = shown.index(
+        "compared with random, paired by seed of the run or seed of the evaluation; ± is half of a 95 %"
+        " interval of the difference"
+    )
+    found = json.loads((tmp_path / "found.json").read_text())["comparisons"]
+    assert [(one["weights"], one["subset"]) for one in found] == [
+        (weights, subset) for subset in ("all", "a*") for weights in (f"{tmp_path}/a-seed*", f"{home}/run")
+    ]
+    names = [one["weights"] + ("" if one["subset"] == "all" else ", a*") for one in found]
+    assert shown[heading + 1 :] == [f"{name}: {one['sentence']}" for name, one in zip(names, found, strict=True)]
+    runs, single = found[:2]
+    # Both runs are the same file as the single one, so all spread is that of the random weights.
+    assert len(runs["differences"]) == len(single["differences"]) == 2
+    assert runs["mean"] == pytest.approx(single["mean"]) and runs["interval"] == pytest.approx(single["interval"])
+
+
+def test_weights_that_are_not_done_are_not_compared(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Weights.backbone
+
+    def interrupted(self: Weights, stride: int | None, seed: int = 0, usual: int | None = None) -> Backbone:
+        if self.random and seed == 1:
+            raise KeyboardInterrupt
+        return make(self, stride, seed, usual)
+
+    monkeypatch.setattr(Weights, "backbone", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # one seed of random is known, which would be taken for all of them
+        evaluate([home / "run", "random"], "retrieval", home / "data", json=tmp_path / "found.json")
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert len(content["results"]) == 2 and content["comparisons"] == []
+
+
+def test_a_curve_over_label_fractions(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names, tasks = [home / "run", "random"], ["retrieval", "clustering", "correspondence"]
+    settings = {"seeds": 2, "images": 2}
+    curve = evaluate(names, tasks, home / "data", json=tmp_path / "f.json", label_fraction=(0.25, 1.0), **settings)
+    shown = capsys.readouterr()
+    assert f"the curve is drawn in {tmp_path}/f-curve.png" in shown.err
+    assert "labels" in shown.out and "25 %" in shown.out and "run, 100 % of the labels: " not in shown.out
+    assert "random, 100 % of the labels: " in shown.out
+    assert Image.open(tmp_path / "f-curve.png").width == 2 * curve_width() - 2 * MARGIN  # two panels
+    for fraction in (0.25, 1.0):  # the same as each alone
+        alone = evaluate(names, tasks[:2], home / "data", json=None, label_fraction=fraction, **settings)
+        mine = [result for result in curve if result.label_fraction == fraction]
+        assert {result[:4]: result.scores for result in alone} == {result[:4]: result.scores for result in mine}
+    assert {result.label_fraction for result in curve if result.task == "correspondence"} == {None}
+    content = json.loads((tmp_path / "f.json").read_text())
+    assert content["settings"]["label_fraction"] == [0.25, 1.0]
+    rows = {(row["task"], row["weights"], row["label_fraction"]) for row in content["summary"]}
+    assert len(rows) == len(content["summary"]) == 2 * (2 * 2 + 1)
+    assert {one["label_fraction"] for one in content["comparisons"]} == {None, 0.25, 1.0}
+
+
+def curve_width() -> int:
+    return draw_curves([Panel("", [])], "").width
+
+
+def test_a_curve_of_fine_tuning(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"fine_tune": True, "steps": 1, "batch_size": 2, "seeds": 1, "label_fraction": [0.5, 1.0]}
+    found = evaluate([home / "run"], "segmentation", home / "data", json=tmp_path / "found.json", **settings)
+    assert [result.label_fraction for result in found] == [0.5, 1.0]
+    assert f"{home}/run, seed 0: segmentation with 50 % of the labels: step 1/1" in capsys.readouterr().err
+    assert (tmp_path / "found-curve.png").exists()
 
 
 def test_fine_tuned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,6 +297,15 @@ def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: 
         ("run --task segmentation --data data --seeds 0", "--seeds must be at least 1"),
         ("run --task segmentation --data data --first-seed -1", "--first-seed must be at least 0"),
         ("run --task segmentation --data data --label-fraction 1.5", "--label-fraction must lie above 0"),
+        ("run --task segmentation --data data --label-fraction 0.5 -1", "--label-fraction must lie above 0"),
+        (
+            "run --task correspondence --data data --label-fraction 0.5",
+            "--label-fraction is for retrieval, segmentation, clustering and detection.",
+        ),
+        (
+            "run random --task segmentation --data data --baseline randon",
+            "--baseline randon is none of the weights: run, random. Did you mean 'random'?",
+        ),
         ("run --task segmentation --data data --image-size 4,4", "expected WIDTHxHEIGHT"),
         ("run --task segmentation --data data --image-size 0", "--image-size 0x0 has no pixels"),
         ("run --task segmentation --data data --output-stride 5", "--output-stride 5"),

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from densecl.errors import UserError
 from densecl.evaluation.weights import open_weights
-from densecl.model.backbone import create_backbone
+from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.weights import save_backbone
 from densecl.normalization import Normalization
 
@@ -118,6 +118,78 @@ def test_checkpoints_of_any_training_are_judged(tmp_path: Path, run: Path) -> No
         open_weights([tmp_path / "run"])
     (weights,) = open_weights([tmp_path / "run"], "resnet10t")
     assert same(weights.backbone(None).model, network.model)
+
+
+def test_models_of_timm_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(backbone: Backbone) -> torch.nn.Module:
+        asked.append(backbone.name)
+        return backbone.model
+
+    monkeypatch.setattr("densecl.model.weights.start._download", download)
+    names = ["test_resnet:r160_in1k", "test_resnet.r160_in1k", "test_vit", "random", "imagenet"]
+    found = open_weights(names)
+    assert [weights.name for weights in found] == names
+    one, other, vit, random, imagenet = found
+    assert one.architecture == other.architecture == "test_resnet.r160_in1k" and vit.architecture == "test_vit"
+    assert one.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
+    # "imagenet" is timm's first choice, not the tag of the others.
+    assert random.random and random.architecture == imagenet.architecture == "test_resnet"
+    assert asked == ["test_resnet.r160_in1k", "test_resnet.r160_in1k", "test_vit", "test_resnet"]
+    # Beside a run, "imagenet" is of the first that says its architecture.
+    assert open_weights(["imagenet", run, "test_vit.r160_in1k"])[0].architecture == "resnet10t"
+    assert open_weights(["test_vit", "random"], "resnet10t")[1].architecture == "resnet10t"
+    # A file of that name is the file.
+    monkeypatch.chdir(tmp_path)
+    save_backbone(create_backbone("resnet10t"), tmp_path / "test_vit", NORMALIZATION)
+    assert open_weights(["test_vit"], "resnet10t")[0].architecture == "resnet10t"
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        (
+            "test_resnet:r16_in1k",
+            "test_resnet:r16_in1k: no such run folder or file of weights. Did you mean 'test_resnet:r160_in1k'?",
+        ),
+        ("test_resnet.zzz", "timm has these of test_resnet: r160_in1k."),
+        ("resnet9999", "resnet9999: no such run folder or file of weights."),
+        ("no_model:tag", "no_model:tag: no such run folder or file of weights."),
+    ],
+)
+def test_names_that_timm_does_not_have(name: str, complaint: str) -> None:
+    with pytest.raises(UserError) as raised:
+        open_weights([name])
+    assert complaint in raised.value.args[0]
+
+
+def test_without_a_network_the_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("densecl.model.weights.start.create_model", offline)
+    with pytest.raises(
+        UserError, match=r"timm could not get pretrained weights for resnet10t: no network.*give the fi"
+    ):
+        open_weights(["resnet10t"])
+
+
+def test_the_backbone_of_a_torchvision_detector(tmp_path: Path) -> None:
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    detector = torch.nn.Module()
+    detector.backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    torch.save(detector.state_dict(), tmp_path / "coco.pth")
+    (weights,) = open_weights([tmp_path / "coco.pth"], "resnet18")
+    assert weights.state is not None and weights.warnings == ()
+    body = detector.backbone.body.state_dict()
+    assert body and all(torch.equal(weights.state[name], tensor) for name, tensor in body.items())
+    assert weights.normalization.mean[0] == 0.485
+    # What a file lacks is said.
+    torch.save({name: tensor for name, tensor in body.items() if "layer4.1" not in name}, tmp_path / "part.pth")
+    (weights,) = open_weights([tmp_path / "part.pth"], "resnet18")
+    assert "not in the file, and so untrained: layer4.1.conv1.weight" in weights.warnings[0]
 
 
 def test_the_normalization_of_a_configuration_is_taken(tmp_path: Path) -> None:

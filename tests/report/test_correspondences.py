@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from densecl.errors import UserError
-from densecl.report.correspondences import RIGHT, WRONG, MatchRow, draw_correspondences, save_picture
+from densecl.report.correspondences import RIGHT, WRONG, MatchRow, draw_correspondences
 
 GREY = torch.full((2, 3, 20, 20), 128, dtype=torch.uint8)
 
@@ -55,12 +52,3 @@ def test_no_more_lines_than_asked_for() -> None:
     everything = MatchRow("weights", "caption", (4, 1), cells, yes, yes)  # four level lines, none over another
     few, all_of_them = (pixels(draw_correspondences(GREY, GREY, [everything], lines=lines), RIGHT) for lines in (2, 9))
     assert len(few) / len(all_of_them) == pytest.approx(0.5, abs=0.02)
-
-
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (4, 3), (1, 2, 3))
-    save_picture(picture, tmp_path / "a.png")
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(picture))
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    with pytest.raises(UserError, match="cannot be written"):
-        save_picture(picture, tmp_path / "missing" / "a.png")

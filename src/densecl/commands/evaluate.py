@@ -29,7 +29,15 @@ def add_evaluate(commands: Any) -> None:
         "weights",
         metavar="WEIGHTS",
         nargs="+",
-        help="Run folder, backbone.safetensors, 'random', 'imagenet', or another file of weights with --backbone.",
+        help="Run folder, backbone.safetensors, 'random', 'imagenet', a name of timm's such as resnet50.a1_in1k, or"
+        " another file of weights with --backbone.",
+    )
+    what.add_argument(
+        "--baseline",
+        metavar="WEIGHTS",
+        nargs="+",
+        help="The weights that the others are compared with (default: the first). Several: runs of one name that"
+        " differ in their seed.",
     )
     tasks = "\n".join(
         f"{name}: {row.measures}{f' (defaults: {row.defaults})' if row.defaults else ''}" for name, row in TASKS.items()
@@ -80,6 +88,7 @@ _HOW_TO_READ: dict[Any, dict[str, Any]] = {
     str: {},
     str | None: {},
     tuple[int, int] | None: {"type": _image_size},
+    float | Sequence[float]: {"nargs": "+", "type": float},
     Sequence[int]: {"nargs": "+", "type": int},
     Sequence[str]: {"nargs": "+"},
 }

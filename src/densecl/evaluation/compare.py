@@ -11,12 +11,16 @@ from typing import Any
 from rich.console import Console
 
 from densecl.errors import UserError, flag
-from densecl.evaluation.results import Result, present, write_results
+from densecl.evaluation.arms import Arm, arms_of, compare_arms, find_baseline
+from densecl.evaluation.results import ALL, Result, present, write_results
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.tasks import TASKS, check_names, load
 from densecl.evaluation.tasks.task import Context, Pass, Task
+from densecl.evaluation.verdict import Comparison
 from densecl.evaluation.weights import Weights, open_weights
 from densecl.names import shown
+from densecl.report.curve import Line, Panel, draw_curves
+from densecl.report.drawing import save_picture
 
 #: Characters of a printed line where there is no terminal to ask.
 PRINTED_WIDTH = 120
@@ -27,6 +31,7 @@ def evaluate(
     task: str | Sequence[str],
     data: str | Path,
     *,
+    baseline: str | Path | Sequence[str | Path] = (),
     backbone: str | None = None,
     json: str | Path | None = "evaluation.json",
     **settings: Any,
@@ -34,12 +39,14 @@ def evaluate(
     """Judge several weights in the same way, and show them side by side.
 
     Args:
-        weights: run folders, files of weights, "random" or "imagenet".
+        weights: run folders, files of weights, "random", "imagenet", or names of timm's such as "resnet50.a1_in1k".
         task: one or several names of the table in `densecl.evaluation.tasks`. Tasks that look at the same labels share
             the features.
         data: images for correspondence (whatever `pretrain` takes), labeled ones for the others (docs/evaluate.md).
+        baseline: the weights that the others are compared with. Several: runs whose names differ only in their seed.
+            Not given: the first weights.
         backbone: timm's name, for weights that do not say it. Not given: that of the first weights that do.
-        json: file for all results. None: no file.
+        json: file for all results. With several label fractions a picture of the curve lies beside it. None: no file.
         settings: fields of `Settings`.
 
     Returns:
@@ -53,27 +60,71 @@ def evaluate(
     check_names(names)
     kinds = {name: load(name) for name in names}
     _check_training(kinds.values(), chosen)
+    _check_label_fraction(kinds.values(), chosen)
     if json is not None:
         _check_writable(Path(json).expanduser())
     contestants = open_weights(weights, backbone)
+    arms = arms_of([contestant.name for contestant in contestants])
+    reference = find_baseline(arms, [str(name) for name in _listed(baseline)])
     _check_channels(contestants)
     progress = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    for contestant in contestants:
+        for warning in contestant.warnings:
+            progress.print(f"{shown(contestant.name)}: {warning}")
     context = Context(Path(data), chosen, contestants, progress.print)
     # All data is opened before any of it is used, so that a mistake there is told at once.
     tasks = [kind(name, context) for name, kind in kinds.items()]
     results: list[Result] = []
+    comparisons: list[Comparison] = []
     for each in dict.fromkeys(task.scored_by for task in tasks):
         for contestant in contestants:
-            for seeds in _seed_groups(contestant, each, chosen):
+            groups = _seed_groups(contestant, each, chosen)
+            for seeds in groups:
                 results += _judge(each, contestant, seeds, chosen, progress)
+                if seeds is groups[-1]:  # with some of its seeds alone, weights cannot be paired
+                    comparisons = compare_arms(results, tasks, arms, reference, chosen.seeds)
                 if json is not None:  # after each step, so that an interruption leaves what is known
-                    write_results(results, Path(json), data=str(data), settings=chosen)
+                    write_results(results, Path(json), data=str(data), settings=chosen, comparisons=comparisons)
     # Neither markup nor emoji, because names may hold brackets and colons.
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=PRINTED_WIDTH)
-    present(results, tasks, console)
+    present(results, tasks, console, comparisons)
+    if json is not None and len(chosen.label_fractions) > 1:
+        picture = curve_file(Path(json))
+        save_picture(
+            draw_curves(_panels(results, tasks, arms), "labels that are used (dots: seeds, lines: means)"), picture
+        )
+        progress.print(f"the curve is drawn in {shown(picture)}")
     return results
+
+
+def curve_file(json: Path) -> Path:
+    """The picture of the curve, beside the file of results."""
+    return json.expanduser().with_name(f"{json.stem}-curve.png")
+
+
+def _panels(results: Sequence[Result], tasks: Sequence[Task], arms: Sequence[Arm]) -> list[Panel]:
+    """A panel for each task that learned from several fractions of the labels, with a line for each arm."""
+    panels = []
+    for task in tasks:
+        if not task.takes_label_fraction:
+            continue
+        score, title = next(iter(task.columns.items()))
+        mine = [result for result in results if result.task == task.name and result.subset == ALL]
+        lines = []
+        for arm in arms:
+            points: dict[float, list[float]] = {}
+            for result in mine:
+                if result.weights in arm.members and result.label_fraction is not None:
+                    points.setdefault(result.label_fraction, []).append(result.scores[score])
+            lines.append(Line(arm.name, points))
+        panels.append(Panel(f"{task.name}, fine-tuned: {title}" if task.fine_tuned else f"{task.name}: {title}", lines))
+    return panels
+
+
+def _listed(given: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return (given,) if isinstance(given, str | Path) else given
 
 
 def _judge(each: Pass, weights: Weights, seeds: Sequence[int], settings: Settings, progress: Console) -> list[Result]:
@@ -108,6 +159,16 @@ def _check_training(kinds: Collection[type[Task]], settings: Settings) -> None:
         if getattr(settings, name) is not None and not settings.fine_tune and not any(k.always_trained for k in kinds):
             able = [name for name in TASKS if load(name).always_trained]
             raise UserError(f"{flag(name)} is for {' and '.join(able)} and with --fine-tune.")
+
+
+def _check_label_fraction(kinds: Collection[type[Task]], settings: Settings) -> None:
+    """
+    Raises:
+        UserError: a part of the labels is asked for, and no task learns from labels of which it takes a part.
+    """
+    if settings.label_fractions != (1,) and not any(kind.takes_label_fraction for kind in kinds):
+        *able, last = [name for name in TASKS if load(name).takes_label_fraction]
+        raise UserError(f"--label-fraction is for {', '.join(able)} and {last}.")
 
 
 def _check_writable(path: Path) -> None:

@@ -86,8 +86,11 @@ class Settings:
         "PATTERN",
         "Score the test images whose file names match apart as well, such as 'Seq05V*'.",
     )
-    label_fraction: float = _setting(
-        1.0, _LABELS, "X", "Use this fraction of the training images, drawn by the seed (default: 1)."
+    label_fraction: float | Sequence[float] = _setting(
+        1.0,
+        _LABELS,
+        "X",
+        "Use this fraction of the training images, drawn by the seed (default: 1). Several give a curve.",
     )
     fine_tune: bool = _setting(
         False, _TRAINING, None, "Train the backbone, too, for the tasks that say so. It is frozen otherwise."
@@ -106,8 +109,13 @@ class Settings:
             raise UserError(f"--image-size {self.image_size[0]}x{self.image_size[1]} has no pixels.")
         if self.image_size is not None and max(self.image_size) > LONGEST_SIDE:
             raise UserError(f"--image-size {max(self.image_size)} is too large: at most {LONGEST_SIDE}.")
-        if not 0 < self.label_fraction <= 1:
-            raise UserError(f"--label-fraction must lie above 0 and not above 1, not {self.label_fraction:g}.")
+        for fraction in self.label_fractions:
+            if not 0 < fraction <= 1:
+                raise UserError(f"--label-fraction must lie above 0 and not above 1, not {fraction:g}.")
+        if not self.label_fractions:
+            raise UserError("--label-fraction takes at least one number.")
+        if len(self.label_fractions) == 1:  # one form for one fraction, in the file of results, too
+            object.__setattr__(self, "label_fraction", self.label_fractions[0])
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise UserError(f"--learning-rate must be a number above 0, not {self.learning_rate:g}.")
         for label in self.ignore:
@@ -117,6 +125,15 @@ class Settings:
     @property
     def all_seeds(self) -> range:
         return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
+    def label_fractions(self) -> tuple[float, ...]:
+        given = self.label_fraction
+        return tuple(dict.fromkeys(given)) if isinstance(given, Sequence) else (given,)
+
+    def of_labels(self, fraction: float) -> str:
+        """Which part of the labels is learned from, for a line of progress; nothing if there is only one."""
+        return f" with {100 * fraction:g} % of the labels" if len(self.label_fractions) > 1 else ""
 
     def square(self, usual: int) -> int:
         """The side of the images, for a task that takes squares; `usual` unless a size was given.

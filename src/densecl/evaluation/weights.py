@@ -1,4 +1,4 @@
-"""The weights that are compared: of runs, of files, random ones, or ImageNet's."""
+"""The weights that are compared: of runs, of files, of timm by name, random ones, or ImageNet's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
 from torch import Tensor
 
 from densecl.borrowed import seeded
 from densecl.errors import UserError, nearest
-from densecl.model.backbone import Backbone, create_backbone
+from densecl.model.backbone import Backbone, create_backbone, known_to_timm
 from densecl.model.weights import initialize_from, load_backbone, read_metadata, weights_file
 from densecl.normalization import IMAGENET as IMAGENET_NORMALIZATION
 from densecl.normalization import Normalization
@@ -32,6 +33,7 @@ class Weights:
         in_channels: channels of the images.
         normalization: what the pixels are normalized by.
         state: the state dict of the timm model. None: random weights.
+        warnings: what the user should know of a file of others, such as tensors that it lacks.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Weights:
     in_channels: int
     normalization: Normalization
     state: Mapping[str, Tensor] | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def random(self) -> bool:
@@ -77,8 +80,9 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
     """The weights of these names. All are checked before any work is done.
 
     Args:
-        names: run folders, files, "random" or "imagenet". A backbone.safetensors of ours says what it is. Other files
-            (safetensors, .pth, .pt, .ckpt of timm, torchvision or any self-supervised code) need `architecture`.
+        names: run folders, files, "random", "imagenet", or timm's names such as "resnet50.a1_in1k", also written with a
+            colon. A backbone.safetensors of ours says what it is. Other files (safetensors, .pth, .pt, .ckpt of timm,
+            torchvision or any self-supervised code) need `architecture`.
         architecture: timm's name of the network, for weights that do not say it. Not given: that of the first weights
             that do.
 
@@ -91,18 +95,26 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"The weights '{twice}' are given twice.")
+    of_timm = {name: model for name in names if (model := _timm_name(name)) is not None}
     for name in names:
-        if name not in (RANDOM, IMAGENET) and not Path(name).expanduser().exists():
-            hint = nearest(name, (RANDOM, IMAGENET))
+        if name not in (RANDOM, IMAGENET, *of_timm) and not Path(name).expanduser().exists():
+            hint = nearest(name, (RANDOM, IMAGENET)) or _nearest_tag(name)
             raise UserError(f"{name}: no such run folder or file of weights.{hint}")
 
     ours = {name: _load(name) for name in names if _is_ours(name)}
     known = next(iter(ours.values()), None)
-    architecture = architecture or (known.architecture if known else None)
+    if architecture is None:
+        # timm's tag says whose weights, and is left out: "imagenet" means those that timm prefers.
+        said = {name: model.split(".")[0] for name, model in of_timm.items()}
+        said |= {name: weights.architecture for name, weights in ours.items()}
+        architecture = next((said[name] for name in names if name in said), None)
     found = []
     for name in names:
         if name in ours:
             found.append(ours[name])
+            continue
+        if name in of_timm:
+            found.append(_initialized(name, of_timm[name], IMAGENET))
             continue
         if architecture is None:
             raise UserError(f"{name} does not say which backbone it is for. Give --backbone, such as resnet50.")
@@ -111,14 +123,35 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
             in_channels = known.in_channels if known else 3
             normalization = known.normalization if known else IMAGENET_NORMALIZATION
             found.append(Weights(name, architecture, in_channels, normalization, None))
+        elif name == IMAGENET:
+            found.append(_initialized(name, architecture, IMAGENET))
         else:
-            found.append(_initialized(name, architecture))
+            found.append(_initialized(name, architecture, Path(name).expanduser()))
     return found
+
+
+def _timm_name(name: str) -> str | None:
+    """timm's name of a model, which may be given with a colon before the tag; None if it is none, or is a file."""
+    model = name.replace(":", ".", 1)
+    if name in (RANDOM, IMAGENET) or Path(name).expanduser().exists() or not known_to_timm(model):
+        return None
+    return model
+
+
+def _nearest_tag(name: str) -> str:
+    """A hint for a model of timm with a wrong tag."""
+    model, between, tag = name.partition(":" if ":" in name else ".")
+    if not tag or "." in model or not known_to_timm(model):
+        return ""
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{model}.*")]
+    if nearest(tag, tags):  # whole names are alike by the model alone
+        return nearest(name, [f"{model}{between}{one}" for one in tags])
+    return f" timm has these of {model}: {', '.join(tags[:5])}." if tags else ""
 
 
 def _is_ours(name: str) -> bool:
     """Whether it is a file of ours, which says what it is, or a folder with one."""
-    if name in (RANDOM, IMAGENET):
+    if name in (RANDOM, IMAGENET) or _timm_name(name) is not None:
         return False
     path = Path(name).expanduser()
     if path.is_dir():
@@ -131,8 +164,8 @@ def _load(name: str) -> Weights:
     return Weights(name, backbone.name, backbone.in_channels, normalization, backbone.model.state_dict())
 
 
-def _initialized(name: str, architecture: str) -> Weights:
+def _initialized(name: str, architecture: str, source: Path | str) -> Weights:
     backbone = create_backbone(architecture)
-    start = initialize_from(backbone, name if name == IMAGENET else Path(name).expanduser())
+    start = initialize_from(backbone, source)
     normalization = start.normalization or IMAGENET_NORMALIZATION
-    return Weights(name, architecture, backbone.in_channels, normalization, backbone.model.state_dict())
+    return Weights(name, architecture, backbone.in_channels, normalization, backbone.model.state_dict(), start.warnings)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from densecl.errors import UserError
-from densecl.files import replacing
+from densecl.report.drawing import INK, PAPER, SCALE, SOFT_INK, font, write
 
 VIEW = 216  # side of a drawn view in pixels
 GAP = 10  # between the two views of a pair
@@ -20,11 +18,7 @@ GUTTER = 34  # between pairs
 MARGIN = 36
 HEADER = 54  # above a row of pairs, for its title
 FOOTER = 40  # for the legend
-SCALE = 2  # everything is drawn this much larger and then reduced, which makes smooth lines
 
-PAPER = (250, 249, 246)
-INK = (34, 36, 42)
-SOFT_INK = (118, 122, 132)
 RIGHT = (0, 196, 140)
 WRONG = (244, 63, 72)
 HALO = (16, 18, 24, 190)
@@ -61,8 +55,8 @@ def draw_correspondences(
     pen = ImageDraw.Draw(canvas, "RGBA")
     for number, row in enumerate(rows):
         top = MARGIN // 2 + number * (HEADER + VIEW)
-        _write(pen, (MARGIN, top + HEADER - 15), row.title, size=22, ink=INK)
-        _write(pen, (width - MARGIN, top + HEADER - 15), row.caption, size=17, ink=SOFT_INK, anchor="rs")
+        write(pen, (MARGIN, top + HEADER - 15), row.title, size=22, ink=INK)
+        write(pen, (width - MARGIN, top + HEADER - 15), row.caption, size=17, ink=SOFT_INK, anchor="rs")
         for pair in range(pairs):
             left = MARGIN + pair * (block + GUTTER)
             corners = [(left, top + HEADER), (left + VIEW + GAP, top + HEADER)]
@@ -71,19 +65,6 @@ def draw_correspondences(
             _join(pen, corners, row, pair, lines)
     _legend(pen, height - FOOTER + 6)
     return canvas.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def save_picture(picture: Image.Image, path: Path | str) -> None:
-    """Write a PNG.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
-    try:
-        with replacing(Path(path)) as file:
-            picture.save(file, format="PNG", optimize=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _paste(canvas: Image.Image, corner: tuple[int, int], view: UInt8[Tensor, "3 height width"]) -> None:
@@ -126,28 +107,12 @@ def _legend(pen: ImageDraw.ImageDraw, baseline: int) -> None:
         pen.line(
             ((left * SCALE, (baseline - 5) * SCALE), ((left + 30) * SCALE, (baseline - 5) * SCALE)), color, 4 * SCALE
         )
-        _write(pen, (left + 40, baseline), text, size=15, ink=INK)
-        left += 40 + round(pen.textlength(text, _font(15)) / SCALE) + 28
-    _write(
+        write(pen, (left + 40, baseline), text, size=15, ink=INK)
+        left += 40 + round(pen.textlength(text, font(15)) / SCALE) + 28
+    write(
         pen,
         (left, baseline),
         "cells of one view (left) and their most similar cells in the other",
         size=15,
         ink=SOFT_INK,
     )
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    place: tuple[int, int],
-    text: str,
-    *,
-    size: int,
-    ink: tuple[int, int, int],
-    anchor: str = "ls",
-) -> None:
-    pen.text((place[0] * SCALE, place[1] * SCALE), text, fill=ink, font=_font(size), anchor=anchor)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size * SCALE)  # Pillow's own font, because it is the same on every machine

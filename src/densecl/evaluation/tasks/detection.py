@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -31,6 +32,7 @@ class DetectionTask(Task):
     usual_stride = None
     always_trained = True
     fine_tunes = True
+    takes_label_fraction = True
 
     def open(self, context: Context) -> None:
         self.train, self.test = share_classes(
@@ -44,19 +46,19 @@ class DetectionTask(Task):
     def judge(self, weights: Weights, backbone: Backbone, seeds: Sequence[int]) -> Iterator[Result]:
         settings = self.settings
         given = settings.training() | ({"longer_side": max(settings.image_size)} if settings.image_size else {})
-        for seed in seeds:
+        for seed, fraction in itertools.product(seeds, settings.label_fractions):
             scores = detection(
                 backbone,
-                self.train.take(draw_labeled(len(self.train), settings.label_fraction, seed)),
+                self.train.take(draw_labeled(len(self.train), fraction, seed)),
                 self.test,
                 classes=len(self.train.names),
                 normalization=weights.normalization,
                 fine_tune=settings.fine_tune,
                 seed=seed,
-                title=f"{weights.name}, seed {seed}: {self.name}",
+                title=f"{weights.name}, seed {seed}: {self.name}{settings.of_labels(fraction)}",
                 **given,
             )
-            yield Result(self.name, weights.name, seed, ALL, scores._asdict())
+            yield Result(self.name, weights.name, seed, ALL, scores._asdict(), label_fraction=fraction)
 
 
 def detection(

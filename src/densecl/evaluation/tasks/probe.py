@@ -20,6 +20,7 @@ class ProbeTask(Task):
     """A task that learns from the feature maps of the training images to label the pixels of the test images."""
 
     columns: ClassVar = {"miou": "mIoU", "pixel_accuracy": "pixel\naccuracy"}
+    takes_label_fraction = True
 
     @abstractmethod
     def fit(self, train: LabeledMaps, classes: int, seed: int) -> Classify:
@@ -61,16 +62,20 @@ class ProbePass(Pass):
     def judge(self, weights: Weights, backbone: Backbone, seeds: Sequence[int]) -> Iterator[Result]:
         settings, splits = self.settings, self.splits
         splits.check_size(backbone)
-        drawn = {seed: draw_labeled(len(splits.train), settings.label_fraction, seed) for seed in seeds}
+        drawn = {
+            (seed, fraction): draw_labeled(len(splits.train), fraction, seed)
+            for seed in seeds
+            for fraction in settings.label_fractions
+        }
         used = sorted(set().union(*drawn.values()))
         place = {index: position for position, index in enumerate(used)}
         rows, cols = (-(-side // backbone.stride) for side in reversed(splits.size))
-        fits: dict[tuple[str, int], Fit] = {}
+        fits: dict[tuple[str, int, float], Fit] = {}
         for probe in self.probes:
-            for seed in seeds:
-                if seed == seeds[0] or settings.label_fraction < 1 or probe.is_drawn(len(used) * rows * cols):
-                    images = [place[index] for index in drawn[seed]]
-                    fits[probe.name, seed] = functools.partial(_fit, probe, images, seed)
+            for (seed, fraction), chosen in drawn.items():
+                if seed == seeds[0] or fraction < 1 or probe.is_drawn(len(chosen) * rows * cols):
+                    images = [place[index] for index in chosen]
+                    fits[probe.name, seed, fraction] = functools.partial(_fit, probe, images, seed)
         judged = judge(
             backbone,
             splits.train.take(used),
@@ -82,9 +87,9 @@ class ProbePass(Pass):
             subsets=splits.subsets,
             batch_size=settings.batch_size or BATCH_SIZE,
         )
-        for (task, seed), by_subset in judged.items():
+        for (task, seed, fraction), by_subset in judged.items():
             for subset, found in by_subset.items():
-                yield Result(task, weights.name, seed, subset, found.scores())
+                yield Result(task, weights.name, seed, subset, found.scores(), label_fraction=fraction)
 
 
 def _fit(probe: ProbeTask, images: Sequence[int], seed: int, train: LabeledMaps, classes: int) -> Classify:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
@@ -65,21 +66,21 @@ class SegmentationTask(ProbeTask):
     def judge(self, weights: Weights, backbone: Backbone, seeds: Sequence[int]) -> Iterator[Result]:
         splits = self.splits
         splits.check_size(backbone)
-        for seed in seeds:
+        for seed, fraction in itertools.product(seeds, self.settings.label_fractions):
             found = fine_tuned_segmentation(
                 backbone,
-                splits.train.take(draw_labeled(len(splits.train), self.settings.label_fraction, seed)),
+                splits.train.take(draw_labeled(len(splits.train), fraction, seed)),
                 splits.test,
                 classes=splits.classes,
                 normalization=weights.normalization,
                 ignore=self.settings.ignore,
                 subsets=splits.subsets,
                 seed=seed,
-                title=f"{weights.name}, seed {seed}: {self.name}",
+                title=f"{weights.name}, seed {seed}: {self.name}{self.settings.of_labels(fraction)}",
                 **self.settings.training(),
             )
             for subset, segmentation in found.items():
-                yield Result(self.name, weights.name, seed, subset, segmentation.scores())
+                yield Result(self.name, weights.name, seed, subset, segmentation.scores(), label_fraction=fraction)
 
 
 # --- on the frozen backbone -----------------------------------------------------------------------------------------

@@ -79,6 +79,9 @@ class Task(Pass):
     #: Whether --fine-tune trains the backbone for this task.
     fine_tunes: ClassVar[bool] = False
 
+    #: Whether it learns from labels, of which --label-fraction takes a part.
+    takes_label_fraction: ClassVar[bool] = False
+
     def __init__(self, name: str, context: Context) -> None:
         self.name = name
         self.settings = context.settings

@@ -152,6 +152,6 @@ def _download(backbone: Backbone) -> nn.Module:
         )
     except Exception as error:  # the hub's client raises many kinds without a common base class
         raise UserError(
-            f"imagenet: timm could not get pretrained weights for {backbone.name}: {one_line(error)}"
+            f"timm could not get pretrained weights for {backbone.name}: {one_line(error)}"
             " Offline? Then download them elsewhere and give the file."
         ) from error
