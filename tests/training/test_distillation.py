@@ -73,10 +73,10 @@ def stop_after_3(recipe: Recipe, out: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         original(self, trainer, module, *others)
 
-    Recorder.on_train_batch_end = hook
-    with pytest.raises(SystemExit):
-        pretrain(recipe, out)
-    Recorder.on_train_batch_end = original
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "on_train_batch_end", hook)
+        with pytest.raises(SystemExit):
+            pretrain(recipe, out)
 
 
 @pytest.mark.parametrize("kind", ["both", "alone", "alone, anchored"])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
-import torch
-
+from densecl.borrowed import seeded
 from densecl.config import facts
 from densecl.config.recipe import Resolved
 from densecl.config.settings import Settings
@@ -97,8 +96,7 @@ def make_guidance(resolved: Resolved, backbone: Backbone, guides: Guides) -> Gui
             channels=resolved.teacher_channels,
             size=resolved.teacher_size,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(resolved.seed)
+        with seeded(resolved.seed):
             objective = TEACHER_OBJECTIVES[resolved.teacher_objective]
             teacher = Follower(frozen, backbone.channels, objective, head=True, name=f"--teacher {resolved.teacher}")
     if guides.start is not None:
