@@ -44,7 +44,7 @@ def test_only_what_is_needed_is_measured(tiny, monkeypatch, settings: dict, meas
     monkeypatch.setattr(
         inspect,
         "measure_mean_std",
-        lambda source, seed: measured.append("mean") or ((0.5,) * channels, (0.5,) * channels),
+        lambda source, seed: measured.append("mean") or Normalization((0.5,) * channels, (0.5,) * channels),
     )
     channels = settings.get("channels", 3)
     build(tiny(**{"brightness": "scale", **settings}), None, None, None)

@@ -108,6 +108,11 @@ def _batch_size(chosen: Grounds, facts: Facts) -> Choice:
     return Choice({"batch_size": size}, f"for {length}{facts.images} images on a {'GPU' if on_gpu else 'CPU'}")
 
 
+def _images_at_once(chosen: Grounds) -> int:
+    """How many of a step's images a device computes together."""
+    return chosen.batch_size // (chosen.devices * chosen.nodes * chosen.accumulate)
+
+
 @rule(
     "method",
     rests_on=(
@@ -121,7 +126,7 @@ def _method(chosen: Grounds, facts: Facts) -> Choice:
         given.append("--dense-negatives cells")
     if chosen.recipe == "paper":
         given.append("--recipe paper")
-    images = chosen.batch_size // (chosen.devices * chosen.nodes * chosen.accumulate)
+    images = _images_at_once(chosen)
     name = automatic.method(images, keys_given=bool(given))
     where = "queue" if name == "moco" else "batch"
     because = f"for {given[0]}" if given else f"negatives from a {where}, for {images} images a device"
@@ -207,8 +212,7 @@ def _key_norm(chosen: Grounds, facts: Facts) -> Choice:
     if not uses:
         return Choice({"key_norm": None})
     processes = chosen.devices * chosen.nodes
-    images = chosen.batch_size // (processes * chosen.accumulate)
-    if chosen.recipe == "paper" and processes == 1 and images > chosen.key_split:
+    if chosen.recipe == "paper" and processes == 1 and _images_at_once(chosen) > chosen.key_split:
         return Choice({"key_norm": "split"}, f"into {chosen.key_split} images, as on each of the paper's devices")
     if not facts.methods[chosen.method].queue:
         return Choice({"key_norm": None})

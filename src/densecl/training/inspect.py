@@ -23,7 +23,6 @@ from densecl.model import METHODS, Backbone, create_backbone
 from densecl.model.receptive_field import receptive_fields
 from densecl.model.weights import Start, initialize_from
 from densecl.names import shown
-from densecl.normalization import Normalization
 from densecl.training.checkpoints import Checkpoint, load_checkpoint
 from densecl.training.cores import available_cores
 from densecl.training.guidance import Guides, facts_of, open_guides
@@ -137,7 +136,7 @@ def _pixels(asked: Settings[Any], source: ImageSource, start: Start | None) -> P
     may_shift = asked.brightness == "shift" or (asked.brightness == "auto" and deep)
     known = asked.channels == 3 or (start is not None and start.normalization is not None)
     if asked.mean == "auto" and (may_shift or not known):
-        measured = Normalization(*measure_mean_std(source, asked.seed))
+        measured = measure_mean_std(source, asked.seed)
     return Pixels(offset=offset, deep=deep, measured=measured, scale=_scale(asked, source))
 
 
