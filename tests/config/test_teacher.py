@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from densecl.config import automatic
 from densecl.config.compose import make_recipe
 from densecl.config.facts import Facts, Machine, Network, Pixels, Teacher
 from densecl.config.resolve import Resolution, resolve
@@ -17,6 +18,7 @@ def resolved(
     *,
     teacher_channels_taken: int = 3,
     teacher_grid: tuple[int, int] = (7, 7),
+    teacher_grids: dict[int, tuple[int, int]] | None = None,
     grid: tuple[int, int] = (7, 7),
     license: str | None = "apache-2.0",
     **asked: Any,
@@ -25,7 +27,7 @@ def resolved(
     teacher = Teacher(
         name="lite",
         channels=teacher_channels_taken,
-        grid=teacher_grid,
+        grids=teacher_grids or {(asked.get("teacher_size") or 224): teacher_grid},
         license=license,
         whose_license="its file says so" if license else "",
     )
@@ -98,6 +100,42 @@ def test_the_license_is_recorded_and_said() -> None:
     assert "--teacher-license apache-2.0 (its file says so)" in made.reasons
     assert resolved(teacher="lite", teacher_license="mine").resolved.teacher_license == "mine"
     assert resolved().resolved.teacher_license is None
+
+
+@pytest.mark.parametrize(
+    ("grids", "student", "size"),
+    [
+        ({96: (6, 6)}, (6, 6), 96),
+        ({96: (3, 3), 192: (6, 6)}, (6, 6), 192),
+        ({98: (7, 7)}, (6, 6), 98),  # a ViT of 14 pixels a cell, which takes no 96
+        ({224: (3, 3)}, (6, 6), 224),  # it takes this size alone
+    ],
+)
+def test_the_teacher_gets_as_many_cells_as_the_student(grids, student, size) -> None:
+    made = resolved(teacher="lite", image_size=96, teacher_grids=grids, grid=student)
+    assert made.resolved.teacher_size == size and "teacher_size" in made.resolved.settled
+    assert any(reason.startswith(f"--teacher-size {size} (") for reason in made.reasons)
+    few = any("it takes no size with more" in warning for warning in made.warnings)
+    assert few == (grids[size] < student)
+
+
+@pytest.mark.parametrize(
+    ("view", "stride", "grid", "size"),
+    [
+        (96, 32, (6, 6), 192),
+        (96, 14, (6, 6), 98),
+        (224, 32, (7, 7), 224),
+        (100, 32, (2, 2), 128),
+        (64, 16, (4, 8), 128),
+    ],
+)
+def test_sizes_for_enough_cells_are_whole_cells_and_no_smaller_than_a_view(view, stride, grid, size) -> None:
+    assert automatic.teacher_size(view, stride, grid) == size
+
+
+def test_with_an_earlier_stage_the_teacher_follows_the_last_map_all_the_same() -> None:
+    known = Network(name="x", stride=16, grid=(12, 12), last_grid=(6, 6), batch_norm=True, batch_statistics=True)
+    assert known.followed_grid == (6, 6)
 
 
 def test_an_unknown_license_is_said_plainly() -> None:

@@ -118,8 +118,9 @@ def test_what_a_run_with_a_teacher_leaves(following, tmp_path: Path, capsys) -> 
     run = pretrain(following("both"), tmp_path / "run")
     told = capsys.readouterr().out
     assert (
-        "follows test_resnet at 32 px: 2x2 cells, objective both, weight 0.5; license of its weights: unknown" in told
+        "follows test_resnet at 64 px: 4x4 cells, objective both, weight 0.5; license of its weights: unknown" in told
     )
+    assert "--teacher-size 64 (4x4 cells; the student has 4x4, and at 32 px the teacher would have 2x2)" in told
     assert "anchored to the starting weights: gram, weight 2" in told
     assert "The frozen networks took" in told and "a step." in told
     table = rows(run.out / "metrics.csv")
@@ -205,9 +206,20 @@ def test_the_starting_weights_of_an_anchor_must_still_be_there(following, start:
 
 def test_a_size_that_the_teacher_does_not_take(following, tmp_path: Path) -> None:
     save_backbone(create_backbone("test_vit"), tmp_path / "vit.safetensors", HALF)
-    settings = {"teacher": str(tmp_path / "vit.safetensors"), "image_size": 40}
+    settings = {"teacher": str(tmp_path / "vit.safetensors"), "image_size": 40, "output_stride": 16}
     with pytest.raises(UserError, match="The teacher test_vit does not take images of 40x40 px.* Give teacher_size"):
-        pretrain(following("teacher", **settings), tmp_path / "run")
+        build(following("teacher", **settings, teacher_size=None), None, None, None)
+    made = build(following("teacher", **settings), None, None, None)[0]  # in whole cells, no smaller than a view
+    assert made.recipe.teacher_size == 48 and made.recipe.image_size == 40
+
+
+def test_a_run_of_before_the_teachers_size_was_chosen_goes_on_as_it_began(following, tmp_path: Path, capsys) -> None:
+    run = pretrain(following("alone", teacher_size=None), tmp_path / "run").out
+    assert "teacher_size: null" in (run / "recipe.yaml").read_text()
+    assert "warning: the teacher's feature map has 2x2 cells, fewer than the student's 4x4" in capsys.readouterr().out
+    pretrain(following("alone", steps=5), run, resume=True)
+    assert "follows test_resnet at 32 px: 2x2 cells" in capsys.readouterr().out
+    assert read_recipe(run / "recipe.yaml").teacher_size is None
 
 
 def test_wrong_teachers_end_with_code_2(photos: Path, tmp_path: Path, capsys) -> None:

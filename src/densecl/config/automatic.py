@@ -128,6 +128,20 @@ def local_crop_size(image_size: int, stride: int, grid: int | None = None) -> in
     return stride * max(SMALL_GRID, grid or 0, round(image_size * 3 / 7 / stride))
 
 
+def teacher_size(image_size: int, stride: int, grid: tuple[int, int]) -> int:
+    """The smallest size in whole cells of a teacher's map that is no smaller than a view, and has enough cells.
+
+    Fewer cells than the student has were seen to make it worse than no teacher: docs/distillation.md. Whole cells,
+    because a ViT takes no others.
+
+    Args:
+        image_size: of a view.
+        stride: of the teacher's map, in pixels per cell.
+        grid: rows and columns of the student's map.
+    """
+    return stride * max(math.ceil(image_size / stride), *grid)
+
+
 def queue_length(images: int, batch_size: int, momentum: float) -> int:
     """By the number of images and never above it, but no longer than the keys in it stay comparable.
 

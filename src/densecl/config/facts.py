@@ -60,6 +60,7 @@ class Network:
     name: str
     stride: int  # pixels per cell
     grid: tuple[int, int]  # rows and columns of the feature map at the size of a view
+    last_grid: tuple[int, int] | None = None  # of the last map of all, if --dense-stage names an earlier one
     local_grid: tuple[int, int] | None = None  # at the size of a local crop
     receptive_field: float = math.inf  # pixels on a side that a cell of the map sees; infinity: the whole image
     stages: tuple[Stage, ...] = ()  # with --dense-stage; the map of the facts above is the last of them
@@ -69,6 +70,11 @@ class Network:
     statistics_frozen: bool = False  # whether it came with those frozen
     statistics_seen: bool = True  # whether they are those of any images
 
+    @property
+    def followed_grid(self) -> tuple[int, int]:
+        """Of the map that a teacher and an anchor are compared with: the last one, whatever --dense-stage."""
+        return self.last_grid or self.grid
+
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
@@ -76,7 +82,7 @@ class Teacher:
 
     name: str
     channels: int  # of the images that it takes
-    grid: tuple[int, int]  # rows and columns of its feature map
+    grids: Mapping[int, tuple[int, int]]  # rows and columns of its feature map, by size; sizes that it takes
     license: str | None  # of its weights; None: nothing says it
     whose_license: str = ""  # who says so
 

@@ -11,6 +11,7 @@ from densecl.config.facts import Facts, Network, Teacher, Traits
 from densecl.config.method import MethodSettings
 from densecl.config.presets import PRESETS
 from densecl.config.recipe import Resolved
+from densecl.config.rules import has_enough_cells, in_cells
 from densecl.config.settings import defaults
 from densecl.config.teacher import TeacherSettings, distills_alone
 from densecl.errors import UserError, flag
@@ -119,7 +120,7 @@ def _check_local_crops(resolved: Resolved, network: Network) -> None:
 
 
 def _check_teacher(resolved: Resolved, facts: Facts) -> None:
-    teacher, (rows, cols) = facts.teacher, facts.network.grid
+    teacher, (rows, cols) = facts.teacher, facts.network.followed_grid
     if resolved.anchor and resolved.anchor_form == "gram" and rows * cols == 1:
         raise UserError(
             f"--anchor-form gram compares the cells of an image, but at {resolved.image_size} px there is one. Use"
@@ -128,7 +129,7 @@ def _check_teacher(resolved: Resolved, facts: Facts) -> None:
     if teacher is None:
         return
     _check_teacher_channels(resolved, teacher)
-    if 1 in (rows * cols, teacher.grid[0] * teacher.grid[1]) and resolved.teacher_objective != "cosine":
+    if 1 in (rows * cols, math.prod(_teacher_grid(resolved, teacher))) and resolved.teacher_objective != "cosine":
         whose, advice = "teacher's", "a larger --teacher-size"
         if rows * cols == 1:
             whose, advice = "student's", _more_cells(resolved, facts.network)
@@ -136,6 +137,10 @@ def _check_teacher(resolved: Resolved, facts: Facts) -> None:
             f"--teacher-objective {resolved.teacher_objective} compares the cells of an image, but the {whose} feature"
             f" map has one alone. Use {advice}, or --teacher-objective cosine."
         )
+
+
+def _teacher_grid(resolved: Resolved, teacher: Teacher) -> tuple[int, int]:
+    return teacher.grids[resolved.teacher_size or resolved.image_size]
 
 
 def _check_teacher_channels(resolved: Resolved, teacher: Teacher) -> None:
@@ -186,12 +191,14 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f"the receptive field of {network.name} is {field:.2g} times the view (in the paper 1.9 times), so that all"
             " cells see the same pixels; a larger --image-size or an earlier --dense-stage makes them differ"
         )
-    if facts.teacher is not None and max(facts.teacher.grid) < min(rows, cols):
-        coarse = "x".join(map(str, facts.teacher.grid))
-        yield (
-            f"the teacher's feature map has {coarse} cells, fewer than the student's {rows}x{cols}; a larger"
-            " --teacher-size gives it more"
-        )
+    if facts.teacher is not None:
+        grid, followed = _teacher_grid(resolved, facts.teacher), network.followed_grid
+        if not has_enough_cells(grid, followed):
+            more = "leave out --teacher-size, or give a larger one"
+            yield (
+                f"the teacher's feature map has {in_cells(grid)} cells, fewer than the student's {in_cells(followed)};"
+                f" {'it takes no size with more' if 'teacher_size' in resolved.settled else more}"
+            )
     length = resolved.queue_length
     if length is not None and length > images and "queue_length" not in resolved.settled:
         yield (

@@ -247,6 +247,31 @@ def _queue_length(chosen: Grounds, facts: Facts) -> Choice:
 # --- the teacher ----------------------------------------------------------------------------------
 
 
+@rule(
+    "teacher_size",
+    rests_on=("teacher", "teacher_backbone", "image_size", "backbone", "output_stride", "channels"),
+)
+def _teacher_size(chosen: Grounds, facts: Facts) -> Choice:
+    if facts.teacher is None:
+        return Choice({"teacher_size": None})
+    grids, student = facts.teacher.grids, facts.network.followed_grid
+    enough = [size for size in grids if has_enough_cells(grids[size], student)]
+    size = min(enough) if enough else max(grids, key=lambda size: min(grids[size]))
+    because = f"{in_cells(grids[size])} cells; the student has {in_cells(student)}"
+    if size != chosen.image_size and chosen.image_size in grids:
+        because += f", and at {chosen.image_size} px the teacher would have {in_cells(grids[chosen.image_size])}"
+    return Choice({"teacher_size": size}, because)
+
+
+def has_enough_cells(teacher: tuple[int, int], student: tuple[int, int]) -> bool:
+    """Whether a teacher's map has at least as many cells a side as the student's."""
+    return all(theirs >= own for theirs, own in zip(teacher, student, strict=True))
+
+
+def in_cells(grid: tuple[int, int]) -> str:
+    return "x".join(map(str, grid))
+
+
 @rule("teacher_license", rests_on=("teacher", "teacher_backbone"))
 def _teacher_license(chosen: Grounds, facts: Facts) -> Choice:
     if facts.teacher is None:

@@ -36,8 +36,11 @@ class TeacherSettings(Generic[Open]):
             "both": "the sum of the two",
         },
     )
-    teacher_size: int | None = setting(
-        None, "Side in pixels at which the teacher sees a view. Not given: --image-size.", VIEW_SIZE
+    teacher_size: int | Open | None = setting(
+        "auto",
+        "Side in pixels at which the teacher sees a view. auto: --image-size, or more where its map would have fewer"
+        " cells than the student's. none: --image-size.",
+        VIEW_SIZE,
     )
     teacher_channels: tuple[int, ...] | None = setting(
         None,

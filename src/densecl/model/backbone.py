@@ -205,13 +205,13 @@ class Backbone(nn.Module):
 
     def _instead(self, wanted: int) -> str:
         """The nearest of the usual sizes that the model takes, in words."""
-        for size in sorted(self._usual_sizes(), key=lambda size: abs(size - wanted)):
+        for size in sorted(self.usual_sizes(), key=lambda size: abs(size - wanted)):
             with contextlib.suppress(Exception):
                 self._last_map(self._zeros(size, size))
                 return f", but of {size}x{size} px"
         return ""
 
-    def _usual_sizes(self) -> list[int]:
+    def usual_sizes(self) -> list[int]:
         """Sides of images that a model may take, the likeliest first."""
         own = getattr(self.model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]  # of timm's models
         return list(dict.fromkeys((min(own, 224), own, *USUAL_SIZES)))
@@ -237,7 +237,7 @@ class Backbone(nn.Module):
     def _first_map(self) -> tuple[int, Tensor]:
         """The map of a square image of the likeliest size that the model takes, with that size."""
         refused = None
-        for size, norm in itertools.product(self._usual_sizes(), (True, False)):
+        for size, norm in itertools.product(self.usual_sizes(), (True, False)):
             self._norm = norm
             try:
                 features = self._last_map(self._zeros(size, size))

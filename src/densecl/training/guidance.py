@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from densecl.borrowed import seeded
-from densecl.config import facts
+from densecl.config import automatic, facts
 from densecl.config.recipe import Resolved
+from densecl.config.rules import has_enough_cells
 from densecl.config.settings import Settings
 from densecl.errors import UserError
 from densecl.model import Backbone, Follower, Guidance
@@ -47,37 +50,59 @@ def open_guides(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> G
     return Guides(teacher, start)
 
 
-def facts_of(teacher: Teacher | None, asked: Settings[Any]) -> facts.Teacher | None:
+def facts_of(teacher: Teacher | None, asked: Settings[Any], student: facts.Network) -> facts.Teacher | None:
     """
     Raises:
-        UserError: if the teacher does not take images of that size.
+        UserError: if the teacher does not take images of the size that is asked, or of none that would do.
     """
     if teacher is None:
         return None
-    network, size = teacher.network, asked.teacher_size or asked.image_size
-    try:
-        grid = network.grid_at(size)
-    except UserError as error:
-        fitting = _fitting_size(network, size)
-        advice = "" if fitting is None else f" Give --teacher-size {fitting}."
-        raise UserError(f"The teacher {error.args[0]}{advice}") from error
+    network = teacher.network
     return facts.Teacher(
         name=network.name,
         channels=network.in_channels,
-        grid=grid,
+        grids=_grids(network, asked, student),
         license=teacher.license,
         whose_license=teacher.whose_license,
     )
 
 
-def _fitting_size(network: Backbone, wanted: int) -> int | None:
-    """The nearest size in whole cells of the network, if it takes that."""
-    size = max(1, round(wanted / network.stride)) * network.stride
+def _grids(network: Backbone, asked: Settings[Any], student: facts.Network) -> dict[int, tuple[int, int]]:
+    """The teacher's grid at the size that was asked for, or at those among which a rule chooses."""
+    view, cells = asked.image_size, student.followed_grid
+    if asked.teacher_size != "auto":
+        return _grid_at(network, asked.teacher_size or view)
+    grids = _taken(network, [view])
+    if any(has_enough_cells(grid, cells) for grid in grids.values()):
+        return grids
+    grids |= _taken(network, [automatic.teacher_size(view, network.stride, cells)])
+    larger = (size for size in network.usual_sizes() if size > view)
+    while not grids and (size := next(larger, None)) is not None:  # a network for one size alone
+        grids = _taken(network, [size])
+    return grids or _grid_at(network, view)
+
+
+def _grid_at(network: Backbone, size: int) -> dict[int, tuple[int, int]]:
+    """The same for one size.
+
+    Raises:
+        UserError: the teacher does not take it; with one that it takes, if there is any.
+    """
     try:
-        network.grid_at(size)
-    except UserError:
-        return None
-    return size
+        return {size: network.grid_at(size)}
+    except UserError as error:
+        fitting = max(1, round(size / network.stride)) * network.stride
+        advice = f" Give --teacher-size {fitting}." if _taken(network, [fitting]) else ""
+        raise UserError(f"The teacher {error.args[0]}{advice}") from error
+
+
+def _taken(network: Backbone, sizes: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """The grids at those of the sizes that the network takes."""
+    grids = {}
+    for size in sizes:
+        with contextlib.suppress(UserError):
+            grids[size] = network.grid_at(size)
+    return grids
 
 
 def make_guidance(resolved: Resolved, backbone: Backbone, guides: Guides) -> Guidance | None:

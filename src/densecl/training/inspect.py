@@ -80,15 +80,16 @@ def inspect(
     guides = open_guides(asked, backbone, resumed=checkpoint is not None)
     if guides.teacher is not None:
         notes += guides.teacher.notes
+    network = _network(asked, backbone, resumed=checkpoint is not None)
     facts = Facts(
         images=len(source),
         pixels=_pixels(asked, source, start),
-        network=_network(asked, backbone, resumed=checkpoint is not None),
+        network=network,
         machine=_machine(),
         methods=METHODS,
         start=None if start is None else start.normalization,
         whose_start="" if start is None else start.whose,
-        teacher=facts_of(guides.teacher, asked),
+        teacher=facts_of(guides.teacher, asked, network),
     )
     return Found(source, backbone, guides, checkpoint, facts, tuple(notes))
 
@@ -154,7 +155,7 @@ def _scale(asked: Settings[Any], source: ImageSource) -> Scale | None:
 def _network(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> Network:
     local_side = side_of_local_crops(asked, backbone.stride)
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
-    grid = backbone.grid_at(asked.image_size)
+    grid = last_grid = backbone.grid_at(asked.image_size)
     local_grid = None if local_side is None else backbone.grid_at(local_side)
     stages = _stages(asked, backbone)
     if stages:
@@ -164,6 +165,7 @@ def _network(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> Netw
         name=backbone.name,
         stride=backbone.stride,
         grid=grid,
+        last_grid=last_grid,
         local_grid=local_grid,
         receptive_field=stages[-1].receptive_field if stages else receptive_fields(backbone)[0],
         stages=stages,
