@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from densecl.borrowed import buffers_kept, copy_to_train, evaluating, seeded
+from densecl.borrowed import buffers_kept, copy_to_train, evaluating, frozen, seeded
 from tests.frozen import frozen_norm, modes
 
 
@@ -95,3 +95,15 @@ def test_buffers_are_given_back_whatever_happens() -> None:
         assert module.num_batches_tracked == 1
         raise KeyError
     assert all(torch.equal(buffer, before[name]) for name, buffer in module.named_buffers())
+
+
+def test_within_frozen_parameters_get_no_gradient_and_then_are_as_they_were() -> None:
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    layers[1].bias.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in layers.parameters()]
+    with frozen(layers):
+        assert not layers(torch.ones(1, 2)).requires_grad
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), frozen(layers):
+        layers(torch.ones(1, 3))
+    assert [parameter.requires_grad for parameter in layers.parameters()] == before == [True, True, True, False]
+    assert layers(torch.ones(1, 2)).requires_grad

@@ -37,6 +37,19 @@ def set_modes(modes: Mapping[nn.Module, bool]) -> None:
 
 
 @contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Calls within leave no gradient in the module's parameters, and keep nothing for one."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
 def buffers_kept(*modules: nn.Module) -> Iterator[None]:
     """Gives the buffers back as they were, such as the statistics that batch norm collects in training mode."""
     buffers = [buffer for module in modules for buffer in module.buffers()]

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from densecl.errors import UserError
 from densecl.model import Backbone, DenseCL, create_backbone
-from densecl.training.optimizer import make_optimizer, regrouped
+from densecl.training.optimizer import layers_from_the_end, make_optimizer, regrouped, set_learning_rates
 
 
 def decay(model: nn.Module, name: str = "adamw") -> dict[str, float]:
@@ -143,3 +143,50 @@ def test_the_state_of_other_parameters_is_refused(before: str) -> None:
     other = make_optimizer(model, "adamw", weight_decay=0.02)
     with pytest.raises(UserError, match="optimizer is of other parameters"):
         regrouped(one.state_dict(), other, model)
+
+
+# --- rates of their own -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_earlier_layers_learn_slower_and_heads_at_the_full_rate(name: str) -> None:
+    model = nn.ModuleDict({"backbone": transformer(), "head": nn.Linear(4, 4)})
+    backbone = model["backbone"]
+    assert isinstance(backbone, Backbone)
+    optimizer = make_optimizer(model, name, weight_decay=0.02, backbone=backbone, layer_decay=0.5)
+    set_learning_rates(optimizer.param_groups, 0.1, backbone_factor=0.25)
+    rate = {each: group["lr"] for group in optimizer.param_groups for each in group["param_names"]}
+    expected = {"head.weight": 0.1, "head.bias": 0.1}
+    # The stem and six blocks; timm counts the last norm with the last block.
+    within = {"norm.weight": 0, "blocks.5.attn.qkv.weight": 0, "blocks.0.norm1.bias": 5, "pos_embed": 6}
+    expected |= {f"backbone.model.{each}": 0.025 * 0.5**after for each, after in within.items()}
+    assert {each: rate[each] for each in expected} == pytest.approx(expected)
+    plain = make_optimizer(model, name, weight_decay=0.02)
+    assert {each for group in plain.param_groups for each in group["param_names"]} == set(rate)
+    of = {each: group["weight_decay"] for group in optimizer.param_groups for each in group["param_names"]}
+    assert of == {each: group["weight_decay"] for group in plain.param_groups for each in group["param_names"]}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
+def test_the_layers_are_timms(name: str) -> None:
+    backbone = create_backbone(name)
+    groups = timm.optim.param_groups_layer_decay(backbone.model, layer_decay=0.5)
+    theirs = {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
+    last = max(theirs.values())  # with layers behind it that are not trained, timm's is below 1
+    ours = layers_from_the_end(backbone)
+    assert {parameter: 0.5**after for parameter, after in ours.items()} == pytest.approx(
+        {parameter: scale / last for parameter, scale in theirs.items()}
+    )
+    assert len(set(ours.values())) > 3
+
+
+def test_a_state_finds_its_parameters_in_groups_of_other_rates() -> None:
+    model = transformer()
+    one = make_optimizer(model, "adamw", weight_decay=0.02)
+    one.param_groups[0]["lr"] = one.param_groups[-1]["lr"] = 0.1
+    learn(model, one)
+    other = make_optimizer(model, "adamw", weight_decay=0.02, backbone=model, layer_decay=0.5)
+    other.load_state_dict(regrouped(one.state_dict(), other, model))
+    expected, found = by_name(model, one), by_name(model, other)
+    assert all(torch.equal(found[each]["exp_avg"], state["exp_avg"]) for each, state in expected.items())
+    assert len({group["lr_scale"] for group in other.param_groups}) == 7

@@ -103,3 +103,10 @@ def test_the_dense_loss_joins_after_its_warm_up() -> None:
 @given(st.floats(0, 2), st.floats(0, 1), st.floats(0, 1))
 def test_a_cosine_stays_between_its_ends(progress: float, start: float, end: float) -> None:
     assert min(start, end) - 1e-12 <= cosine(start, end, progress) <= max(start, end) + 1e-12
+
+
+def test_the_backbone_joins_after_the_heads_and_then_rises_to_their_rate() -> None:
+    schedules = Schedules(start=Scheduled(dense_weight=0.5), learning_rate=1.0, freeze_backbone_steps=4)
+    factors = [schedules.at(step, 0.0).backbone_factor for step in range(10)]
+    assert factors == [0.0] * 4 + [0.25, 0.5, 0.75] + [1.0] * 3
+    assert Schedules(start=Scheduled(dense_weight=0.5), learning_rate=1.0).at(0, 0.0).backbone_factor == 1.0

@@ -34,6 +34,9 @@ WIDE_FIELD = 4.0
 #: Cells a side below which the dense loss means little.
 SMALL_GRID = 4
 
+#: Steps in which the heads learn alone. Not measured yet.
+FREEZE_BACKBONE_STEPS = 0
+
 #: Key momentum when nobody knows how many steps a time limit will hold.
 TIMED_MOMENTUM = 0.99
 

@@ -64,6 +64,7 @@ class Network:
     local_grid: tuple[int, int] | None = None  # at the size of a local crop
     receptive_field: float = math.inf  # pixels on a side that a cell of the map sees; infinity: the whole image
     stages: tuple[Stage, ...] = ()  # with --dense-stage; the map of the facts above is the last of them
+    layers: int = 0  # that --layer-decay tells apart; 0: the network does not say which come first
     batch_norm: bool  # whether it has any
     batch_statistics: bool  # whether its batch norm uses the statistics of the batch
     always_batch_statistics: bool = False  # even where they are to be frozen: some of it keeps no statistics

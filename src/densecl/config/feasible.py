@@ -11,7 +11,7 @@ from densecl.config.facts import Facts, Network, Teacher, Traits
 from densecl.config.method import MethodSettings
 from densecl.config.presets import PRESETS
 from densecl.config.recipe import Resolved
-from densecl.config.rules import has_enough_cells, in_cells
+from densecl.config.rules import has_enough_cells, in_cells, steps_of_run
 from densecl.config.settings import defaults
 from densecl.config.teacher import TeacherSettings, distills_alone
 from densecl.errors import UserError, flag
@@ -31,6 +31,7 @@ def check_feasible(resolved: Resolved, facts: Facts) -> None:
     _check_grid(resolved, facts.network)
     _check_local_crops(resolved, facts.network)
     _check_teacher(resolved, facts)
+    _check_pace(resolved, facts)
     if facts.network.statistics_frozen and not resolved.freeze_norm_statistics:
         raise UserError(
             f"--no-freeze-norm-statistics: those of this {facts.network.name} are frozen. Give a new Backbone."
@@ -136,6 +137,26 @@ def _check_teacher(resolved: Resolved, facts: Facts) -> None:
         raise UserError(
             f"--teacher-objective {resolved.teacher_objective} compares the cells of an image, but the {whose} feature"
             f" map has one alone. Use {advice}, or --teacher-objective cosine."
+        )
+
+
+def _check_pace(resolved: Resolved, facts: Facts) -> None:
+    """Whether the backbone learns at all, heads have something to learn, and layers can be told apart."""
+    frozen, steps = resolved.freeze_backbone_steps, steps_of_run(resolved, facts)
+    if frozen and steps is not None and frozen >= steps:
+        raise UserError(
+            f"--freeze-backbone-steps {frozen}: the run has {steps} steps, so that the backbone would never learn. Give"
+            " fewer."
+        )
+    if frozen and distills_alone(resolved) and resolved.teacher_objective == "relational":
+        raise UserError(
+            f"--freeze-backbone-steps {frozen}: with --teacher-weight 1 and --teacher-objective relational there is no"
+            " head that could learn alone. Leave it out."
+        )
+    if resolved.layer_decay < 1 and facts.network.layers < 2:
+        raise UserError(
+            f"--layer-decay {resolved.layer_decay:g}: {facts.network.name} does not say which of its layers come first."
+            " (timm's networks do, with group_matcher.) Leave it out."
         )
 
 

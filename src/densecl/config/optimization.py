@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Generic, Literal
 
-from densecl.config.setting import COUNT, NOT_NEGATIVE, POSITIVE, TIME, Open, Range, setting, settings
+from densecl.config.setting import (
+    COUNT,
+    FRACTION_ABOVE_0,
+    NOT_NEGATIVE,
+    POSITIVE,
+    TIME,
+    Open,
+    Range,
+    setting,
+    settings,
+)
 
 #: At most one of these says how long a run is.
 LENGTHS = ("epochs", "steps", "time_limit")
@@ -51,6 +61,19 @@ class OptimizationSettings(Generic[Open]):
         "auto",
         "Epochs in which the learning rate rises to its peak. auto: a tenth of the run, at most 10 [paper: 0].",
         NOT_NEGATIVE,
+    )
+    freeze_backbone_steps: int | Open = setting(
+        "auto",
+        "Steps at the start in which only the heads learn, so that random heads do not disturb trained weights. Over as"
+        " many steps again the backbone's learning rate rises to theirs. auto: 0.",
+        NOT_NEGATIVE,
+        before=0,
+    )
+    layer_decay: float = setting(
+        1.0,
+        "Layer-wise decay of the learning rate: each layer of the backbone learns at this fraction of the rate of the"
+        " next one [BEiT: 0.65 to 0.95]. 1: all at the same rate.",
+        FRACTION_ABOVE_0,
     )
     schedule_per: Literal["step", "epoch"] = setting(
         "step",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from densecl.config.facts import Facts, Scale
+from densecl.config.facts import Facts, Network, Scale
 from densecl.config.recipe import Resolved
 from densecl.config.teacher import distills_alone
 
@@ -25,6 +25,7 @@ def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
         rows, cols = stage.grid
         field = _field(stage.receptive_field, view)
         yield f"dense loss on stage {stage.number}: {rows}x{cols} cells, receptive field {field}"
+    yield from _pace(resolved, network)
     scale = facts.pixels.scale
     if scale is None:
         return
@@ -35,6 +36,15 @@ def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f"views show things at {scale.smallest:.2g} to {scale.largest:.2g} of their size in the images"
             f" (--use-size {resolved.use_size}: {scale.use:.2g})"
         )
+
+
+def _pace(resolved: Resolved, network: Network) -> Iterator[str]:
+    """Where the backbone learns later or slower than the heads."""
+    if steps := resolved.freeze_backbone_steps:
+        yield f"the heads learn alone for {steps} steps; over {steps} more the backbone's rate rises to theirs"
+    if resolved.layer_decay < 1:
+        first = resolved.layer_decay ** (network.layers - 1)
+        yield f"layer decay: the first of {network.layers} layers learns at {first:.2g} of the last one's rate"
 
 
 def _field(pixels: float, view: int) -> str:

@@ -219,7 +219,7 @@ def _key_norm(chosen: Grounds, facts: Facts) -> Choice:
     return Choice({"key_norm": "shuffle"}, "on one device there is nothing to shuffle" if processes == 1 else "")
 
 
-def _steps(chosen: Grounds, facts: Facts) -> int | None:
+def steps_of_run(chosen: Grounds | Settings[Any], facts: Facts) -> int | None:
     """Steps of the run; None with a time limit."""
     if chosen.epochs is None:
         return chosen.steps
@@ -231,7 +231,7 @@ def _key_momentum(chosen: Grounds, facts: Facts) -> Choice:
     highest = facts.methods[chosen.method].key_momentum
     if highest is None:
         return Choice({"key_momentum": None})
-    steps = _steps(chosen, facts)
+    steps = steps_of_run(chosen, facts)
     because = f"for {'an unknown number of' if steps is None else steps} steps"
     return Choice({"key_momentum": automatic.key_momentum(steps, highest)}, because)
 
@@ -310,9 +310,14 @@ def _weight_decay(chosen: Grounds, facts: Facts) -> Choice:
 
 @rule("warmup_epochs", rests_on=("data", "batch_size", *LENGTHS))
 def _warmup_epochs(chosen: Grounds, facts: Facts) -> Choice:
-    steps = _steps(chosen, facts)
+    steps = steps_of_run(chosen, facts)
     epochs = None if steps is None else float(steps / Fraction(facts.images, chosen.batch_size))
     return Choice({"warmup_epochs": automatic.warmup_epochs(epochs)}, "")
+
+
+@rule("freeze_backbone_steps", rests_on=("init",))
+def _freeze_backbone_steps(chosen: Grounds, facts: Facts) -> Choice:
+    return Choice({"freeze_backbone_steps": automatic.FREEZE_BACKBONE_STEPS})
 
 
 # --- the machine ----------------------------------------------------------------------------------

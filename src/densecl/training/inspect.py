@@ -26,6 +26,7 @@ from densecl.names import shown
 from densecl.training.checkpoints import Checkpoint, load_checkpoint
 from densecl.training.cores import available_cores
 from densecl.training.guidance import Guides, facts_of, open_guides
+from densecl.training.optimizer import layers_from_the_end
 from densecl.training.processor import fast_in_bf16
 
 
@@ -169,6 +170,7 @@ def _network(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> Netw
         local_grid=local_grid,
         receptive_field=stages[-1].receptive_field if stages else receptive_fields(backbone)[0],
         stages=stages,
+        layers=len(set(layers_from_the_end(backbone).values())) if asked.layer_decay < 1 else 0,
         batch_norm=bool(norms),
         batch_statistics=backbone.uses_batch_statistics,
         always_batch_statistics=any(norm.running_mean is None for norm in norms),

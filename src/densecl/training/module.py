@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -15,10 +16,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from densecl.augment import augment
+from densecl.borrowed import frozen
 from densecl.images.batch import Batch
 from densecl.model import DenseCL, Distillation, Distilled, Output
 from densecl.normalization import Normalization
-from densecl.training.optimizer import make_optimizer, regrouped
+from densecl.training.optimizer import make_optimizer, regrouped, set_learning_rates
 from densecl.training.schedules import Schedules
 from densecl.views import Views
 
@@ -34,6 +36,7 @@ class DenseCLModule(pl.LightningModule):
         optimizer: "sgd", "lars" or "adamw", see `make_optimizer`.
         momentum: of sgd and lars.
         weight_decay: of the optimizer.
+        layer_decay: see `make_optimizer`.
         start_step: steps done before this trainer counts.
         optimizer_state: the optimizer's state after those steps. It may group the parameters differently.
         channels_last: keep images and weights in that memory format.
@@ -60,6 +63,7 @@ class DenseCLModule(pl.LightningModule):
         optimizer: str = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
+        layer_decay: float = 1.0,
         start_step: int = 0,
         optimizer_state: dict[str, Any] | None = None,
         channels_last: bool = False,
@@ -73,6 +77,7 @@ class DenseCLModule(pl.LightningModule):
         self.schedules = schedules
         self.progress = progress
         self.optimizer_settings = {"name": optimizer, "momentum": momentum, "weight_decay": weight_decay}
+        self.layer_decay = layer_decay
         self.start_step = start_step
         self._optimizer_state = optimizer_state
         self._copies: torch.cuda.Stream | None = None
@@ -97,7 +102,15 @@ class DenseCLModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         fused = self.trainer.gradient_clip_val is None  # Lightning refuses to clip with a fused one
-        optimizer = make_optimizer(self.model, **self.optimizer_settings, fused=fused)
+        # Without need no groups of its own for the backbone: fewer groups are quicker.
+        apart = self.layer_decay < 1 or self.schedules.freeze_backbone_steps > 0
+        optimizer = make_optimizer(
+            self.model,
+            **self.optimizer_settings,
+            fused=fused,
+            backbone=self.model.backbone if apart else None,
+            layer_decay=self.layer_decay,
+        )
         if self._optimizer_state is not None:
             optimizer.load_state_dict(regrouped(self._optimizer_state, optimizer, self.model))
             self._optimizer_state = None
@@ -119,8 +132,8 @@ class DenseCLModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.settings = settings = self.schedules.at(self.step, self.progress(self.step))
-        for group in self.optimizers().param_groups:  # pyright: ignore[reportAttributeAccessIssue]
-            group["lr"] = settings.learning_rate
+        groups = self.optimizers().param_groups  # pyright: ignore[reportAttributeAccessIssue]
+        set_learning_rates(groups, settings.learning_rate, settings.backbone_factor)
         if isinstance(self.model, DenseCL):
             self.model.set_schedule(settings.method, micro_batches=self.trainer.accumulate_grad_batches)
 
@@ -134,12 +147,26 @@ class DenseCLModule(pl.LightningModule):
             crops = (pairs.first,) if alone else (pairs.first, pairs.second, *pairs.local)
             views = [augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops]
         views = [view._replace(pixels=self._laid_out(view.pixels)) for view in views]
-        output = self._output(views)
+        with frozen(self.model.backbone) if self._heads_alone else contextlib.nullcontext():
+            output = self._output(views)
         # Kept on the device: to ask for the value in each step would stall a GPU.
         bad_step = self.first_bad_step.clamp(max=self.step)
         self.first_bad_step = torch.where(output.loss.detach().isfinite(), self.first_bad_step, bad_step)
         self.last = apply_to_collection(output, Tensor, Tensor.detach), views[:2]
+        if self._heads_alone and self.trainer.world_size > 1:  # DDP waits for a gradient of every parameter
+            nothing = [0 * one.sum() for one in self.model.backbone.parameters() if one.requires_grad]
+            return output.loss + torch.stack(nothing).sum()
         return output.loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._heads_alone:  # a gradient of 0 is not the same as none: weights would decay
+            for parameter in self.model.backbone.parameters():
+                parameter.grad = None
+
+    @property
+    def _heads_alone(self) -> bool:
+        """Whether only the heads learn in this step."""
+        return self.settings.backbone_factor == 0
 
     def _output(self, views: list[Views]) -> Output | Distilled:
         if isinstance(self.model, Distillation):

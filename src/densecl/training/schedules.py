@@ -20,6 +20,7 @@ class Settings(NamedTuple):
 
     learning_rate: float
     method: Scheduled  # for `DenseCL.set_schedule`
+    backbone_factor: float = 1.0  # of the backbone's learning rate; 0: it is frozen
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -27,7 +28,7 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def ramp(step: int | float, steps: float) -> float:
+def ramp(step: int | float, steps: int | float) -> float:
     """Rises linearly from 0 at step 0 to 1 at step `steps`, then stays there. Both may be fractions of the run, too."""
     return min(1.0, step / steps) if steps > 0 else 1.0
 
@@ -51,6 +52,8 @@ class Schedules:
         warmup_steps: length of the warm-up, which rises linearly to 1; 0: none.
         warmup_share: fraction of the run by which the warm-up is over, even if it has not had its steps.
         steps_per_epoch: given, the cosine of the learning rate moves only at the first step of an epoch [paper].
+        freeze_backbone_steps: steps in which only the heads learn. Over as many more the backbone rises to their rate,
+            which is its warm-up: the heads' may be over by then.
         dense_warmup_steps: steps at dense weight 0 before the dense loss joins.
         key_momentum_end: where a cosine takes the key momentum by the end of the run [Grill et al. 2020].
         temperature_max: upper end of a swing of the temperature, where it starts. The lower end is that of `start`.
@@ -64,6 +67,7 @@ class Schedules:
     warmup_steps: float = 0.0
     warmup_share: float = math.inf
     steps_per_epoch: Fraction | int | None = None
+    freeze_backbone_steps: int = 0
     dense_warmup_steps: int = 0
     key_momentum_end: float | None = None
     temperature_max: float | None = None
@@ -92,6 +96,7 @@ class Schedules:
             teacher_temperature = teacher_temperature + rise * ramp(progress, self.teacher_warmup)
         return Settings(
             learning_rate=cosine(self.learning_rate, 0.0, learning_progress) * warm,
+            backbone_factor=max(0.0, ramp(step + 1 - self.freeze_backbone_steps, self.freeze_backbone_steps)),
             method=Scheduled(
                 dense_weight=dense_weight if step >= self.dense_warmup_steps else 0.0,
                 temperature=temperature,
