@@ -18,6 +18,9 @@ Matching = Literal["features", "mutual", "geometry", "both"]
 #: What a query cell is told apart from.
 DenseNegatives = Literal["pooled", "cells", "batch", "others"]
 
+#: What keeps the dense loss from telling apart cells that look alike.
+DenseSoftening = Literal["none", "propagation", "weighted-negatives"]
+
 #: Barlow Twins and VICReg: over which cells the statistics of the dense loss are taken.
 DenseStatistics = Literal["cells", "position"]
 

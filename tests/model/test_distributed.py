@@ -50,7 +50,9 @@ def train(rank: int, world: int, **settings: object) -> list[torch.Tensor]:
 
 def train_all(rank: int, world: int = 2) -> list[list[torch.Tensor]]:
     combinations = itertools.product(("features", "mutual", "geometry"), ("pooled", "cells", "batch"), (False, True))
-    return [train(rank, world, matching=m, dense_negatives=n, symmetric=s) for m, n, s in combinations]
+    trained = [train(rank, world, matching=m, dense_negatives=n, symmetric=s) for m, n, s in combinations]
+    soft = ("propagation", "weighted-negatives")
+    return trained + [train(rank, world, matching="geometry", dense_negatives="batch", dense_softening=s) for s in soft]
 
 
 def test_two_processes_equal_one_on_the_joined_batch():

@@ -234,6 +234,7 @@ def _idle(resolved: Resolved) -> Iterator[str]:
     """A setting that was given a value, but does nothing beside the others."""
     needs = {
         "dense_stage": (resolved.dense_weight > 0, "--dense-weight"),
+        "dense_softening": (resolved.dense_weight > 0, "--dense-weight"),
         "local_crop_scale": (resolved.local_crops > 0, "--local-crops"),
         "temperature_period": (resolved.temperature_max is not None, "--temperature-max"),
         "teacher_warmup": (resolved.method == "dino", "--method dino"),

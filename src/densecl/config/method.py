@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Generic
 
-from densecl.choices import DenseNegatives, DenseStatistics, KeyNorm, Matching, MethodName
+from densecl.choices import DenseNegatives, DenseSoftening, DenseStatistics, KeyNorm, Matching, MethodName
 from densecl.config.setting import (
     COUNT,
     FRACTION,
@@ -140,6 +140,16 @@ class MethodSettings(Generic[Open]):
             "others": "all cells of the batch's other images",
             "pooled": "pooled dense vectors of other images; for moco a queue of them [paper]",
             "cells": "moco: a queue of single cells",
+        },
+    )
+    dense_softening: DenseSoftening = setting(
+        "none",
+        "A softer dense loss, which does not tell apart what looks alike.",
+        choices={
+            "none": "each cell by itself [paper]",
+            "propagation": "moco, simclr, byol, simsiam: a query cell takes over what similar cells of its view say"
+            " [PixPro]",
+            "weighted-negatives": "moco, simclr: negatives whose backbone features resemble the query's count less",
         },
     )
     dense_statistics: DenseStatistics | Open | None = setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from densecl.choices import DenseNegatives, DenseStatistics, KeyNorm, Matching
+from densecl.choices import DenseNegatives, DenseSoftening, DenseStatistics, KeyNorm, Matching
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone
 from densecl.model.distributed import world_size
@@ -16,6 +16,7 @@ def check_choices(
     key_norm: KeyNorm | None,
     matching: Matching,
     dense_negatives: DenseNegatives | None,
+    dense_softening: DenseSoftening,
     dense_statistics: DenseStatistics | None,
 ) -> None:
     """Raises UserError for a word that is not among the choices of its setting."""
@@ -23,6 +24,7 @@ def check_choices(
         ("key_norm", key_norm, KeyNorm),
         ("matching", matching, Matching),
         ("dense_negatives", dense_negatives, DenseNegatives),
+        ("dense_softening", dense_softening, DenseSoftening),
         ("dense_statistics", dense_statistics, DenseStatistics),
     ):
         if value is not None and value not in get_args(kind):
@@ -47,6 +49,21 @@ def check_negatives(dense_negatives: DenseNegatives | None, method: Method) -> N
     if dense_negatives is not None and dense_negatives not in (method.dense_negatives or (dense_negatives,)):
         known = " or ".join(method.dense_negatives)
         raise UserError(f"--dense-negatives {dense_negatives}: {method.name} has {known}.")
+
+
+def check_softening(softening: DenseSoftening, method: Method, dense_negatives: DenseNegatives | None) -> None:
+    """Raises UserError for a softer dense loss that the method or its negatives cannot have."""
+    if softening == "propagation" and not method.compares_directions:
+        raise UserError(
+            f"--dense-softening propagation: {method.name} does not compare cells by direction. Leave it out."
+        )
+    if softening == "weighted-negatives" and not method.dense_negatives:
+        raise UserError(f"--dense-softening weighted-negatives: {method.name} has no negatives. Leave it out.")
+    if softening == "weighted-negatives" and dense_negatives not in ("batch", "others"):
+        raise UserError(
+            "--dense-softening weighted-negatives goes by the negatives' features, which a queue or pooled vectors do"
+            " not have. Give --dense-negatives batch or others."
+        )
 
 
 def check_batch(images: int, method: Method, dense_negatives: DenseNegatives | None, *, training: bool) -> None:

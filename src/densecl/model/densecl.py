@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from densecl.borrowed import buffers_kept
-from densecl.choices import DenseNegatives, DenseStatistics, KeyNorm, Matching
+from densecl.choices import DenseNegatives, DenseSoftening, DenseStatistics, KeyNorm, Matching
 from densecl.model.backbone import Backbone
-from densecl.model.checks import check_batch, check_choices, check_key_norm, check_negatives
+from densecl.model.checks import check_batch, check_choices, check_key_norm, check_negatives, check_softening
 from densecl.model.distillation import Guidance, Guided
 from densecl.model.distributed import gather, own_part, world_size
 from densecl.model.encoder import Embeddings, Level, Predictor, at_least_float32, create_encoder, fieldwise
@@ -32,20 +32,14 @@ from densecl.model.matching import Match, Matched, Matcher
 from densecl.model.methods import Method, find_method
 from densecl.model.objectives import Objective, Pairs, Temperature, image_pairs
 from densecl.model.precision import loss_precision
+from densecl.model.propagation import Propagation
 from densecl.model.queue import Queue
+from densecl.model.scheduled import Scheduled
+from densecl.model.weighted_negatives import looks
 from densecl.views import Views
 
 #: Length of a queue if none is given [paper].
 QUEUE_LENGTH = 65536
-
-
-class Scheduled(NamedTuple):
-    """The settings that may change from step to step. None: the method does not have it."""
-
-    dense_weight: float
-    temperature: float | None = None
-    teacher_temperature: float | None = None
-    key_momentum: float | None = None
 
 
 class Output(NamedTuple):
@@ -92,6 +86,7 @@ class DenseCL(nn.Module):
         dense_negatives: "pooled": pooled dense vectors of other images (moco: a queue of them); "cells": a queue of
             one random cell per image; "batch": all cells of the batch that do not show the same place; "others": all
             cells of the batch's other images.
+        dense_softening: "propagation" (`Propagation`) or "weighted-negatives" (`weighted_negatives`).
         dense_statistics: barlow and vicreg: over all matched "cells" of the batch, or at each "position" in the map.
         symmetric: average the loss with that of the exchanged views.
         seed: fixes the queues' first keys and what is drawn in a step. Each draw follows from seed and step alone, so
@@ -123,6 +118,7 @@ class DenseCL(nn.Module):
         match_radius: float = 0.7,
         match_top_k: float = 1.0,
         dense_negatives: DenseNegatives | None = None,
+        dense_softening: DenseSoftening = "none",
         dense_statistics: DenseStatistics | None = None,
         symmetric: bool | None = None,
         seed: int = 0,
@@ -131,7 +127,11 @@ class DenseCL(nn.Module):
         super().__init__()
         self.method = method = find_method(method) if isinstance(method, str) else method
         check_choices(
-            key_norm=key_norm, matching=matching, dense_negatives=dense_negatives, dense_statistics=dense_statistics
+            key_norm=key_norm,
+            matching=matching,
+            dense_negatives=dense_negatives,
+            dense_softening=dense_softening,
+            dense_statistics=dense_statistics,
         )
         backbone = backbone if isinstance(backbone, Backbone) else Backbone(backbone)
         check_key_norm(key_norm, method, backbone)
@@ -146,6 +146,8 @@ class DenseCL(nn.Module):
         self.micro_batches = 1
         usual_negatives = method.dense_negatives[0] if method.dense_negatives else None
         self.dense_negatives: DenseNegatives | None = own("dense_negatives", dense_negatives, usual_negatives)
+        check_softening(dense_softening, method, self.dense_negatives)
+        self.dense_softening: DenseSoftening = dense_softening
         usual_statistics: DenseStatistics | None = "cells" if method.statistics else None
         statistics: DenseStatistics | None = own("dense_statistics", dense_statistics, usual_statistics)
         queue_length = own("queue_length", queue_length, QUEUE_LENGTH if method.queue else None)
@@ -180,6 +182,8 @@ class DenseCL(nn.Module):
         *earlier, (self.dense_objective, self.dense_queue) = parts
         self.earlier_objectives = nn.ModuleList(objective for objective, _ in earlier if objective is not None)
         self.earlier_queues = nn.ModuleList(queue for _, queue in earlier if queue is not None)
+        soft = dense_softening == "propagation" and dense_weight > 0
+        self.propagation = Propagation(encoder) if soft else None  # last, so that all else is drawn as without it
 
     def _dense_parts(
         self, head: DenseHead | None, statistics: DenseStatistics | None, queue_length: int | None
@@ -230,7 +234,9 @@ class DenseCL(nn.Module):
             if learns:
                 self.momentum_update()
             keys = self.keys(projections, key_views)
-            queries = projections if self.predictor is None else [self.predictor(one) for one in projections]
+            queries = projections
+            for step in (self.predictor, self.propagation):
+                queries = queries if step is None else [step(one) for one in queries]
 
         # Each large query view meets the key of the other large view. Each local crop meets every key.
         query_side, key_side = list(zip(queries, query_views, strict=True)), list(zip(keys, key_views, strict=True))
@@ -300,6 +306,7 @@ class DenseCL(nn.Module):
         if queue is None and self.dense_negatives == "pooled":
             assert query.pooled is not None and key.pooled is not None
             pooled = torch.stack([key.pooled, query.pooled], dim=1)
+        weigh = self.dense_softening == "weighted-negatives"
         losses = [
             objective(
                 Pairs(
@@ -310,6 +317,7 @@ class DenseCL(nn.Module):
                     not_negative=matched.not_negative,
                     not_negative_query=matched.not_negative_query,
                     negatives=queue.keys if queue is not None else None,
+                    looks=looks(query.features, key.features) if weigh else None,
                     pooled=pooled,
                 ),
                 self._temperature,

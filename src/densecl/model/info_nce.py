@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from densecl.model.log_sum_exp import log_sum_exp, log_sum_exp_of_other_images, log_sum_exp_of_own_image
+from densecl.model.weighted_negatives import weighted_log_sum_exp
 
 
 def info_nce(
@@ -64,6 +65,31 @@ def info_nce_over_cells(
             log_sum_exp_of_other_images(query, key, temperature, first_image),
             log_sum_exp_of_own_image(query, own, not_negative.scatter(2, positive[:, :, None], True), temperature),
         )
+        matched = own.gather(1, positive[:, :, None].expand_as(query))
+        return _loss(query, matched, negative_logit, temperature)
+
+
+def info_nce_over_weighted_cells(
+    query: Float[Tensor, "batch cells dim"],
+    key: Float[Tensor, "all_images key_cells dim"],
+    positive: Int[Tensor, "batch cells"],
+    not_negative: Bool[Tensor, "batch cells key_cells"],
+    query_looks: Float[Tensor, "batch cells channels"],
+    key_looks: Float[Tensor, "all_images key_cells channels"],
+    temperature: float,
+    first_image: int = 0,
+) -> Float[Tensor, "batch cells"]:
+    """The same, with a weight for each negative, which is less the more it looks like the query.
+
+    Args:
+        query: these and the others as in `info_nce_over_cells`.
+        query_looks: how the query cells look, see `weighted_negatives`.
+        key_looks: how the key cells look.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        own = key[first_image : first_image + len(query)]
+        excluded = not_negative.scatter(2, positive[:, :, None], True)
+        negative_logit = weighted_log_sum_exp(query, key, excluded, query_looks, key_looks, temperature, first_image)
         matched = own.gather(1, positive[:, :, None].expand_as(query))
         return _loss(query, matched, negative_logit, temperature)
 

@@ -61,6 +61,11 @@ class Method:
         return any(head is not None and (head.norm or head.last_norm) for head in (self.projector, self.predictor))
 
     @property
+    def compares_directions(self) -> bool:
+        """Whether its objective compares the directions of two vectors, whatever their lengths."""
+        return self.l2_normalize or self.predictor is not None
+
+    @property
     def needs_batch_in(self) -> str:
         """Where statistics are taken over the batch, in words."""
         return "in its loss" if self.statistics else "in its heads"

@@ -120,6 +120,7 @@ def make_model(resolved: Resolved, backbone: Backbone, guides: Guides) -> DenseC
         match_radius=resolved.match_radius,
         match_top_k=resolved.match_top_k,
         dense_negatives=resolved.dense_negatives,
+        dense_softening=resolved.dense_softening,
         dense_statistics=resolved.dense_statistics,
         symmetric=resolved.symmetric,
         seed=resolved.seed,

@@ -142,6 +142,8 @@ def chance_losses(
         return global_chance, nan.new_tensor(math.log(len(model.dense_queue.keys) + 1))
     if model.dense_negatives == "pooled":
         return global_chance, nan.new_tensor(math.log(views * (batch - 1) + 1))
+    if model.dense_softening == "weighted-negatives":
+        return global_chance, nan  # negatives count for less than one
     excluded = model.matcher.not_negative(cell_distances(first, second, rows, cols))
     excluded = excluded.scatter(2, output.match[:, :, None], False).sum(dim=2)  # all but the positive
     if views == 2:

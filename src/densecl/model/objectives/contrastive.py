@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from densecl.model.distributed import gather, gather_with_gradient, rank
-from densecl.model.info_nce import info_nce, info_nce_over_cells
+from densecl.model.info_nce import info_nce, info_nce_over_cells, info_nce_over_weighted_cells
 from densecl.model.objectives.objective import Objective, Pairs, Temperature, mean_over_valid
 
 
@@ -18,10 +18,8 @@ class MoCo(Objective):
         if pairs.negatives is not None:
             losses = info_nce(pairs.query, pairs.positive, pairs.negatives, temperature.query)
         else:
-            all_keys, first_image = gather(pairs.key), rank() * len(pairs.key)
-            losses = info_nce_over_cells(
-                pairs.query, all_keys, pairs.match, pairs.not_negative, temperature.query, first_image
-            )
+            looks = None if pairs.looks is None else gather(pairs.looks.key)
+            losses = _among_cells(pairs, gather(pairs.key), pairs.not_negative, looks, temperature.query)
         return mean_over_valid(losses, pairs.valid)
 
 
@@ -38,11 +36,25 @@ class SimCLR(Objective):
         else:
             candidates = gather_with_gradient(torch.cat([pairs.key, pairs.query], dim=1))
             not_negative = torch.cat([pairs.not_negative, pairs.not_negative_query], dim=2)
-            first_image = rank() * len(pairs.query)
-            losses = info_nce_over_cells(
-                pairs.query, candidates, pairs.match, not_negative, temperature.query, first_image
-            )
+            looks = None if pairs.looks is None else gather(torch.cat([pairs.looks.key, pairs.looks.query], dim=1))
+            losses = _among_cells(pairs, candidates, not_negative, looks, temperature.query)
         return mean_over_valid(losses, pairs.valid)
+
+
+def _among_cells(
+    pairs: Pairs,
+    candidates: Float[Tensor, "all_images candidates dim"],
+    not_negative: Bool[Tensor, "batch cells candidates"],
+    looks: Float[Tensor, "all_images candidates channels"] | None,
+    temperature: float,
+) -> Float[Tensor, "batch cells"]:
+    """InfoNCE among cells of the batch; with looks of the candidates, each negative with its weight."""
+    first_image = rank() * len(pairs.query)
+    if looks is None or pairs.looks is None:
+        return info_nce_over_cells(pairs.query, candidates, pairs.match, not_negative, temperature, first_image)
+    return info_nce_over_weighted_cells(
+        pairs.query, candidates, pairs.match, not_negative, pairs.looks.query, looks, temperature, first_image
+    )
 
 
 def _against_other_images(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from densecl.choices import DenseStatistics
 from densecl.model.distributed import mean_over_processes, world_size
+from densecl.model.weighted_negatives import Looks
 
 
 class Pairs(NamedTuple):
@@ -26,6 +27,7 @@ class Pairs(NamedTuple):
     not_negative: Bool[Tensor, "batch cells key_cells"]  # key vectors of the image that are not negatives
     not_negative_query: Bool[Tensor, "batch cells cells"]  # the same for the query vectors; each is one of its own
     negatives: Float[Tensor, "queue dim"] | None = None  # a queue of other images' vectors; None: those of the batch
+    looks: Looks | None = None  # weighs negatives of the batch by how much they look like the query; None: all the same
     pooled: Float[Tensor, "batch views dim"] | None = None  # a vector per view: negatives instead of the batch's cells
 
     @property
