@@ -106,7 +106,7 @@ def test_two_processes_learn_as_one(tiny, tmp_path: Path) -> None:
 def test_what_is_told(tiny, tmp_path: Path, capsys) -> None:
     pretrain(tiny(**PACE, steps=3), tmp_path / "run")
     told = capsys.readouterr().out
-    assert "the heads learn alone for 2 steps; over 2 more the backbone's rate rises to theirs" in told
+    assert "the heads learn alone until step 2; until step 4 the backbone's rate rises to theirs" in told
     assert "layer decay: the first of 5 layers learns at 0.062 of the last one's rate" in told
 
 

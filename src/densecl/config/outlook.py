@@ -41,7 +41,7 @@ def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
 def _pace(resolved: Resolved, network: Network) -> Iterator[str]:
     """Where the backbone learns later or slower than the heads."""
     if steps := resolved.freeze_backbone_steps:
-        yield f"the heads learn alone for {steps} steps; over {steps} more the backbone's rate rises to theirs"
+        yield f"the heads learn alone until step {steps}; until step {2 * steps} the backbone's rate rises to theirs"
     if resolved.layer_decay < 1:
         first = resolved.layer_decay ** (network.layers - 1)
         yield f"layer decay: the first of {network.layers} layers learns at {first:.2g} of the last one's rate"
