@@ -141,6 +141,7 @@ def test_propagation_changes_the_dense_loss_alone_and_learns(method: str) -> Non
     one, other = plain(views(0), views(1)), soft(views(0), views(1))
     assert torch.equal(one.global_loss, other.global_loss) and not torch.equal(one.dense_loss, other.dense_loss)
     other.loss.backward()
+    assert soft.propagation is not None
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in soft.propagation.parameters())
 
 
