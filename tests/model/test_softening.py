@@ -112,7 +112,7 @@ def test_negatives_that_resemble_nothing_count_in_full() -> None:
     query, key = units(2, 3, 8), units(2, 3, 8, seed=1)
     match, not_negative = torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, 3, dtype=torch.bool)
     apart = F.one_hot(torch.arange(12), 12).double().reshape(2, 2, 3, 12)  # orthogonal
-    weighted = info_nce_over_weighted_cells(query, key, match, not_negative, *apart, 0.2)
+    weighted = info_nce_over_weighted_cells(query, key, match, not_negative, apart[0], apart[1], 0.2)
     torch.testing.assert_close(weighted, info_nce_over_cells(query, key, match, not_negative, 0.2))
     same = torch.ones(2, 3, 1, dtype=torch.float64)  # all alike: no negatives are left
     assert info_nce_over_weighted_cells(query, key, match, not_negative, same, same, 0.2).abs().max() < 1e-12
