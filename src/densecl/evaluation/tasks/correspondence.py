@@ -111,8 +111,8 @@ def fixed_view_pairs(
     """Query and key views of `count` images spread over the source, fixed by `seed`.
 
     Crops, flips and colors are drawn as for training with the paper's settings, unless `photometrics` has others. If
-    the colors were left alone, cells could be matched by color, and an untrained network would look good. All views are held in memory: for RGB
-    24 image_size^2 count bytes.
+    the colors were left alone, cells could be matched by color, and an untrained network would look good. All views are
+    held in memory: for RGB 24 image_size^2 count bytes.
 
     Raises:
         UserError: an image cannot be used. Another one in its place would give other pairs on another machine.
