@@ -128,6 +128,9 @@ def present(rows: list[dict[str, str]], console: Console) -> None:
         line = []
         for judged in JUDGED:
             drawn = sorted(one for some in draws if not math.isnan(one := tau(some, measure_, judged)))
+            if not drawn:  # too few runs
+                line.append("-")
+                continue
             low, high = drawn[len(drawn) // 20], drawn[-len(drawn) // 20 - 1]
             line.append(f"{tau(rows, measure_, judged):+.2f} ({low:+.2f} to {high:+.2f})")
         table.add_row(measure_, *line)
