@@ -204,6 +204,24 @@ def test_mean_and_std_are_those_that_fit(given, pixels, start, brightness, norma
 
 
 @pytest.mark.parametrize(
+    ("given", "reliance", "jitter", "gray"),
+    [
+        ({}, None, (0.4, 0.4, 0.4, 0.1), 0.2),
+        ({"init": "imagenet"}, 0.2, (0.4, 0.4, 0.4, 0.1), 0.2),
+        ({"init": "imagenet"}, 0.44, (0.4, 0.4, 0.0, 0.0), 0.0),
+        ({"init": "imagenet", "jitter": (0.1, 0.1, 0.1, 0.1)}, 0.44, (0.1, 0.1, 0.1, 0.1), 0.0),
+        ({"init": "imagenet", "grayscale_probability": 0.5}, 0.44, (0.4, 0.4, 0.0, 0.0), 0.5),
+        ({"init": "imagenet", "recipe": "paper"}, None, (0.4, 0.4, 0.4, 0.1), 0.2),
+    ],
+)
+def test_colors_stay_where_the_starting_weights_need_them(given, reliance, jitter, gray) -> None:
+    made, reasons, _ = resolved(facts(reliance_on_color=reliance), **given)
+    assert (made.jitter, made.grayscale_probability) == (jitter, gray)
+    because = "--jitter 0.4 0.4 0 0 (in gray, the starting weights lose 44% of what tells cells apart)"
+    assert (because in reasons) == (reliance == 0.44 and "jitter" not in given)
+
+
+@pytest.mark.parametrize(
     ("given", "frozen", "said"),
     [
         ({}, False, False),

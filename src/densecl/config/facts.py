@@ -120,4 +120,5 @@ class Facts:
     methods: Mapping[str, Traits]
     start: Normalization | None = None  # that the starting weights expect
     whose_start: str = ""  # who says so
+    reliance_on_color: float | None = None  # of the starting weights, 0 to 1; None: not measured
     teacher: Teacher | None = None

@@ -22,6 +22,9 @@ from densecl.normalization import IMAGENET
 #: Whoever gives one of these wants keys from a momentum encoder.
 OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 
+#: What decides whether the starting weights rely on the images' colors.
+OF_COLORS = ("data", "tile", "channels", "init", "backbone", "output_stride", "image_size")
+
 
 class Choice(NamedTuple):
     """What a rule has chosen for its settings."""
@@ -160,6 +163,26 @@ def _brightness(chosen: Grounds, facts: Facts) -> Choice:
         because = f"the values of an image lie {pixels.offset:.3g} of their standard deviations from 0"
         return Choice({"brightness": "shift"}, because)
     return Choice({"brightness": "scale"})
+
+
+def _colors_tell(facts: Facts) -> bool:
+    """Whether colors say what things are, as far as the starting weights know."""
+    return facts.reliance_on_color is not None and facts.reliance_on_color > automatic.COLORS_TELL
+
+
+@rule("jitter", rests_on=OF_COLORS)
+def _jitter(chosen: Grounds, facts: Facts) -> Choice:
+    if not _colors_tell(facts):
+        return Choice({"jitter": automatic.COLOR_JITTER})
+    because = f"in gray, the starting weights lose {facts.reliance_on_color:.0%} of what tells cells apart"
+    return Choice({"jitter": automatic.KEPT_COLORS}, because)
+
+
+@rule("grayscale_probability", rests_on=OF_COLORS)
+def _grayscale_probability(chosen: Grounds, facts: Facts) -> Choice:
+    if not _colors_tell(facts):
+        return Choice({"grayscale_probability": automatic.GRAYSCALE})
+    return Choice({"grayscale_probability": 0.0}, "for the same reason")
 
 
 @rule("mean", "std", rests_on=("data", "channels", "brightness", "init", "backbone"))
