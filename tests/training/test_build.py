@@ -96,6 +96,27 @@ def test_mean_and_deviation_are_those_of_the_starting_weights(tiny, tmp_path, se
     assert [line for line in reasons if "--mean" in line] == ([reason] if reason else [])
 
 
+@pytest.mark.parametrize(
+    ("settings", "looks"),
+    [
+        ({}, True),
+        ({"init": None}, False),
+        ({"jitter": (0, 0, 0, 0)}, True),
+        ({"jitter": (0, 0, 0, 0), "grayscale_probability": 0.5}, False),
+        ({"channels": 1}, False),
+    ],
+)
+def test_whether_the_start_needs_colors_is_looked_at_where_a_rule_asks(tiny, tmp_path, monkeypatch, settings, looks):
+    looked = []
+    monkeypatch.setattr(inspect, "reliance_on_color", lambda *given: looked.append(given) or 0.5)
+    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", IMAGENET)
+    made, _ = build(tiny(**{"init": str(tmp_path), **settings}), None, None, None)
+    assert [given[2:] for given in looked] == ([(IMAGENET, 128)] if looks else [])
+    assert (made.recipe.jitter == (0.4, 0.4, 0, 0)) == (looks and "jitter" not in settings)
+    build(made.recipe, None, None, None)
+    assert len(looked) == looks  # what was resolved is not looked at again
+
+
 def test_other_channels_than_the_starting_weights_are_measured(tiny, tmp_path):
     start = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", start)
