@@ -8,6 +8,7 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from densecl.config.compose import make_recipe
+from densecl.config.facts import Reliance
 from densecl.errors import UserError
 from densecl.model import create_backbone, save_backbone
 from densecl.normalization import IMAGENET, Normalization
@@ -106,9 +107,11 @@ def test_mean_and_deviation_are_those_of_the_starting_weights(tiny, tmp_path, se
         ({"channels": 1}, False),
     ],
 )
-def test_whether_the_start_needs_colors_is_looked_at_where_a_rule_asks(tiny, tmp_path, monkeypatch, settings, looks):
+def test_what_the_start_relies_on_is_looked_at_where_a_rule_asks(tiny, tmp_path, monkeypatch, settings, looks):
     looked = []
-    monkeypatch.setattr(inspect, "reliance_on_color", lambda *given: looked.append(given) or 0.5)
+    monkeypatch.setattr(
+        inspect, "measure_reliance", lambda *given: looked.append(given) or Reliance(color=0.5, light=0.1)
+    )
     save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", IMAGENET)
     made, _ = build(tiny(**{"init": str(tmp_path), **settings}), None, None, None)
     assert [given[2:] for given in looked] == ([(IMAGENET, 128)] if looks else [])

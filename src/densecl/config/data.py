@@ -69,9 +69,9 @@ class DataSettings(Generic[Open]):
     jitter: tuple[float, float, float, float] | Open = setting(
         "auto",
         "Strength of the jitter of brightness, contrast, saturation and hue. auto: 0.4 0.4 0.4 0.1 [paper]; with --init"
-        " 0.4 0.4 0 0 if the starting weights need the colors of these images to tell cells apart.",
+        " 0 for light (the first two) or color (the others), if the starting weights need it to tell cells apart.",
         _JITTER,
-        before=automatic.COLOR_JITTER,
+        before=automatic.JITTER,
     )
     brightness: Brightness | Open = setting(
         "auto",
@@ -86,7 +86,7 @@ class DataSettings(Generic[Open]):
     jitter_probability: float = setting(0.8, "Fraction of views whose colors are jittered [paper].", FRACTION)
     grayscale_probability: float | Open = setting(
         "auto",
-        "Fraction of views made gray. RGB only. auto: 0.2 [paper]; with --init 0 under the same condition.",
+        "Fraction of views made gray. RGB only. auto: 0.2 [paper]; with --init 0 if colors are needed.",
         FRACTION,
         before=automatic.GRAYSCALE,
     )

@@ -22,8 +22,8 @@ from densecl.normalization import IMAGENET
 #: Whoever gives one of these wants keys from a momentum encoder.
 OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 
-#: What decides whether the starting weights rely on the images' colors.
-OF_COLORS = ("data", "tile", "channels", "init", "backbone", "output_stride", "image_size")
+#: What decides how much the starting weights rely on the light and the colors of the images.
+OF_RELIANCE = ("data", "tile", "channels", "init", "backbone", "output_stride", "image_size")
 
 
 class Choice(NamedTuple):
@@ -165,24 +165,25 @@ def _brightness(chosen: Grounds, facts: Facts) -> Choice:
     return Choice({"brightness": "scale"})
 
 
-def _colors_tell(facts: Facts) -> bool:
-    """Whether colors say what things are, as far as the starting weights know."""
-    return facts.reliance_on_color is not None and facts.reliance_on_color > automatic.COLORS_TELL
-
-
-@rule("jitter", rests_on=OF_COLORS)
+@rule("jitter", rests_on=OF_RELIANCE)
 def _jitter(chosen: Grounds, facts: Facts) -> Choice:
-    if not _colors_tell(facts):
-        return Choice({"jitter": automatic.COLOR_JITTER})
-    because = f"in gray, the starting weights lose {facts.reliance_on_color:.0%} of what tells cells apart"
-    return Choice({"jitter": automatic.KEPT_COLORS}, because)
+    brightness, contrast, saturation, hue = automatic.JITTER
+    found, lost = facts.reliance, []
+    if found is not None and found.light > automatic.TELLS:
+        brightness = contrast = 0.0
+        lost.append(f"{found.light:.0%} in another light")
+    if found is not None and found.color > automatic.TELLS:
+        saturation = hue = 0.0
+        lost.append(f"{found.color:.0%} in gray")
+    because = f"of what tells cells apart, the starting weights lose {' and '.join(lost)}" if lost else None
+    return Choice({"jitter": (brightness, contrast, saturation, hue)}, because)
 
 
-@rule("grayscale_probability", rests_on=OF_COLORS)
+@rule("grayscale_probability", rests_on=OF_RELIANCE)
 def _grayscale_probability(chosen: Grounds, facts: Facts) -> Choice:
-    if not _colors_tell(facts):
+    if facts.reliance is None or facts.reliance.color <= automatic.TELLS:
         return Choice({"grayscale_probability": automatic.GRAYSCALE})
-    return Choice({"grayscale_probability": 0.0}, "for the same reason")
+    return Choice({"grayscale_probability": 0.0}, "the same")
 
 
 @rule("mean", "std", rests_on=("data", "channels", "brightness", "init", "backbone"))

@@ -7,7 +7,7 @@ from torch import nn
 
 from densecl.images.sources import open_source
 from densecl.normalization import Normalization
-from densecl.training.colors import reliance_on_color
+from densecl.training.reliance import measure_reliance
 
 HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -45,22 +45,36 @@ def colored_blocks(kind: str) -> list[np.ndarray]:
 )
 def test_only_what_looks_at_colors_relies_on_them(kind: str, gray: bool, least: float, most: float) -> None:
     backbone = Cells(gray=gray)
-    found = reliance_on_color(backbone, open_source(colored_blocks(kind)), HALF, 32)
-    assert found is not None and least <= found <= most
+    found = measure_reliance(backbone, open_source(colored_blocks(kind)), HALF, 32)
+    assert found is not None and least <= found.color <= most
     assert backbone.training
 
 
-def test_it_is_the_distance_to_the_gray_cell_over_that_to_all_cells() -> None:
+def test_directions_of_colors_do_not_rely_on_the_light_and_brightness_does() -> None:
+    # A mean color keeps its direction in any brightness, but not in another contrast.
+    source = open_source(colored_blocks("brightness"))
+    bright = measure_reliance(Cells(gray=True), source, HALF, 32)
+    color = measure_reliance(Cells(gray=False), open_source(colored_blocks("colors")), HALF, 32)
+    assert bright is not None and color is not None
+    assert bright.light > 0.5 > 2 * color.light
+
+
+def test_it_is_the_distance_to_the_changed_cell_over_that_to_all_cells() -> None:
     image = colored_blocks("colors")[0]
     cells = torch.tensor(image[::8, ::8].reshape(16, 3) / 255.0)
     gray = (cells @ torch.tensor([0.2989, 0.587, 0.114], dtype=torch.float64))[:, None].expand(16, 3)
-    unit, gray_unit = (nn.functional.normalize(some, dim=1) for some in (cells, gray))
-    similarity = gray_unit @ unit.T
-    expected = ((1 - similarity.diagonal()).sum() / (1 - similarity.mean(dim=1)).sum()).item()
-    found = reliance_on_color(Cells(gray=False), open_source([image]), HALF, 32)
-    assert found == pytest.approx(expected, rel=0.02)
+    dark = 0.6 * cells  # the first image is darker, and flatter about its mean gray value
+    dark = 0.6 * dark + 0.4 * 0.6 * gray.mean()
+    found = measure_reliance(Cells(gray=False), open_source([image]), HALF, 32)
+    assert found is not None
+    for changed, measured in ((gray, found.color), (dark, found.light)):
+        unit, other = (nn.functional.normalize(some, dim=1) for some in (cells, changed))
+        similarity = other @ unit.T
+        expected = ((1 - similarity.diagonal()).sum() / (1 - similarity.mean(dim=1)).sum()).item()
+        assert measured == pytest.approx(expected, rel=0.02)
 
 
 def test_cells_that_are_all_the_same_say_nothing() -> None:
     plain = np.full((32, 32, 3), 128, dtype=np.uint8)
-    assert reliance_on_color(Cells(gray=True), open_source([plain]), HALF, 32) in (None, pytest.approx(0.0))
+    found = measure_reliance(Cells(gray=True), open_source([plain]), HALF, 32)
+    assert found is None or found.color < 0.01
