@@ -26,7 +26,7 @@ from densecl.errors import UserError
         ({"queue_length": 2.5}, "queue_length takes a whole number or auto or none, not '2.5'."),
         ({"image_size": True}, "image_size takes a whole number, not 'True'."),
         ({"symmetric": "yes"}, "symmetric takes true or false or auto, not 'yes'."),
-        ({"jitter": (0.4, 0.4)}, "jitter takes 4 numbers, not '0.4 0.4'."),
+        ({"jitter": (0.4, 0.4)}, "jitter takes 4 numbers or auto, not '0.4 0.4'."),
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "jitter takes brightness, contrast and saturation"),
         ({"crop_scale": (0.5, 0.2)}, "crop_scale takes a smallest and a largest fraction"),
         ({"mean": (0.5, 0.5, 0.5)}, "Give mean and std together"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from densecl.config import rules
 from densecl.config.compose import make_recipe
-from densecl.config.facts import Facts, Machine, Network, Pixels
+from densecl.config.facts import Facts, Machine, Network, Pixels, Reliance
 from densecl.config.resolve import Resolution, resolve
 from densecl.config.rules import RULES, Choice, Grounds, Rule
 from densecl.errors import UserError
@@ -201,6 +201,28 @@ def test_mean_and_std_are_those_that_fit(given, pixels, start, brightness, norma
     assert any(line.startswith("--brightness shift (") for line in reasons) == (brightness == "shift")
     narrow = pixels.get("offset", 0) > 8 and brightness == "scale"
     assert any("--brightness shift goes by its own contrast" in line for line in warnings) == narrow
+
+
+@pytest.mark.parametrize(
+    ("color", "light", "given", "jitter", "gray", "lost"),
+    [
+        (None, None, {}, (0.4, 0.4, 0.4, 0.1), 0.2, None),
+        (0.2, 0.2, {}, (0.4, 0.4, 0.4, 0.1), 0.2, None),
+        (0.44, 0.2, {}, (0.4, 0.4, 0.0, 0.0), 0.0, "44% in gray"),
+        (0.1, 0.53, {}, (0.0, 0.0, 0.4, 0.1), 0.2, "53% in another light"),
+        (0.59, 0.6, {}, (0.0, 0.0, 0.0, 0.0), 0.0, "60% in another light and 59% in gray"),
+        (0.44, 0.2, {"jitter": (0.1, 0.1, 0.1, 0.1)}, (0.1, 0.1, 0.1, 0.1), 0.0, None),
+        (0.44, 0.2, {"grayscale_probability": 0.5}, (0.4, 0.4, 0.0, 0.0), 0.5, "44% in gray"),
+        (0.44, 0.6, {"recipe": "paper"}, (0.4, 0.4, 0.4, 0.1), 0.2, None),
+    ],
+)
+def test_views_keep_what_the_starting_weights_rely_on(color, light, given, jitter, gray, lost) -> None:
+    reliance = None if color is None else Reliance(color=color, light=light)
+    made, reasons, _ = resolved(facts(reliance=reliance), init="imagenet", **given)
+    assert (made.jitter, made.grayscale_probability) == (jitter, gray)
+    said = [reason for reason in reasons if reason.startswith("--jitter")]
+    of_what = f"(of what tells cells apart, the starting weights lose {lost})"
+    assert [reason.endswith(of_what) for reason in said] == ([] if lost is None else [True])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from densecl.config.compose import make_recipe
+from densecl.config.facts import Reliance
 from densecl.errors import UserError
 from densecl.model import create_backbone, save_backbone
 from densecl.normalization import IMAGENET, Normalization
@@ -94,6 +95,29 @@ def test_mean_and_deviation_are_those_of_the_starting_weights(tiny, tmp_path, se
     assert made.recipe.mean == made.normalization.mean == mean
     assert ("mean" in made.recipe.settled) == ("mean" not in settings)
     assert [line for line in reasons if "--mean" in line] == ([reason] if reason else [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "looks"),
+    [
+        ({}, True),
+        ({"init": None}, False),
+        ({"jitter": (0, 0, 0, 0)}, True),
+        ({"jitter": (0, 0, 0, 0), "grayscale_probability": 0.5}, False),
+        ({"channels": 1}, False),
+    ],
+)
+def test_what_the_start_relies_on_is_looked_at_where_a_rule_asks(tiny, tmp_path, monkeypatch, settings, looks):
+    looked = []
+    monkeypatch.setattr(
+        inspect, "measure_reliance", lambda *given: looked.append(given) or Reliance(color=0.5, light=0.1)
+    )
+    save_backbone(create_backbone("test_resnet"), tmp_path / "backbone.safetensors", IMAGENET)
+    made, _ = build(tiny(**{"init": str(tmp_path), **settings}), None, None, None)
+    assert [given[2:] for given in looked] == ([(IMAGENET, 128)] if looks else [])
+    assert (made.recipe.jitter == (0.4, 0.4, 0, 0)) == (looks and "jitter" not in settings)
+    build(made.recipe, None, None, None)
+    assert len(looked) == looks  # what was resolved is not looked at again
 
 
 def test_other_channels_than_the_starting_weights_are_measured(tiny, tmp_path):

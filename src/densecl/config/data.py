@@ -6,6 +6,7 @@ import math
 from typing import Generic
 
 from densecl.choices import Brightness
+from densecl.config import automatic
 from densecl.config.setting import (
     AREA,
     COUNT,
@@ -65,8 +66,12 @@ class DataSettings(Generic[Open]):
         " the image.",
         VIEW_SIZE,
     )
-    jitter: tuple[float, float, float, float] = setting(
-        (0.4, 0.4, 0.4, 0.1), "Strength of the jitter of brightness, contrast, saturation and hue [paper].", _JITTER
+    jitter: tuple[float, float, float, float] | Open = setting(
+        "auto",
+        "Strength of the jitter of brightness, contrast, saturation and hue. auto: 0.4 0.4 0.4 0.1 [paper]; with --init"
+        " 0 for light (the first two) or color (the others), if the starting weights need it to tell cells apart.",
+        _JITTER,
+        before=automatic.JITTER,
     )
     brightness: Brightness | Open = setting(
         "auto",
@@ -79,7 +84,12 @@ class DataSettings(Generic[Open]):
         before="scale",
     )
     jitter_probability: float = setting(0.8, "Fraction of views whose colors are jittered [paper].", FRACTION)
-    grayscale_probability: float = setting(0.2, "Fraction of views made gray [paper]. RGB only.", FRACTION)
+    grayscale_probability: float | Open = setting(
+        "auto",
+        "Fraction of views made gray. RGB only. auto: 0.2 [paper]; with --init 0 if colors are needed.",
+        FRACTION,
+        before=automatic.GRAYSCALE,
+    )
     blur_probability: float = setting(0.5, "Fraction of views that are blurred [paper].", FRACTION)
     blur_sigma: tuple[float, float] = setting(
         (0.1, 2.0),

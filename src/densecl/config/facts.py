@@ -117,6 +117,14 @@ class Pixels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reliance:
+    """How much of what tells an image's cells apart the starting weights lose when it changes: 0 nothing, 1 all."""
+
+    color: float  # in gray
+    light: float  # with another brightness and contrast
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What `rules` choose by."""
 
@@ -127,4 +135,5 @@ class Facts:
     methods: Mapping[str, Traits]
     start: Normalization | None = None  # that the starting weights expect
     whose_start: str = ""  # who says so
+    reliance: Reliance | None = None  # of the starting weights; None: not measured
     teacher: Teacher | None = None

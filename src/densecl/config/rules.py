@@ -22,6 +22,9 @@ from densecl.normalization import IMAGENET
 #: Whoever gives one of these wants keys from a momentum encoder.
 OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
 
+#: What decides how much the starting weights rely on the light and the colors of the images.
+OF_RELIANCE = ("data", "tile", "channels", "init", "backbone", "output_stride", "image_size")
+
 
 class Choice(NamedTuple):
     """What a rule has chosen for its settings."""
@@ -160,6 +163,27 @@ def _brightness(chosen: Grounds, facts: Facts) -> Choice:
         because = f"the values of an image lie {pixels.offset:.3g} of their standard deviations from 0"
         return Choice({"brightness": "shift"}, because)
     return Choice({"brightness": "scale"})
+
+
+@rule("jitter", rests_on=OF_RELIANCE)
+def _jitter(chosen: Grounds, facts: Facts) -> Choice:
+    brightness, contrast, saturation, hue = automatic.JITTER
+    found, lost = facts.reliance, []
+    if found is not None and found.light > automatic.TELLS:
+        brightness = contrast = 0.0
+        lost.append(f"{found.light:.0%} in another light")
+    if found is not None and found.color > automatic.TELLS:
+        saturation = hue = 0.0
+        lost.append(f"{found.color:.0%} in gray")
+    because = f"of what tells cells apart, the starting weights lose {' and '.join(lost)}" if lost else None
+    return Choice({"jitter": (brightness, contrast, saturation, hue)}, because)
+
+
+@rule("grayscale_probability", rests_on=OF_RELIANCE)
+def _grayscale_probability(chosen: Grounds, facts: Facts) -> Choice:
+    if facts.reliance is None or facts.reliance.color <= automatic.TELLS:
+        return Choice({"grayscale_probability": automatic.GRAYSCALE})
+    return Choice({"grayscale_probability": 0.0}, "the same")
 
 
 @rule("mean", "std", rests_on=("data", "channels", "brightness", "init", "backbone"))

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from densecl.config.facts import Facts, Machine, Network, Pixels, Scale, Stage
+from densecl.config.facts import Facts, Machine, Network, Pixels, Reliance, Scale, Stage
 from densecl.config.rules import side_of_local_crops
 from densecl.config.settings import Settings
 from densecl.errors import UserError
@@ -23,11 +23,13 @@ from densecl.model import METHODS, Backbone, create_backbone
 from densecl.model.receptive_field import receptive_fields
 from densecl.model.weights import Start, initialize_from
 from densecl.names import shown
+from densecl.normalization import IMAGENET
 from densecl.training.checkpoints import Checkpoint, load_checkpoint
 from densecl.training.cores import available_cores
 from densecl.training.guidance import Guides, facts_of, open_guides
 from densecl.training.optimizer import layers_from_the_end
 from densecl.training.processor import fast_in_bf16
+from densecl.training.reliance import SIDE, measure_reliance
 
 
 class Found(NamedTuple):
@@ -90,6 +92,7 @@ def inspect(
         methods=METHODS,
         start=None if start is None else start.normalization,
         whose_start="" if start is None else start.whose,
+        reliance=None if start is None else _reliance(asked, source, backbone, start),
         teacher=facts_of(guides.teacher, asked, network),
     )
     return Found(source, backbone, guides, checkpoint, facts, tuple(notes))
@@ -140,6 +143,18 @@ def _pixels(asked: Settings[Any], source: ImageSource, start: Start | None) -> P
     if asked.mean == "auto" and (may_shift or not known):
         measured = measure_mean_std(source, asked.seed)
     return Pixels(offset=offset, deep=deep, measured=measured, scale=_scale(asked, source))
+
+
+def _reliance(asked: Settings[Any], source: ImageSource, backbone: Backbone, start: Start) -> Reliance | None:
+    """Measured only where a rule asks for it: it takes a moment."""
+    if asked.channels != 3 or "auto" not in (asked.jitter, asked.grayscale_probability):
+        return None
+    side = backbone.stride * round(SIDE / backbone.stride)
+    try:
+        backbone.grid_at(side)
+    except UserError:  # it takes one size alone
+        side = asked.image_size
+    return measure_reliance(backbone, source, start.normalization or IMAGENET, side)
 
 
 def _scale(asked: Settings[Any], source: ImageSource) -> Scale | None:

@@ -30,6 +30,11 @@ TASKS = {
         "how many cells find the same place in another view of the image; needs no labels",
         "--images 256 --image-size 128",
     ),
+    "structure": Row(
+        "densecl.evaluation.tasks.structure:StructureTask",
+        "how the cells of all images lie in feature space, and in how many directions; needs no labels",
+        "--images 256 --image-size 128",
+    ),
     "retrieval": Row(
         "densecl.evaluation.tasks.retrieval:RetrievalTask",
         "mIoU when each cell takes the labels of the most similar training cells; nothing is trained",

@@ -70,7 +70,7 @@ class CorrespondenceTask(Task):
 
     def open(self, context: Context) -> None:
         self.side = self.settings.square(VIEW_SIZE)
-        self.source = _images(context)
+        self.source = images_alone(context)
 
     def judge(self, weights: Weights, backbone: Backbone, seeds: Sequence[int]) -> Iterator[Result]:
         backbone.grid_at(self.side)  # raises for a size that the model does not take
@@ -90,7 +90,7 @@ class CorrespondenceTask(Task):
             yield Result(self.name, weights.name, seed, ALL, scores._asdict())
 
 
-def _images(context: Context) -> ImageSource:
+def images_alone(context: Context) -> ImageSource:
     """The images of a folder. Of a labeled folder: those to score on, whose label maps are not opened."""
     if context.settings.test_split is not None or is_labeled(context.data):
         files = open_labeled(context.data, context.settings.test_split, channels=context.channels)
@@ -105,19 +105,21 @@ def fixed_view_pairs(
     normalization: Normalization,
     count: int = 256,
     crop_scale: tuple[float, float] = (0.2, 1.0),
+    photometrics: PhotometricSettings | None = None,
     seed: int = 0,
 ) -> tuple[Views, Views]:
     """Query and key views of `count` images spread over the source, fixed by `seed`.
 
-    Crops, flips and colors are drawn as for training with the paper's settings. If the colors were left alone, cells
-    could be matched by color, and an untrained network would look good. All views are held in memory: for RGB
-    24 image_size^2 count bytes.
+    Crops, flips and colors are drawn as for training with the paper's settings, unless `photometrics` has others. If
+    the colors were left alone, cells could be matched by color, and an untrained network would look good. All views are
+    held in memory: for RGB 24 image_size^2 count bytes.
 
     Raises:
         UserError: an image cannot be used. Another one in its place would give other pairs on another machine.
     """
     channels = len(normalization.mean)
-    photometrics = PhotometricSettings.for_image_size(image_size, channels=channels)
+    if photometrics is None:
+        photometrics = PhotometricSettings.for_image_size(image_size, channels=channels)
     pairs = CropPairDataset(
         source,
         image_size=image_size,
