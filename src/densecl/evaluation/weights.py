@@ -34,6 +34,7 @@ class Weights:
         normalization: what the pixels are normalized by.
         state: the state dict of the timm model. None: random weights.
         warnings: what the user should know of a file of others, such as tensors that it lacks.
+        report: what a file of others was taken for, and how many tensors matched. Empty for other weights.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Weights:
     normalization: Normalization
     state: Mapping[str, Tensor] | None
     warnings: tuple[str, ...] = ()
+    report: str = ""
 
     @property
     def random(self) -> bool:
@@ -168,4 +170,12 @@ def _initialized(name: str, architecture: str, source: Path | str) -> Weights:
     backbone = create_backbone(architecture)
     start = initialize_from(backbone, source)
     normalization = start.normalization or IMAGENET_NORMALIZATION
-    return Weights(name, architecture, backbone.in_channels, normalization, backbone.model.state_dict(), start.warnings)
+    return Weights(
+        name,
+        architecture,
+        backbone.in_channels,
+        normalization,
+        backbone.model.state_dict(),
+        start.warnings,
+        report="" if source == IMAGENET else start.report,
+    )
