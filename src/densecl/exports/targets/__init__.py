@@ -1,0 +1,50 @@
+"""The table of targets. It loads nothing heavy, so that `densecl export --help` can show it.
+
+docs/architecture.md says how to add a target: one file and one row here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from densecl.errors import UserError, nearest
+from densecl.names import listing
+
+if TYPE_CHECKING:
+    from densecl.exports.target import Target
+
+
+class Row(NamedTuple):
+    """What the command line knows of a target before anything of it is loaded."""
+
+    home: str  # "module:class"
+    makes: str  # what it is for, in a line or two of help
+
+
+TARGETS = {
+    "timm": Row(
+        "densecl.exports.targets.timm:TimmTarget",
+        "for timm.create_model, with features_only too; transformers' TimmWrapper reads the same folder",
+    ),
+}
+
+#: Libraries that people ask for and that cannot take our weights, with the reason and what to take instead.
+IMPOSSIBLE = {
+    "rf-detr": "RF-DETR takes only DINOv2 with its own windowed attention, which timm has not. For another detector of"
+    " this kind take --to d-fine.",
+}
+
+
+def load(name: str) -> Target:
+    """A target of the table.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name in IMPOSSIBLE:
+        raise UserError(f"--to {name} is not possible: {IMPOSSIBLE[name]}")
+    if name not in TARGETS:
+        raise UserError(f"--to takes {listing(TARGETS)}, not '{name}'.{nearest(name, TARGETS)}")
+    module, _, kind = TARGETS[name].home.partition(":")
+    return getattr(importlib.import_module(module), kind)(name)
