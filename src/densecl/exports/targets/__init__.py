@@ -27,6 +27,28 @@ TARGETS = {
         "densecl.exports.targets.timm:TimmTarget",
         "for timm.create_model, with features_only too; transformers' TimmWrapper reads the same folder",
     ),
+    "smp": Row(
+        "densecl.exports.targets.smp:SmpTarget",
+        "the encoder of segmentation-models-pytorch: Unet, FPN, DeepLabV3+; of a ViT that of DPT",
+    ),
+    "transformers": Row(
+        "densecl.exports.targets.transformers:TransformersTarget",
+        "for AutoBackbone in its detectors and segmenters, and for AutoModel",
+    ),
+    "ultralytics": Row(
+        "densecl.exports.targets.ultralytics:UltralyticsTarget",
+        "a YAML, and a .pt that YOLO(...).train() starts from (ResNets)",
+    ),
+    "d-fine": Row("densecl.exports.targets.d_fine:DFineTarget", "the backbone of D-FINE and DEIM (ResNets)"),
+    "detectron2": Row(
+        "densecl.exports.targets.detectron2:Detectron2Target", "its names, with the configuration (ResNets)"
+    ),
+    "mmdetection": Row(
+        "densecl.exports.targets.mmdetection:MMDetectionTarget", "a checkpoint, with the configuration (ResNets)"
+    ),
+    "mmsegmentation": Row(
+        "densecl.exports.targets.mmsegmentation:MMSegmentationTarget", "a checkpoint, with the configuration (ResNets)"
+    ),
 }
 
 #: Libraries that people ask for and that cannot take our weights, with the reason and what to take instead.

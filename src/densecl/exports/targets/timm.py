@@ -105,13 +105,15 @@ def write_timm_folder(delivery: Delivery, folder: Path) -> None:
     model: Any = network.model
     own = {name: model.pretrained_cfg[name] for name in KEPT if model.pretrained_cfg.get(name) is not None}
     own["input_size"] = (delivery.channels, *own.get("input_size", (0, 224, 224))[1:])
+    settings = model_settings(
+        delivery.architecture, channels=delivery.channels, output_stride=network.output_stride
+    )
     configuration = {
         "architecture": delivery.architecture,
         "num_classes": 0,
         "num_features": model.num_features,
-        "model_args": model_settings(
-            delivery.architecture, channels=delivery.channels, output_stride=network.output_stride
-        ),
+        # num_classes stands above; transformers would pass it twice
+        "model_args": {name: value for name, value in settings.items() if name != "num_classes"},
         "pretrained_cfg": {
             **own,
             "tag": "densecl",
