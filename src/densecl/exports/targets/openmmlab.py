@@ -54,11 +54,18 @@ class OpenMMLabTarget(Target):
         except AssertionError as error:  # it refuses the mmcv that is there
             raise ImportError(str(error)) from error
         from mmengine.config import Config
+        from mmengine.logging import MMLogger
 
         models = importlib.import_module(f"{self.library}.registry").MODELS
         settings = Config.fromfile(str(folder / "config.py"))
         body: Any = models.build(settings.model.backbone)
-        body.init_weights()
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel("ERROR")  # else it tells of each tensor, and heeds no logging.disable
+        try:
+            body.init_weights()
+        finally:
+            logger.setLevel(level)
         body.eval()
         yield Loaded("init_cfg", body.state_dict(), lambda pixels: list(body(pixels)), layers_of(delivery.network))
 

@@ -63,7 +63,9 @@ model = AutoModel.from_pretrained("FOLDER")
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
         from transformers import AutoBackbone, AutoModel, TimmBackboneConfig
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         network, model = delivery.network, delivery.network.model
         settings: Any = {"num_channels": delivery.channels}
         if (count := _maps_of_features_only(delivery)) is not None:
