@@ -80,7 +80,7 @@ def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
-    assert listed == ["pretrain", "evaluate", "demo"]
+    assert listed == ["pretrain", "evaluate", "export", "demo"]
 
 
 @pytest.mark.parametrize(

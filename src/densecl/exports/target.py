@@ -31,6 +31,7 @@ class Loaded(NamedTuple):
         complete: each tensor of ours must be there. False: this way leaves some out, such as a last norm.
         rounded: the type that the library keeps weights in.
         tolerance: largest difference of the maps that is only rounding, as a fraction of their largest value.
+        size: (height, width) of the image to compare on, if no other is taken.
     """
 
     way: str
@@ -40,6 +41,7 @@ class Loaded(NamedTuple):
     complete: bool = True
     rounded: torch.dtype = torch.float32
     tolerance: float = 1e-4
+    size: tuple[int, int] | None = None
 
 
 class Target(ABC):
@@ -95,7 +97,10 @@ class Target(ABC):
         Only called where the library is installed. Import it here, not at the top of the file.
         """
 
-    def stored(self, delivery: Delivery, folder: Path) -> dict[str, Tensor]:
-        """The tensors in the file that was written, under the library's names. Nothing is unpickled."""
+    def stored(self, delivery: Delivery, folder: Path) -> dict[str, Tensor] | None:
+        """The tensors in the file that was written, under the library's names. None if it has them not by name.
+
+        Nothing is unpickled.
+        """
         found = read_tensors(folder / self.weights).tensors
         return {name: one.read() for name, one in found.items()}

@@ -27,6 +27,25 @@ TARGETS = {
         "densecl.exports.targets.timm:TimmTarget",
         "for timm.create_model, with features_only too; transformers' TimmWrapper reads the same folder",
     ),
+    "huggingface": Row(
+        "densecl.exports.targets.huggingface:HuggingFaceTarget",
+        "the same with a model card, ready for 'hf upload'",
+    ),
+    "torchvision": Row(
+        "densecl.exports.targets.torchvision:TorchvisionTarget",
+        "the state dict of a ResNet of torchvision's",
+    ),
+    "torchvision-detection": Row(
+        "densecl.exports.targets.torchvision_detection:TorchvisionDetectionTarget",
+        "a ResNet as the body of torchvision's Faster R-CNN, Mask R-CNN and RetinaNet, with a feature pyramid",
+    ),
+    "onnx": Row(
+        "densecl.exports.targets.onnx:OnnxTarget",
+        "one file that gives the feature maps without torch, for any batch and size; needs densecl[onnx]",
+    ),
+    "torch-export": Row(
+        "densecl.exports.targets.torch_export:TorchExportTarget",
+        "one .pt2 file that gives the feature maps without our code or timm's, for any batch and size",
     "smp": Row(
         "densecl.exports.targets.smp:SmpTarget",
         "the encoder of segmentation-models-pytorch: Unet, FPN, DeepLabV3+; of a ViT that of DPT",

@@ -61,15 +61,7 @@ def save_backbone(
     The same weights give the same bytes. The file is written beside its place and moved into it.
     """
     path = Path(path)
-    metadata = {
-        "format": "pt",
-        "architecture": backbone.name,
-        "in_channels": json.dumps(backbone.in_channels),
-        "output_stride": json.dumps(backbone.output_stride),
-        "mean": json.dumps(list(normalization.mean)),
-        "std": json.dumps(list(normalization.std)),
-        **origin,
-    }
+    metadata = {"format": "pt", **described(backbone, normalization, origin)}
     # Clones, because safetensors refuses tensors that share memory, and tied weights do.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -79,6 +71,20 @@ def save_backbone(
     with replacing(path) as file:
         file.write(header)
         file.write(values)
+
+
+def described(
+    backbone: Backbone, normalization: Normalization, origin: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """What is needed to use a backbone, and where it comes from, as metadata."""
+    return {
+        "architecture": backbone.name,
+        "in_channels": json.dumps(backbone.in_channels),
+        "output_stride": json.dumps(backbone.output_stride),
+        "mean": json.dumps(list(normalization.mean)),
+        "std": json.dumps(list(normalization.std)),
+        **origin,
+    }
 
 
 def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
