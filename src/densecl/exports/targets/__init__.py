@@ -46,6 +46,7 @@ TARGETS = {
     "torch-export": Row(
         "densecl.exports.targets.torch_export:TorchExportTarget",
         "one .pt2 file that gives the feature maps without our code or timm's, for any batch and size",
+    ),
     "smp": Row(
         "densecl.exports.targets.smp:SmpTarget",
         "the encoder of segmentation-models-pytorch: Unet, FPN, DeepLabV3+; of a ViT that of DPT",
