@@ -40,8 +40,9 @@ class DFineTarget(Target):
         with replacing(folder / "backbone.yml") as file:
             file.write(
                 f"""\
-# {delivery.architecture} from densecl for D-FINE and DEIM. Name this file last in the __include__ of your configuration.
-# Set the path of the weights. pretrained: True is what makes timm read them.
+# {delivery.architecture} from densecl for D-FINE and DEIM.
+# Name this file last in the __include__ of your configuration, and set the path of the weights.
+# pretrained: True is what makes timm read them.
 DFINE:
   backbone:
     type: TimmModel

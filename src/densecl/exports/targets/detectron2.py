@@ -65,8 +65,8 @@ python tools/train_net.py --config-file FOLDER/config.yaml MODEL.WEIGHTS FOLDER/
     DATASETS.TRAIN "('yours_train',)" DATASETS.TEST "('yours_test',)" MODEL.ROI_HEADS.NUM_CLASSES 10
 ```
 
-`config.yaml` is a Faster R-CNN with a feature pyramid. For another detector keep its sections `PIXEL_MEAN`, `PIXEL_STD`,
-`BACKBONE`, `RESNETS` and `INPUT`.
+`config.yaml` is a Faster R-CNN with a feature pyramid. For another detector keep its sections `PIXEL_MEAN`,
+`PIXEL_STD`, `BACKBONE`, `RESNETS` and `INPUT`.
 """
 
     def mistakes(self, delivery: Delivery) -> list[str]:

@@ -17,8 +17,8 @@ class MMDetectionTarget(OpenMMLabTarget):
 
     def configuration(self, delivery: Delivery) -> str:
         return f"""\
-# {delivery.architecture} from densecl in a Faster R-CNN of mmdetection 3. Any other detector that stands on a ResNet takes the same
-# data_preprocessor, backbone and in_channels.
+# {delivery.architecture} from densecl in a Faster R-CNN of mmdetection 3.
+# Any other detector that stands on a ResNet takes the same data_preprocessor, backbone and in_channels.
 _base_ = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
 
 model = dict(
@@ -36,6 +36,6 @@ model = dict(
 python tools/train.py FOLDER/config.py --cfg-options model.roi_head.bbox_head.num_classes=10
 ```
 
-Its `_base_` is a configuration that comes with mmdetection; put your dataset beside it as usual. The folder may be moved:
-the checkpoint is looked for beside `config.py`.
+Its `_base_` is a configuration that comes with mmdetection; put your dataset beside it as usual. The folder may be
+moved: the checkpoint is looked for beside `config.py`.
 """

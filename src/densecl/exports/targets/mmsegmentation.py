@@ -31,8 +31,8 @@ class MMSegmentationTarget(OpenMMLabTarget):
             "contract_dilation=True,  # the first block of a layer has the dilation of the layer before, as in timm",
         )
         return f"""\
-# {delivery.architecture} from densecl in a DeepLabV3+ of mmsegmentation 1. Any other segmenter that stands on a ResNet takes the same
-# data_preprocessor, backbone and in_channels.
+# {delivery.architecture} from densecl in a DeepLabV3+ of mmsegmentation 1.
+# Any other segmenter that stands on a ResNet takes the same data_preprocessor, backbone and in_channels.
 _base_ = "mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py"
 
 model = dict(

@@ -105,9 +105,7 @@ def write_timm_folder(delivery: Delivery, folder: Path) -> None:
     model: Any = network.model
     own = {name: model.pretrained_cfg[name] for name in KEPT if model.pretrained_cfg.get(name) is not None}
     own["input_size"] = (delivery.channels, *own.get("input_size", (0, 224, 224))[1:])
-    settings = model_settings(
-        delivery.architecture, channels=delivery.channels, output_stride=network.output_stride
-    )
+    settings = model_settings(delivery.architecture, channels=delivery.channels, output_stride=network.output_stride)
     configuration = {
         "architecture": delivery.architecture,
         "num_classes": 0,

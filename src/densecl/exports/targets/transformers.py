@@ -38,8 +38,8 @@ backbone = AutoBackbone.from_config(config, pretrained=True)
 maps = backbone(pixels).feature_maps
 ```
 
-In a detector such as RT-DETR, D-FINE or DETR, whose `backbone_config` is this `config`, put it in afterwards. A detector
-that is made from a configuration draws its weights, those of the backbone too:
+In a detector such as RT-DETR or D-FINE, whose `backbone_config` is this `config`, put it in afterwards. A detector that
+is made from a configuration draws its weights, those of the backbone too:
 
 ```python
 detector.model.backbone.model = backbone  # the place of RTDetrForObjectDetection and DFineForObjectDetection

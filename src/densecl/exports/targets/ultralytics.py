@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ NORMALIZES, BODY = "model.0.", "model.1.m."
 class UltralyticsTarget(Target):
     library = package = "ultralytics"
     tried = "8.4.190"
-    needs = {"ultralytics": "pip install ultralytics (its license is AGPL-3.0, or one that you buy)"}
+    needs: ClassVar = {"ultralytics": "pip install ultralytics (its license is AGPL-3.0, or one that you buy)"}
     weights = "model.pt"
     others = ("model.yaml",)
 
@@ -111,9 +111,7 @@ new.
         trained.load(opened, verbose=False)
         raw = _raw(delivery.normalization)
         for way, network in (('YOLO("model.pt")', opened), ("as its trainer makes it", trained.eval())):
-            tensors = {
-                name: one for name, one in network.state_dict().items() if name.startswith((NORMALIZES, BODY))
-            }
+            tensors = {name: one for name, one in network.state_dict().items() if name.startswith((NORMALIZES, BODY))}
             yield Loaded(way, tensors, _maps_of(network, raw), layers_of(delivery.network))
 
 
