@@ -166,6 +166,12 @@ FILES: tuple[tuple[str, str, Make, str], ...] = (
     ("a network of transformers", "resnet", lambda w: under("resnet.", renamed(w, HF_RESNET)), "resnet"),
     ("a network of transformers", "test_convnext",
      lambda w: under("convnext.", renamed(linear(w), HF_CONVNEXT)), "convnext"),
+    (
+        "a network of timm's with features_only (also smp's tu- and transformers' TimmBackbone)",
+        "test_convnext",
+        lambda w: under("encoder.model.", {re.sub(r"^(stem|stages)\.", r"\1_", name): one for name, one in w.items()}),
+        "encoder.model",
+    ),
     ("a checkpoint of DenseCL's authors", "resnet",
      lambda w: {"meta": {"epoch": 200}, "state_dict": {**under("encoder_k.0.", other(w)), **under("encoder_q.0.", w),
                                                        **under("backbone.", w), "queue2": torch.zeros(4, 8)}},
@@ -287,3 +293,9 @@ def test_detectron2s_habits_are_warned_of(weights: dict[str, State], tmp_path: P
     torch.save({"model": renamed(weights["resnet"], DETECTRON2)}, tmp_path / "x.pth")
     (warning,) = initialize_from(network("resnet"), tmp_path / "x.pth").warnings
     assert "BGR pixels of 0 to 255" in warning and "1x1" in warning
+
+
+def test_the_documentation_has_each_row() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "automatic-settings.md").read_text(encoding="utf-8")
+    for layout in LAYOUTS:
+        assert f"| {layout.name} | {layout.checked or 'no real file'} |" in text

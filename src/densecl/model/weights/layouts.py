@@ -93,6 +93,7 @@ def _of_transformers(path: str) -> str:
     path = re.sub(r"\bencoder\.stages\.(\d)\.downsampling_layer\.", r"downsample_layers.\1.", path)
     inside = re.fullmatch(r"((?:.*\.)?)encoder\.stages\.(\d)\.layers\.(\d+)\.(.*)", path)
     if inside is None:
+        path = re.sub(r"(^|\.)classifier\.(weight|bias)$", r"\1head.\2", path)
         return re.sub(r"(^|\.)layernorm\.", r"\1norm.", path)
     before, stage, block, rest = inside.groups()
     if re.match(r"layer\.\d|shortcut", rest):
@@ -119,7 +120,7 @@ def _of_torchvision(path: str) -> str:
     path = re.sub(r"(\bblocks\.\d+\.mlp)\.(?:3|linear_2)\.", r"\1.fc2.", path)
     part = re.fullmatch(r"((?:.*\.)?)features\.([0-7])\.(\d+)\.(.*)", path)
     if part is None:
-        return re.sub(r"\bclassifier\.0\.", "norm.", path)
+        return re.sub(r"\bclassifier\.2\.", "head.", re.sub(r"\bclassifier\.0\.", "norm.", path))
     before, number, block, rest = part[1], int(part[2]), part[3], part[4]
     if number % 2 == 0:
         return f"{before}downsample_layers.{number // 2}.{block}.{rest}"
@@ -129,11 +130,17 @@ def _of_torchvision(path: str) -> str:
     return f"{before}stages.{number // 2}.{block}.{rest.replace('layer_scale', 'gamma')}"
 
 
+def _of_features_only(path: str) -> str:
+    """Where timm gives a list of maps, it puts the stages of some networks side by side."""
+    return re.sub(r"\b(stem|stages|layers|blocks)_(\d+)\.", r"\1.\2.", path)
+
+
 NAMINGS = {
     "detectron2": Naming(r"\bres[2-5]\.\d+\.conv\d\.norm\.", _of_detectron2),
     "numbers": Naming(r"(^|\.)[4-7]\.\d+\.(conv|bn)\d\.", _of_numbers),
     "mmpretrain": Naming(r"\bffn\.layers\.\d|\bdepthwise_conv\.", _of_mmpretrain),
     "transformers": Naming(r"\bencoder\.stages\.\d\.layers\.\d", _of_transformers),
+    "features_only": Naming(r"\b(?:stages|layers|blocks)_\d+\.", _of_features_only),
     "torchvision": Naming(r"\bencoder_layer_\d+\.self_attention\.|\bfeatures\.1\.0\.block\.\d\.", _of_torchvision),
 }
 
@@ -152,7 +159,8 @@ LAYOUTS = (
         "Ultralytics' TorchVision layer",
         place=r"(?:.*\.)?model\.\d+\.m\.",
         naming="numbers",
-        warning="Ultralytics trains on pixels of 0 to 1 as they are: --mean 0 0 0 --std 1 1 1",
+        warning="Ultralytics trains on pixels of 0 to 1 as they are (--mean 0 0 0 --std 1 1 1), and with an eps of 0.001"
+        " in batch norm, which changes the features a little",
         checked="a .pt of Ultralytics 8.4",
     ),
     Layout(
@@ -170,6 +178,11 @@ LAYOUTS = (
     ),
     Layout("a network of transformers", naming="transformers", checked="the networks of transformers 5.24"),
     Layout("a network of torchvision, with its names", naming="torchvision", checked="the networks of torchvision"),
+    Layout(
+        "a network of timm's with features_only (also smp's tu- and transformers' TimmBackbone)",
+        naming="features_only",
+        checked="timm",
+    ),
     # --- whose names are timm's: known by what stands before them, or beside them -----------------
     Layout(
         "a checkpoint of DenseCL's authors", place=r"(?:.*\.)?(?:encoder_[qk]\.0|backbone)\.", beside=r"(?:^|\.)queue2$"
@@ -178,7 +191,7 @@ LAYOUTS = (
         "a checkpoint of OpenMMLab (mmselfsup, mmpretrain, mmdetection, mmsegmentation)",
         place=r"state_dict\.(?:backbone|encoder_[qk]\.0|target_net\.0|online_net\.0|encoder_k\.module\.0)\.",
         beside=r"^(?:meta|message_hub)$",
-        checked="a checkpoint of mmengine 0.10",
+        checked="the ResNet of mmpretrain 1.2",
     ),
     Layout("MoCo v3's checkpoint", place=r"(?:.*\.)?(?:base|momentum)_encoder\."),
     Layout("MoCo's checkpoint", place=r"(?:.*\.)?encoder_[qk]\."),
