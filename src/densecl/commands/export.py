@@ -37,6 +37,6 @@ def _export(weights: str, to: str, out: str, **settings: Any) -> None:
     from densecl.exports.export import export
 
     exported = export(weights, to, out, **settings)
-    for line in (*exported.notes, *(f"checked: {finding}" for finding in exported.findings)):
+    for line in (*exported.notes, *map(str, exported.findings)):
         print(printable(line))
     print(f"Done. LOAD.md in {shown(exported.path)} says how to load it.")

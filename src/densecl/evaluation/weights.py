@@ -128,7 +128,9 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
             create_backbone(architecture)  # raises for an unknown name
             in_channels = known.in_channels if known else 3
             normalization = known.normalization if known else IMAGENET_NORMALIZATION
-            found.append(Weights(name, architecture, in_channels, normalization, None))
+            found.append(
+                Weights(name, architecture, in_channels, normalization, None, provenance={"init": "random weights"})
+            )
         elif name == IMAGENET:
             found.append(_initialized(name, architecture, IMAGENET))
         else:

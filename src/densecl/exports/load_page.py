@@ -28,6 +28,8 @@ def load_page(target: Target, delivery: Delivery, checks: Sequence[str]) -> str:
     lines = [
         f"# {network.name} for {target.name}",
         "",
+        "FOLDER is the folder of this page.",
+        "",
         target.instructions(delivery).strip(),
         "",
         "## What it expects",
@@ -44,7 +46,7 @@ def load_page(target: Target, delivery: Delivery, checks: Sequence[str]) -> str:
         "",
         *(f"- {line}" for line in told(delivery.provenance)),
         *(f"- {note}" for note in delivery.notes),
-        *(f"- Checked: {check}." for check in checks),
+        *(f"- {check[0].upper()}{check[1:]}." for check in checks),
     ]
     return "\n".join(lines) + "\n"
 
@@ -56,10 +58,12 @@ def numbers(values: Sequence[float]) -> str:
 
 def _structure(delivery: Delivery) -> Iterator[str]:
     model = unwrapped(delivery.network.model)
-    stem = next(((name, one) for name, one in model.named_modules() if isinstance(one, nn.Conv2d)), None)
-    if stem is not None:
-        name, first = stem
+    convolutions = [(name, one) for name, one in model.named_modules() if isinstance(one, nn.Conv2d)]
+    if convolutions:
+        name, first = convolutions[0]
         yield f"Stem: `{name}`, {first.kernel_size[0]}x{first.kernel_size[1]} with stride {first.stride[0]}."
+    if any(name == "layer2.0.conv2" and one.stride[0] == 2 for name, one in convolutions if one.kernel_size[0] == 3):
+        yield "Blocks: the stride is in the 3x3 convolution (v1.5, as in torchvision), not in the 1x1 before it."
     yield f"The last map has a cell for {delivery.network.stride} pixels."
     if has_batch_norm(delivery):
         yield "Batch norm: to be trained, with its weights and its statistics, in all layers."

@@ -46,7 +46,14 @@ class Finding(NamedTuple):
     difference: float | None = None
     largest: float = 0.0
 
+    @property
+    def checked(self) -> bool:
+        """Whether anything could be compared."""
+        return self.matched is not None or self.difference is not None
+
     def __str__(self) -> str:
+        if not self.checked:
+            return f"not checked: {self.how}"
         parts = [] if self.matched is None else [f"{self.matched} of {self.total} tensors"]
         if self.left_out:
             more = ", ..." if len(self.left_out) > 2 else ""
@@ -54,7 +61,7 @@ class Finding(NamedTuple):
         if self.difference is not None:
             difference = f"{self.difference:.0e}" if self.difference else "0"
             parts.append(f"largest difference {difference} in values up to {self.largest:.3g}")
-        return f"{self.how}: {', '.join(parts) or 'not checked'}"
+        return f"checked: {self.how}: {', '.join(parts)}"
 
 
 def verify(target: Target, delivery: Delivery, folder: Path) -> list[Finding]:

@@ -11,10 +11,11 @@ import yaml
 
 from densecl.exports.delivery import Delivery
 from densecl.exports.load_page import numbers
-from densecl.exports.provenance import told
+from densecl.exports.provenance import LONGEST, safe, told
 from densecl.exports.target import Loaded
 from densecl.exports.targets.timm import TimmTarget, write_timm_folder
 from densecl.files import replacing
+from densecl.names import shown
 
 #: The model card.
 CARD = "README.md"
@@ -81,7 +82,7 @@ def _card(delivery: Delivery) -> str:
     pixels, network = delivery.normalization, delivery.network
     license = delivery.provenance.get("license")
     if license is not None:
-        front["license"] = license
+        front["license"] = shown(license, LONGEST)
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
@@ -106,7 +107,7 @@ def _card(delivery: Delivery) -> str:
         "",
         "To be chosen by whoever publishes it."
         if license is None
-        else f"`{license}`, that of the weights it started from.",
+        else f"{safe(license)}, that of the weights it started from.",
     ]
     if "teacher" in delivery.provenance:
         lines += ["It learned from a teacher, whose license may bind these weights, too (above)."]

@@ -58,7 +58,7 @@ class TorchvisionTarget(Target):
         save_backbone(delivery.network, folder / self.weights, delivery.normalization, delivery.provenance)
 
     def instructions(self, delivery: Delivery) -> str:
-        dilated = _dilation(delivery.network)
+        dilated = _dilation(delivery.network.stride)
         arguments = f"replace_stride_with_dilation={dilated}" if any(dilated) else ""
         return f"""
 ```python
@@ -75,7 +75,7 @@ model.fc = torch.nn.Linear({delivery.network.channels}, 10)
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
         network = delivery.network
         make = getattr(torchvision.models, delivery.architecture)
-        model = make(replace_stride_with_dilation=_dilation(network))
+        model = make(replace_stride_with_dilation=_dilation(network.stride))
         model.fc = nn.Identity()
         model.load_state_dict(load_file(folder / self.weights))
         model.eval()
@@ -100,6 +100,6 @@ def _has_bottlenecks(network: Backbone) -> bool:
     return "layer1.0.conv3.weight" in network.model.state_dict()
 
 
-def _dilation(network: Backbone) -> list[bool]:
+def _dilation(trained: int) -> list[bool]:
     """For each of the layers 2 to 4, whether it is dilated instead of having a stride."""
-    return [network.stride < stride for stride in (8, 16, 32)]
+    return [trained < stride for stride in (8, 16, 32)]
