@@ -76,7 +76,7 @@ def write_images(folder: Path) -> Path:
 
 def trained(model: Path, data: Path, runs: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The backbone of the trainer's own model just before the first step, and after the epoch."""
-    from ultralytics import YOLO
+    from ultralytics import YOLO  # pyright: ignore[reportMissingImports]
 
     seen: list[dict[str, torch.Tensor]] = []
 

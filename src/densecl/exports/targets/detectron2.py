@@ -79,9 +79,9 @@ python tools/train_net.py --config-file FOLDER/config.yaml MODEL.WEIGHTS FOLDER/
         ]
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
-        from detectron2.checkpoint import DetectionCheckpointer
-        from detectron2.config import get_cfg
-        from detectron2.modeling import build_model
+        from detectron2.checkpoint import DetectionCheckpointer  # pyright: ignore[reportMissingImports]
+        from detectron2.config import get_cfg  # pyright: ignore[reportMissingImports]
+        from detectron2.modeling import build_model  # pyright: ignore[reportMissingImports]
 
         settings: Any = get_cfg()
         settings.merge_from_file(str(folder / "config.yaml"))

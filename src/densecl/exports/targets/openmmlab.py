@@ -53,8 +53,8 @@ class OpenMMLabTarget(Target):
             importlib.import_module(f"{self.library}.models")
         except AssertionError as error:  # it refuses the mmcv that is there
             raise ImportError(str(error)) from error
-        from mmengine.config import Config
-        from mmengine.logging import MMLogger
+        from mmengine.config import Config  # pyright: ignore[reportMissingImports]
+        from mmengine.logging import MMLogger  # pyright: ignore[reportMissingImports]
 
         models = importlib.import_module(f"{self.library}.registry").MODELS
         settings = Config.fromfile(str(folder / "config.py"))

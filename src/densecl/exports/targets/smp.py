@@ -77,7 +77,7 @@ model = smp.{kind}(
         return found
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
-        import segmentation_models_pytorch as smp
+        import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]
 
         network, file = delivery.network, str(folder / self.weights)
         source: dict[str, Any] = {"in_channels": delivery.channels, "classes": 2}

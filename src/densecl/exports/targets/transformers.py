@@ -62,8 +62,8 @@ model = AutoModel.from_pretrained("FOLDER")
         ]
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
-        from transformers import AutoBackbone, AutoModel, TimmBackboneConfig
-        from transformers.utils import logging
+        from transformers import AutoBackbone, AutoModel, TimmBackboneConfig  # pyright: ignore[reportMissingImports]
+        from transformers.utils import logging  # pyright: ignore[reportMissingImports]
 
         logging.disable_progress_bar()
         network, model = delivery.network, delivery.network.model

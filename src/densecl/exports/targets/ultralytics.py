@@ -62,7 +62,7 @@ class UltralyticsTarget(Target):
         return {f"{NORMALIZES}weight": weight, f"{NORMALIZES}bias": bias, **body}
 
     def write(self, delivery: Delivery, folder: Path) -> None:
-        from ultralytics import YOLO
+        from ultralytics import YOLO  # pyright: ignore[reportMissingImports]
 
         with replacing(folder / "model.yaml") as file:
             file.write(_yaml(delivery).encode())
@@ -103,8 +103,8 @@ new.
         ]
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
-        from ultralytics import YOLO
-        from ultralytics.nn.tasks import DetectionModel
+        from ultralytics import YOLO  # pyright: ignore[reportMissingImports]
+        from ultralytics.nn.tasks import DetectionModel  # pyright: ignore[reportMissingImports]
 
         opened: Any = YOLO(str(folder / self.weights)).model.float().eval()
         trained: Any = DetectionModel(opened.yaml, nc=3, verbose=False)  # as its trainer does, for 3 classes

@@ -159,8 +159,8 @@ LAYOUTS = (
         "Ultralytics' TorchVision layer",
         place=r"(?:.*\.)?model\.\d+\.m\.",
         naming="numbers",
-        warning="Ultralytics trains on pixels of 0 to 1 as they are (--mean 0 0 0 --std 1 1 1), and with an eps of 0.001"
-        " in batch norm, which changes the features a little",
+        warning="Ultralytics trains on pixels of 0 to 1 as they are (--mean 0 0 0 --std 1 1 1), and with an eps of"
+        " 0.001 in batch norm, which changes the features a little",
         checked="a .pt of Ultralytics 8.4",
     ),
     Layout(
