@@ -33,7 +33,7 @@ IMAGES, SIDE = 8, 128
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backbone", default="resnet18")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

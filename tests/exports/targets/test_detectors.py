@@ -150,7 +150,7 @@ def test_d_fine_is_checked_with_the_network_that_it_makes(delivery: Delivery, tm
     backbone["pretrained_cfg_overlay"]["file"] = str(tmp_path / "model.safetensors")
     assert backbone.pop("type") == "TimmModel"
     layers = backbone.pop("return_layers")
-    model = timm.create_model(backbone.pop("name"), features_only=True, **backbone)
+    model: Any = timm.create_model(backbone.pop("name"), features_only=True, **backbone)
     assert torch.equal(model.state_dict()["conv1.weight"], delivery.state["conv1.weight"])
     assert set(layers) <= set(model.feature_info.module_name())
 

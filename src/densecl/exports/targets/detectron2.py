@@ -16,6 +16,7 @@ from densecl.exports.target import Loaded, Target
 from densecl.exports.targets.resnets import DEPTHS, channels_of, in_bytes, layers_of, resnet_refusal
 from densecl.files import replacing
 from densecl.model.backbone import Backbone
+from densecl.model.weights.tensor_files import read_tensors
 
 #: From a name of timm's to detectron2's, one after the other.
 NAMES = (
@@ -56,7 +57,9 @@ class Detectron2Target(Target):
             file.write(_configuration(delivery).encode())
 
     def stored(self, delivery: Delivery, folder: Path) -> dict[str, Tensor]:
-        return {name.removeprefix("model."): one for name, one in super().stored(delivery, folder).items()}
+        return {
+            name.removeprefix("model."): one.read() for name, one in read_tensors(folder / self.weights).tensors.items()
+        }
 
     def instructions(self, delivery: Delivery) -> str:
         return """
@@ -79,9 +82,9 @@ python tools/train_net.py --config-file FOLDER/config.yaml MODEL.WEIGHTS FOLDER/
         ]
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
-        from detectron2.checkpoint import DetectionCheckpointer  # pyright: ignore[reportMissingImports]
-        from detectron2.config import get_cfg  # pyright: ignore[reportMissingImports]
-        from detectron2.modeling import build_model  # pyright: ignore[reportMissingImports]
+        from detectron2.checkpoint import DetectionCheckpointer  # pyright: ignore
+        from detectron2.config import get_cfg  # pyright: ignore
+        from detectron2.modeling import build_model  # pyright: ignore
 
         settings: Any = get_cfg()
         settings.merge_from_file(str(folder / "config.yaml"))

@@ -14,6 +14,7 @@ from densecl.exports.target import Loaded, Target
 from densecl.exports.targets.resnets import DEPTHS, in_bytes, layers_of, resnet_refusal
 from densecl.files import replacing
 from densecl.model.backbone import Backbone
+from densecl.model.weights.tensor_files import read_tensors
 
 
 class OpenMMLabTarget(Target):
@@ -36,7 +37,10 @@ class OpenMMLabTarget(Target):
         raise NotImplementedError
 
     def stored(self, delivery: Delivery, folder: Path) -> dict[str, Any]:
-        return {name.removeprefix("state_dict."): one for name, one in super().stored(delivery, folder).items()}
+        return {
+            name.removeprefix("state_dict."): one.read()
+            for name, one in read_tensors(folder / self.weights).tensors.items()
+        }
 
     def mistakes(self, delivery: Delivery) -> list[str]:
         return [

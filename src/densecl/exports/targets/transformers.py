@@ -62,8 +62,8 @@ model = AutoModel.from_pretrained("FOLDER")
         ]
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
-        from transformers import AutoBackbone, AutoModel, TimmBackboneConfig  # pyright: ignore[reportMissingImports]
-        from transformers.utils import logging  # pyright: ignore[reportMissingImports]
+        from transformers import AutoBackbone, AutoModel, TimmBackboneConfig  # pyright: ignore
+        from transformers.utils import logging  # pyright: ignore
 
         logging.disable_progress_bar()
         network, model = delivery.network, delivery.network.model
@@ -106,6 +106,7 @@ def _maps_of_features_only(delivery: Delivery) -> int | None:
         return None
     try:
         with torch.device("meta"):
-            return len(timm.create_model(delivery.architecture, features_only=True).feature_info)
+            parts: Any = timm.create_model(delivery.architecture, features_only=True)
+            return len(parts.feature_info)
     except Exception:  # a few architectures have it not, and raise what they like
         return None

@@ -23,6 +23,7 @@ from densecl.exports.target import Loaded, Target
 from densecl.exports.targets.resnets import channels_of, layers_of, resnet_refusal
 from densecl.files import replacing
 from densecl.model.backbone import Backbone
+from densecl.model.weights.tensor_files import read_tensors
 from densecl.normalization import Normalization
 
 #: Ultralytics gives it to every batch norm of a model that it makes.
@@ -62,7 +63,7 @@ class UltralyticsTarget(Target):
         return {f"{NORMALIZES}weight": weight, f"{NORMALIZES}bias": bias, **body}
 
     def write(self, delivery: Delivery, folder: Path) -> None:
-        from ultralytics import YOLO  # pyright: ignore[reportMissingImports]
+        from ultralytics import YOLO  # pyright: ignore
 
         with replacing(folder / "model.yaml") as file:
             file.write(_yaml(delivery).encode())
@@ -75,9 +76,9 @@ class UltralyticsTarget(Target):
             torch.save({"epoch": -1, "model": network, "ema": None, "train_args": {"task": "detect"}}, file)
 
     def stored(self, delivery: Delivery, folder: Path) -> dict[str, Tensor]:
-        found = super().stored(delivery, folder)
-        ours = {name.removeprefix("model."): one for name, one in found.items()}
-        return {name: one for name, one in ours.items() if name.startswith((NORMALIZES, BODY))}
+        found = read_tensors(folder / self.weights).tensors
+        named = {name.removeprefix("model."): one for name, one in found.items()}
+        return {name: one.read() for name, one in named.items() if name.startswith((NORMALIZES, BODY))}
 
     def instructions(self, delivery: Delivery) -> str:
         return """
@@ -103,8 +104,8 @@ new.
         ]
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
-        from ultralytics import YOLO  # pyright: ignore[reportMissingImports]
-        from ultralytics.nn.tasks import DetectionModel  # pyright: ignore[reportMissingImports]
+        from ultralytics import YOLO  # pyright: ignore
+        from ultralytics.nn.tasks import DetectionModel  # pyright: ignore
 
         opened: Any = YOLO(str(folder / self.weights)).model.float().eval()
         trained: Any = DetectionModel(opened.yaml, nc=3, verbose=False)  # as its trainer does, for 3 classes
