@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from densecl.api import pretrain
     from densecl.config.recipe import Recipe
     from densecl.evaluation.compare import evaluate
+    from densecl.exports.export import export
     from densecl.model.backbone import create_backbone
     from densecl.model.densecl import DenseCL
     from densecl.model.weights import load_backbone
 
-__all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "evaluate", "load_backbone", "pretrain"]
+__all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "evaluate", "export", "load_backbone", "pretrain"]
 
 _HOMES = {
     "DenseCL": "densecl.model.densecl",
     "Recipe": "densecl.config.recipe",
     "create_backbone": "densecl.model.backbone",
     "evaluate": "densecl.evaluation.compare",
+    "export": "densecl.exports.export",
     "load_backbone": "densecl.model.weights",
     "pretrain": "densecl.api",
 }

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from densecl.commands.demo import add_demo
 from densecl.commands.evaluate import add_evaluate
+from densecl.commands.export import add_export
 from densecl.commands.help import HelpInLines
 from densecl.commands.pretrain import add_pretrain
 from densecl.errors import SharedError, UserError, nearest
@@ -113,6 +114,7 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_pretrain(commands)
     add_evaluate(commands)
+    add_export(commands)
     add_demo(commands)
 
     command = arguments[0] if arguments else None

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,40 @@ def replacing(path: Path, *, beside: Path | None = None, durable: bool = True) -
     finally:
         with contextlib.suppress(OSError):  # it would hide the first error
             beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder beside `path` to be filled, and moves it to `path` once that is done. After an error it is gone.
+
+    Args:
+        path: where the folder belongs. Nothing may be there but an empty folder.
+
+    Raises:
+        OSError: it cannot be made, or something is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent))
+    try:
+        yield beside
+        beside.chmod(0o777 & ~_umask())  # a temporary folder is for its owner alone
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir()
+        try:
+            os.rename(beside, path)
+        except OSError as error:
+            if error.errno not in NO_MOVE:
+                raise
+            shutil.copytree(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _umask() -> int:
+    """Permissions that the user takes away from new files. The system tells it only while it is set."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def append(path: Path, content: bytes) -> None:

@@ -183,6 +183,7 @@ def test_the_backbone_of_a_torchvision_detector(tmp_path: Path) -> None:
     torch.save(detector.state_dict(), tmp_path / "coco.pth")
     (weights,) = open_weights([tmp_path / "coco.pth"], "resnet18")
     assert weights.state is not None and weights.warnings == ()
+    assert "taken for: a torchvision detector, the weights under 'backbone.body'" in weights.report
     body = detector.backbone.body.state_dict()
     assert body and all(torch.equal(weights.state[name], tensor) for name, tensor in body.items())
     assert weights.normalization.mean[0] == 0.485

@@ -69,8 +69,8 @@ def evaluate(
     _check_channels(contestants)
     progress = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     for contestant in contestants:
-        for warning in contestant.warnings:
-            progress.print(f"{shown(contestant.name)}: {warning}")
+        for note in filter(None, (contestant.report, *contestant.warnings)):
+            progress.print(f"{shown(contestant.name)}: {note}")
     context = Context(Path(data), chosen, contestants, progress.print)
     # All data is opened before any of it is used, so that a mistake there is told at once.
     tasks = [kind(name, context) for name, kind in kinds.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
@@ -34,6 +34,9 @@ class Weights:
         normalization: what the pixels are normalized by.
         state: the state dict of the timm model. None: random weights.
         warnings: what the user should know of a file of others, such as tensors that it lacks.
+        report: what a file of others was taken for, and how many tensors matched. Empty for other weights.
+        output_stride: that the network was trained at, if it was asked for.
+        provenance: where the weights come from (`model.weights.result.PROVENANCE`), as far as the file says it.
     """
 
     name: str
@@ -42,6 +45,9 @@ class Weights:
     normalization: Normalization
     state: Mapping[str, Tensor] | None
     warnings: tuple[str, ...] = ()
+    report: str = ""
+    output_stride: int | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def random(self) -> bool:
@@ -122,7 +128,9 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
             create_backbone(architecture)  # raises for an unknown name
             in_channels = known.in_channels if known else 3
             normalization = known.normalization if known else IMAGENET_NORMALIZATION
-            found.append(Weights(name, architecture, in_channels, normalization, None))
+            found.append(
+                Weights(name, architecture, in_channels, normalization, None, provenance={"init": "random weights"})
+            )
         elif name == IMAGENET:
             found.append(_initialized(name, architecture, IMAGENET))
         else:
@@ -160,12 +168,38 @@ def _is_ours(name: str) -> bool:
 
 
 def _load(name: str) -> Weights:
-    backbone, normalization = load_backbone(Path(name).expanduser())
-    return Weights(name, backbone.name, backbone.in_channels, normalization, backbone.model.state_dict())
+    path = Path(name).expanduser()
+    backbone, normalization = load_backbone(path)
+    metadata = read_metadata(weights_file(path))
+    return Weights(
+        name,
+        backbone.name,
+        backbone.in_channels,
+        normalization,
+        backbone.model.state_dict(),
+        output_stride=backbone.output_stride,
+        provenance={} if metadata is None else metadata.provenance,
+    )
 
 
 def _initialized(name: str, architecture: str, source: Path | str) -> Weights:
     backbone = create_backbone(architecture)
     start = initialize_from(backbone, source)
     normalization = start.normalization or IMAGENET_NORMALIZATION
-    return Weights(name, architecture, backbone.in_channels, normalization, backbone.model.state_dict(), start.warnings)
+    provenance = {}
+    if source == IMAGENET:
+        said = getattr(backbone.model, "pretrained_cfg", {})
+        tag, license = said.get("tag"), said.get("license")
+        provenance["init"] = f"timm's {architecture.split('.')[0]}{f'.{tag}' if tag else ''}"
+        if license:
+            provenance["license"] = license
+    return Weights(
+        name,
+        architecture,
+        backbone.in_channels,
+        normalization,
+        backbone.model.state_dict(),
+        start.warnings,
+        report="" if source == IMAGENET else start.report,
+        provenance=provenance,
+    )

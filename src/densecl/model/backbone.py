@@ -181,6 +181,11 @@ class Backbone(nn.Module):
             raise UserError(f"--checkpoint-activations: {self.name} does not know how.")
         enable()
 
+    @property
+    def usual_size(self) -> int:
+        """Side of a square image that the model takes."""
+        return self._size
+
     def grid_at(self, height: int, width: int | None = None) -> tuple[int, int]:
         """Rows and columns of the feature map for an image of this size. Without a width, the image is square.
 
@@ -336,7 +341,19 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
 
 
 def create_model(name: str, *, channels: int, output_stride: int | None, pretrained: bool = False) -> nn.Module:
-    settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
+    return _create_model(name, channels, output_stride, pretrained)[0]
+
+
+def model_settings(name: str, *, channels: int, output_stride: int | None) -> dict[str, Any]:
+    """What `create_model` asks of timm besides the name: with it `timm.create_model` makes the same network."""
+    with torch.random.fork_rng(devices=[]):
+        return _create_model(name, channels, output_stride, pretrained=False)[1]
+
+
+def _create_model(
+    name: str, channels: int, output_stride: int | None, pretrained: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
     # Convolutional networks take an output stride, ViTs a dynamic image size, the Swin of older timm a size that is not
     # strict. Each refuses the settings of the others.
     attempts: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
@@ -344,10 +361,10 @@ def create_model(name: str, *, channels: int, output_stride: int | None, pretrai
         attempts.insert(0, {"output_stride": output_stride})
     for special in attempts:
         try:
-            return timm.create_model(name, **settings, **special)
+            return timm.create_model(name, pretrained=pretrained, **settings, **special), settings | special
         except (TypeError, NotImplementedError, AssertionError):
             continue
-    return timm.create_model(name, **settings)
+    return timm.create_model(name, pretrained=pretrained, **settings), settings
 
 
 def known_to_timm(name: str) -> bool:

@@ -22,8 +22,9 @@ from densecl.images.sources import ImageSource
 from densecl.model import Backbone, DenseCL, Distillation
 from densecl.normalization import Normalization
 from densecl.training.environment import settle_devices
-from densecl.training.guidance import Guides, described, make_guidance, origin
+from densecl.training.guidance import Guides, described, make_guidance
 from densecl.training.inspect import inspect
+from densecl.training.provenance import provenance
 from densecl.training.timeline import Timeline
 
 
@@ -38,7 +39,7 @@ class Parts:
     outlook: tuple[str, ...]  # lines for the user: what the network sees
     timeline: Timeline  # how long it is, and where it goes on
     optimizer_state: dict[str, Any] | None = None
-    origin: Mapping[str, str] = field(default_factory=dict)  # what the result says of its teacher
+    origin: Mapping[str, str] = field(default_factory=dict)  # what the result says of where it comes from
     follows: tuple[str, ...] = ()  # lines for the user: the frozen networks
 
 
@@ -86,7 +87,7 @@ def build(
         tuple(outlook(resolved, facts)),
         timeline,
         optimizer_state=None if checkpoint is None else checkpoint["optimizer"],
-        origin=origin(resolved, guides),
+        origin=provenance(resolved, source, guides),
         follows=tuple(described(resolved, guides)),
     )
     return parts, [*notes, *reasons, *(f"warning: {warning}" for warning in warnings)]

@@ -135,13 +135,6 @@ def make_guidance(resolved: Resolved, backbone: Backbone, guides: Guides) -> Gui
     )
 
 
-def origin(resolved: Resolved, guides: Guides) -> dict[str, str]:
-    """What the metadata of the result says of its teacher."""
-    if guides.teacher is None:
-        return {}
-    return {"teacher": guides.teacher.network.name, "teacher_license": resolved.teacher_license or "unknown"}
-
-
 def described(resolved: Resolved, guides: Guides) -> list[str]:
     """Lines for the user: which networks the run follows, and how."""
     lines = []

@@ -29,6 +29,7 @@ from densecl.training.logs import Loggers
 from densecl.training.metrics import COLUMNS, FOLLOWING, MATCH_COLUMNS, Row, in_one_line, metrics_row
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
+from densecl.training.provenance import after
 from densecl.training.rhythm import Rhythm
 from densecl.training.table import Table
 from densecl.training.timeline import Timeline
@@ -236,7 +237,7 @@ class Recorder(pl.Callback):
         result = self.out / "backbone.safetensors"
         with writing(result):
             try:
-                save_backbone(module.model.backbone, result, module.normalization, module.origin)
+                save_backbone(module.model.backbone, result, module.normalization, after(self.done, module.origin))
             finally:  # if the result cannot be written, the run can still go on from here and write it then
                 save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
         self._saved_step = self.done

@@ -31,6 +31,7 @@ from densecl.training.fit import RunResult, fit
 from densecl.training.launch import check_not_importing, launch, tell_parent
 from densecl.training.logs import threads_of_loggers_quiet
 from densecl.training.peers import Peers
+from densecl.training.provenance import after
 from densecl.training.run_folder import agree_with_past, check_free, check_space, claimed, clear
 
 
@@ -94,8 +95,9 @@ def pretrain(
             say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
             result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
             if first:  # writing it may have failed at the end of the run, and an older file lie there
+                said = after(parts.timeline.start_step, parts.origin)
                 with writing(result.backbone):
-                    save_backbone(parts.model.backbone, result.backbone, parts.normalization, parts.origin)
+                    save_backbone(parts.model.backbone, result.backbone, parts.normalization, said)
             return result
         if resolved.processes == 1 or world is not None:
             result = fit(parts, out, console if first else None, peers)

@@ -1,4 +1,4 @@
-"""Finds the tensors of a backbone in a file: by name under a prefix, by timm's translation, or by order."""
+"""Finds the tensors of a backbone in a file: by name under a prefix, by a translation of names, or by order."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import timm
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from densecl.model.backbone import Backbone
+from densecl.model.weights.layouts import in_other_names
 from densecl.model.weights.pickles import Stored
-from densecl.model.weights.tensor_files import TensorFile, is_counter
+from densecl.model.weights.tensor_files import TensorFile, is_counter, shown
 
 #: Parts of a tensor's name that come from a wrapper around the module.
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
@@ -51,6 +53,7 @@ class Fit(NamedTuple):
         tensors: by the names of the backbone's state dict; some may have another shape.
         unused: names, without the prefix, of the tensors that were left over there.
         rivals: other prefixes that fit as well.
+        naming: in whose names they were found (`layouts.NAMINGS`); empty for timm's.
     """
 
     place: str
@@ -58,6 +61,7 @@ class Fit(NamedTuple):
     tensors: dict[str, Stored]
     unused: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
+    naming: str = ""
 
     def matched(self, own: Mapping[str, Stored]) -> int:
         """How many tensors have the right shape."""
@@ -67,20 +71,19 @@ class Fit(NamedTuple):
 def best_fit(file: TensorFile, backbone: Backbone) -> Fit:
     """The tensors of a file that fit a backbone best.
 
-    Names come first, under any prefix. If they leave something open, two more ways are tried: the same tensors in the
-    same order under other names, and `timm`'s own translation of other projects' names and shapes.
+    Names come first, under any prefix: timm's, then those of other projects (`layouts`). If they leave something open,
+    two more ways are tried: `timm`'s own translation of names and shapes, and the same tensors in the same order under
+    unknown names.
     """
     own = {name: Stored.of(tensor) for name, tensor in backbone.model.state_dict().items()}
     needed = {name: stored for name, stored in own.items() if not is_counter(name)}
-    fit = _by_name(file.tensors, own)
-    if fit.matched(needed) == len(needed):
-        return fit
-    fits = [
-        fit,
-        *_in_order(file, own),
-        *_in_order(file.without_counters(), needed),
-        *_translated(file, fit, backbone, needed),
-    ]
+    fits = []
+    for naming, tensors in (("", file.tensors), *in_other_names(file.tensors)):
+        named = _by_name(tensors, own)._replace(naming=naming)
+        if named.matched(needed) == len(needed):
+            return named
+        fits += [named, *_translated(tensors, named, backbone, needed)]
+    fits += [*_in_order(file, own), *_in_order(file.without_counters(), needed)]
     return max(fits, key=lambda one: one.matched(own))
 
 
@@ -98,7 +101,11 @@ def _by_name(found: Mapping[str, Stored], own: Mapping[str, Stored]) -> Fit:
         return Fit("", "", {})
     scores = {place: (Fit(place, "", tensors).matched(own), len(tensors)) for place, tensors in matches.items()}
     best = max(matches, key=lambda place: (*scores[place], _favor(place)))
-    rivals = tuple(place for place, score in scores.items() if score == scores[best] and place != best)
+    rivals = tuple(
+        place
+        for place, score in scores.items()
+        if score == scores[best] and place != best and not _same_numbers(matches[place], matches[best])
+    )
     unused = tuple(left for path in found if (left := _relative(path, best)) is not None and left not in bare)
     return Fit(best, "", matches[best], unused, rivals)
 
@@ -130,6 +137,25 @@ def _favor(place: str) -> int:
     if "target_encoder" in place or words & FAVORED:  # the former: I-JEPA
         return 1
     return -1 if words & PASSED_OVER else 0
+
+
+def _same_numbers(some: Mapping[str, Stored], others: Mapping[str, Stored]) -> bool:
+    """Whether a network stands twice in a file, so that it does not matter which is taken. Ends at a difference."""
+    return all(name in others and torch.equal(one.read(), others[name].read()) for name, one in some.items())
+
+
+def why_not(place: str, rival: str) -> str:
+    """Why the network under `place` is taken, and not that under `rival`, which fits as well. A part of a sentence."""
+    shown_rival = f"'{shown(rival.removesuffix('.'))}'"
+    if _favor(place) == _favor(rival):
+        return f"{shown_rival} would fit as well; the first one is taken. To have the other, save it alone"
+    if _favor(rival) == -2:
+        return f"not {shown_rival}, which an optimizer keeps"
+    if "student" in re.split(r"[._]", rival.lower()):
+        return f"not {shown_rival}, because a teacher is the moving average of its student, and better"
+    if _favor(rival) == -1:
+        return f"not {shown_rival}, which only gives the targets of the training"
+    return f"not {shown_rival}, because a moving average of the weights is better"
 
 
 def _places(found: Mapping[str, Stored], least: int) -> dict[str, list[str]]:
@@ -167,16 +193,18 @@ def _kind(name: str) -> str:
     return last if last in _KINDS else "other"
 
 
-def _translated(file: TensorFile, named: Fit, backbone: Backbone, needed: Mapping[str, Stored]) -> Iterator[Fit]:
-    """What timm makes of the file for this model. It knows names of other projects and resamples embeddings."""
+def _translated(
+    found: Mapping[str, Stored], named: Fit, backbone: Backbone, needed: Mapping[str, Stored]
+) -> Iterator[Fit]:
+    """What timm makes of the tensors for this model. It knows names of other projects and resamples embeddings."""
     translate = _translation(backbone.name)
     if translate is None:
         return
-    places = _places(file.tensors, len(needed) // 2)
+    places = _places(found, len(needed) // 2)
     # Longest prefix first, because a translation expects names from their start.
     order = sorted(places, key=lambda place: (place == named.place, _favor(place), len(place)), reverse=True)
     for place in order[:MOST_TRANSLATED]:
-        state = {_relative(path, place) or path: file.tensors[path].read() for path in places[place]}
+        state = {_relative(path, place) or path: found[path].read() for path in places[place]}
         try:
             with warnings.catch_warnings(action="ignore"):  # torch's, of how timm resamples
                 state = translate(state, backbone.model)
@@ -191,7 +219,7 @@ def _translated(file: TensorFile, named: Fit, backbone: Backbone, needed: Mappin
         if place == named.place:
             counters = {name: stored for name, stored in named.tensors.items() if is_counter(name)}
             unused, rivals = named.unused, named.rivals
-        yield Fit(place, "names and shapes translated by timm", tensors | counters, unused, rivals)
+        yield Fit(place, "names and shapes translated by timm", tensors | counters, unused, rivals, named.naming)
 
 
 def _translation(architecture: str) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Any]] | None:

@@ -74,6 +74,10 @@ class Stored:
         """One in memory."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
+    def flattened(self) -> Stored:
+        """The same numbers with a single axis."""
+        return Stored((math.prod(self.shape),), self.dtype, lambda: self.read().flatten())
+
     def resembles(self, other: Stored) -> bool:
         """Whether both have the same shape, and both are of real numbers or both of whole ones."""
         return self.shape == other.shape and self.dtype.is_floating_point == other.dtype.is_floating_point

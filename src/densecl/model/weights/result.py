@@ -24,6 +24,19 @@ from densecl.normalization import Normalization
 #: Channels of an image that a file of weights may ask for.
 MOST_CHANNELS = 4096
 
+#: What the metadata may say of where the weights come from; all of it text. Files of older versions have less.
+PROVENANCE = (
+    "method",
+    "steps",
+    "images",  # how many
+    "data_fingerprint",  # of their names
+    "init",  # what the run started from
+    "teacher",
+    "teacher_license",
+    "license",
+    "densecl_version",
+)
+
 
 class Metadata(NamedTuple):
     """What a ``backbone.safetensors`` says of itself."""
@@ -32,6 +45,7 @@ class Metadata(NamedTuple):
     in_channels: int
     output_stride: int | None
     normalization: Normalization
+    provenance: Mapping[str, str] = MappingProxyType({})  # what it has of `PROVENANCE`
 
 
 def save_backbone(
@@ -42,20 +56,12 @@ def save_backbone(
 ) -> None:
     """Writes the weights under their library's own names. The metadata says what is needed to use them.
 
-    `origin` says what else the weights come from, such as a teacher, and is added to the metadata.
+    `origin` says where the weights come from, and is added to the metadata. Its names are those of `PROVENANCE`.
 
     The same weights give the same bytes. The file is written beside its place and moved into it.
     """
     path = Path(path)
-    metadata = {
-        "format": "pt",
-        "architecture": backbone.name,
-        "in_channels": json.dumps(backbone.in_channels),
-        "output_stride": json.dumps(backbone.output_stride),
-        "mean": json.dumps(list(normalization.mean)),
-        "std": json.dumps(list(normalization.std)),
-        **origin,
-    }
+    metadata = {"format": "pt", **described(backbone, normalization, origin)}
     # Clones, because safetensors refuses tensors that share memory, and tied weights do.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -65,6 +71,20 @@ def save_backbone(
     with replacing(path) as file:
         file.write(header)
         file.write(values)
+
+
+def described(
+    backbone: Backbone, normalization: Normalization, origin: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """What is needed to use a backbone, and where it comes from, as metadata."""
+    return {
+        "architecture": backbone.name,
+        "in_channels": json.dumps(backbone.in_channels),
+        "output_stride": json.dumps(backbone.output_stride),
+        "mean": json.dumps(list(normalization.mean)),
+        "std": json.dumps(list(normalization.std)),
+        **origin,
+    }
 
 
 def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
@@ -110,7 +130,8 @@ def read_metadata(path: Path | str) -> Metadata | None:
     numbers = f"{channels} finite number{'' if channels == 1 else 's'}"
     mean = value("mean", numbers, lambda values: are_numbers(values, channels))
     std = value("std", f"{numbers} above 0", lambda values: are_numbers(values, channels) and min(values) > 0)
-    return Metadata(said["architecture"], channels, stride, Normalization(tuple(mean), tuple(std)))
+    provenance = {name: said[name] for name in PROVENANCE if name in said}
+    return Metadata(said["architecture"], channels, stride, Normalization(tuple(mean), tuple(std)), provenance)
 
 
 def _is_count(value: Any) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_model, one_line
-from densecl.model.weights.fitting import Fit, adapted_to_channels, best_fit
+from densecl.model.weights.fitting import Fit, adapted_to_channels, best_fit, why_not
+from densecl.model.weights.layouts import Layout, layout_of
 from densecl.model.weights.normalization import normalization_of
 from densecl.model.weights.pickles import Stored
 from densecl.model.weights.tensor_files import TensorFile, check_finite, is_counter, read_tensors, shown, size
@@ -92,11 +93,13 @@ def initialize_from(backbone: Backbone, source: Path | str) -> Start:
     backbone.model.load_state_dict(matched, strict=False)
     adapted = [name for name, tensor in tensors.items() if tensor.shape != fit.tensors[name].shape]
     report = f"{len(matched)} of {len(total)} tensors of {backbone.name} matched in {source}"
+    layout = None
     if path is not None:
-        report += f", taken for: {_described(fit, adapted, backbone)}"
+        layout = layout_of(fit.place, fit.naming, file.tensors, file.top)
+        report += f", taken for: {_described(fit, layout, adapted, backbone)}"
     missing = tuple(name for name in total if name not in matched)
     channels = fit.tensors[adapted[0]].shape[1] if adapted else None
-    warnings = tuple(_warnings(fit, missing, total, backbone.name))
+    warnings = tuple(_warnings(fit, layout, missing, total, backbone.name))
     return Start(report, warnings, *normalization_of(backbone, path, fit), missing, channels)
 
 
@@ -121,17 +124,21 @@ def _adapted(fit: Fit, backbone: Backbone) -> dict[str, Tensor]:
     return tensors
 
 
-def _described(fit: Fit, adapted: Sequence[str], backbone: Backbone) -> str:
+def _described(fit: Fit, layout: Layout | None, adapted: Sequence[str], backbone: Backbone) -> str:
     """What a file was taken for, in words."""
-    what = f"the weights under '{shown(fit.place.removesuffix('.'))}'" if fit.place else "a plain state dict"
+    where = f"the weights under '{shown(fit.place.removesuffix('.'))}'" if fit.place else ""
+    what = ", ".join(part for part in (layout.name if layout is not None else "", where) if part)
     details = [fit.how] if fit.how else []
     details += [f"{name} adapted to images of {backbone.in_channels} channel(s)" for name in adapted]
-    if fit.rivals:
-        details.append(f"'{shown(fit.rivals[0].removesuffix('.'))}' would fit as well")
+    details += [why_not(fit.place, rival) for rival in fit.rivals[:1]]
     return what + (f" ({'; '.join(details)})" if details else "")
 
 
-def _warnings(fit: Fit, missing: Sequence[str], total: Sequence[str], architecture: str) -> Iterator[str]:
+def _warnings(
+    fit: Fit, layout: Layout | None, missing: Sequence[str], total: Sequence[str], architecture: str
+) -> Iterator[str]:
+    if layout is not None and layout.warning:
+        yield f"warning: {layout.warning}"
     if missing:
         more = ", ..." if len(missing) > 3 else ""
         names = ", ".join(missing[:3]) + more

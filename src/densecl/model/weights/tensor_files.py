@@ -21,6 +21,9 @@ from densecl.model.weights.pickles import Stored, array_tensor, read_pickled
 #: Levels of nesting that are searched, and characters of a tensor's path. Real ones stay far below.
 DEEPEST, LONGEST = 64, 1000
 
+#: Names at the top of a file that are kept. A checkpoint has ten, a state dict some hundreds.
+MOST_AT_TOP = 1000
+
 #: A .npz file may be compressed. Weights hardly shrink. Zeros do, as in a zip bomb.
 MOST_INFLATED = 20
 
@@ -43,15 +46,17 @@ class TensorFile(NamedTuple):
     Attributes:
         tensors: each under its path in the file, such as "state_dict.layer1.0.conv1.weight", in the file's order.
         ordered: whether that order is the one in which a network made them.
+        top: the names at the top of the file, also of what is no tensor, such as "epoch".
     """
 
     tensors: dict[str, Stored]
     ordered: bool
+    top: tuple[str, ...] = ()
 
     def without_counters(self) -> TensorFile:
         """The same but for what `is_counter`."""
         kept = {path: stored for path, stored in self.tensors.items() if not is_counter(path)}
-        return TensorFile(kept, self.ordered)
+        return self._replace(tensors=kept)
 
 
 def is_counter(name: str) -> bool:
@@ -130,7 +135,9 @@ def _read(path: Path) -> TensorFile:
         return TensorFile(_read_safetensors(path), ordered=False)
     if start[:2] == b"PK" and (arrays := _read_arrays(path)) is not None:
         return TensorFile(arrays, ordered=True)
-    return TensorFile(dict(_flatten(read_pickled(path))), ordered=True)
+    content = read_pickled(path)
+    top = [_text(name) for name in _plain(content)][:MOST_AT_TOP]
+    return TensorFile(dict(_flatten(content)), ordered=True, top=tuple(map(str, top)))
 
 
 def _read_safetensors(path: Path) -> dict[str, Stored]:

@@ -1,0 +1,42 @@
+"""`densecl export` on the command line. The targets come from their table."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from densecl.exports.targets import TARGETS
+from densecl.names import printable, shown
+
+
+def add_export(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "export",
+        help="hand weights over to another library, and check that they arrive",
+        description="Write weights in the form that another library loads. The output is loaded as users of that"
+        " library do, and its feature maps are compared with ours. A failed check leaves nothing.",
+        epilog="How each target is used: docs/export.md, and LOAD.md in each output.",
+        usage="densecl export WEIGHTS --to TARGET --out PATH [--backbone NAME]",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.set_defaults(run=_export)
+    parser.add_argument(
+        "weights",
+        metavar="WEIGHTS",
+        help="Run folder, backbone.safetensors, 'imagenet', 'random', a name of timm's such as resnet50.a1_in1k, or"
+        " another file of weights with --backbone.",
+    )
+    rows = "\n".join(f"{name}: {row.makes}" for name, row in TARGETS.items())
+    parser.add_argument("--to", metavar="TARGET", required=True, help=f"One of:\n{rows}".replace("%", "%%"))
+    parser.add_argument("--out", metavar="PATH", required=True, help="The folder to make. It must not be there yet.")
+    parser.add_argument("--backbone", metavar="NAME", help="Of weights that do not say it, in timm's words.")
+
+
+def _export(weights: str, to: str, out: str, **settings: Any) -> None:
+    from densecl.exports.export import export
+
+    exported = export(weights, to, out, **settings)
+    for line in (*exported.notes, *map(str, exported.findings)):
+        print(printable(line))
+    print(f"Done. LOAD.md in {shown(exported.path)} says how to load it.")

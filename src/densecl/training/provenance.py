@@ -1,0 +1,33 @@
+"""What the result of a run says of where it comes from (`model.weights.result.PROVENANCE`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from densecl.config.recipe import Resolved
+from densecl.config.teacher import distills_alone
+from densecl.images.sources import ImageSource
+from densecl.training.guidance import Guides
+from densecl.version import __version__
+
+
+def provenance(resolved: Resolved, source: ImageSource, guides: Guides) -> dict[str, str]:
+    """All but the steps, which change as the run goes on."""
+    said = {
+        "method": "distillation" if distills_alone(resolved) else resolved.method,
+        "images": str(len(source)),
+        "data_fingerprint": source.fingerprint(),
+        "densecl_version": __version__,
+    }
+    if resolved.init is not None:
+        said["init"] = Path(resolved.init).name  # its folders are nobody's business
+    if guides.teacher is not None:
+        said["teacher"] = guides.teacher.network.name
+        said["teacher_license"] = resolved.teacher_license or "unknown"
+    return said
+
+
+def after(steps: int, said: Mapping[str, str]) -> dict[str, str]:
+    """... and after how many steps."""
+    return {**said, "steps": str(steps)}
