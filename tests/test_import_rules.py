@@ -15,6 +15,7 @@ import densecl
 SOURCE = Path(densecl.__file__).parent
 PLAIN = {
     "allocator",
+    "architectures",
     "borrowed",
     "choices",
     "errors",
@@ -33,6 +34,7 @@ EVERYTHING = {
 #: Room (a folder or a file at the top) -> the rooms that it may import.
 MAY_IMPORT = {
     "allocator": set(),
+    "architectures": {"errors"},
     "borrowed": set(),
     "choices": set(),
     "errors": set(),
@@ -50,7 +52,7 @@ MAY_IMPORT = {
     "evaluation": {*PLAIN, "augment", "images", "model", "report"},
     "report": PLAIN,
     "training": {*PLAIN, "augment", "config", "images", "model"},
-    "api": {"config", "errors", "training"},
+    "api": {"architectures", "config", "errors", "names", "progress", "training"},
     "commands": EVERYTHING - {"cli"},
     "demo": EVERYTHING - {"cli", "commands"},
     "cli": EVERYTHING,

@@ -7,8 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from densecl.architectures import understood
 from densecl.config.compose import make_recipe
 from densecl.errors import UserError
+from densecl.names import shown
+from densecl.training.early import check_early
+from densecl.training.world import find_world
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,16 +64,23 @@ def pretrain(
         settings["data"] = _absolute(str(data)) if dataset is None else f"dataset:{type(dataset).__name__}"
     if backbone is not None:
         settings["backbone"] = backbone if module is None else f"module:{type(module).__name__}"
-    if resume and recorded.is_file() and config is None:
-        from densecl.training.environment import find_world
-
-        if find_world() is not None:  # a resumed run may have other processes than before
-            settings = {"devices": "auto", "nodes": "auto"} | settings
+    world = find_world()
+    if resume and recorded.is_file() and config is None and world is not None:
+        settings = {"devices": "auto", "nodes": "auto"} | settings  # it may have other processes than before
     recipe = make_recipe(layers, **settings)
     if dataset is None and recipe.data.startswith("dataset:"):
         raise UserError(f"This recipe was made in Python with a dataset ({recipe.data}): give it again as data=....")
     if module is None and recipe.backbone.startswith("module:"):
         raise UserError(f"This recipe was made in Python with a module ({recipe.backbone}): give it as backbone=....")
+
+    if world is None:  # else the processes tell it once, together
+        recipe = dataclasses.replace(recipe, backbone=understood(recipe.backbone))
+        check_early(recipe, out, resume=resume)
+        from densecl.progress import Screen
+
+        screen = Screen()
+        screen.write(f"Reading {shown(recipe.data)} ...\n")  # now, because torch takes seconds to load
+        screen.flush()
 
     from torch import nn
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,13 +24,17 @@ from densecl.names import shown
 from densecl.progress import Screen, duration
 from densecl.training.build import Parts, build
 from densecl.training.checkpoints import try_saving, writing
-from densecl.training.environment import find_world, node_rank, settle_devices
+from densecl.training.environment import settle_devices
 from densecl.training.explanations import lightning_quiet, memory_explained
 from densecl.training.fit import RunResult, fit
 from densecl.training.launch import check_not_importing, launch, tell_parent
+from densecl.training.learned import next_steps, verdict
 from densecl.training.logs import threads_of_loggers_quiet
 from densecl.training.peers import Peers
-from densecl.training.run_folder import agree_with_past, check_free, check_space, claimed, clear
+from densecl.training.run_folder import agree_with_past, check_space, claimed, clear
+from densecl.training.vacant import check_folder, check_free
+from densecl.training.voice import Voice
+from densecl.training.world import find_world, node_rank
 
 
 def pretrain(
@@ -69,8 +72,7 @@ def pretrain(
     asked = settle_devices(recipe)
     rank = node_rank(asked.nodes) if world is None else world.rank
     first = rank == 0
-    console = Console(file=Screen(), quiet=not first)  # pyright: ignore[reportArgumentType]
-    say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    voice = Voice(Console(file=Screen(), quiet=not first))  # pyright: ignore[reportArgumentType]
     with contextlib.ExitStack() as held:
         held.enter_context(lightning_quiet())
         held.enter_context(threads_of_loggers_quiet())
@@ -79,6 +81,7 @@ def pretrain(
         held.enter_context(torch.random.fork_rng(devices=used))
         peers = held.enter_context(Peers(world, seconds_in(asked.distributed_timeout), _show))
         _check_machine(asked)
+        check_folder(out)
         if first or resume:  # the others of a resumed run must come to the same settings
             asked = agree_with_past(asked, out, resume)
         with memory_explained(asked):
@@ -88,22 +91,23 @@ def pretrain(
         _check_length(parts, out)
         if first:
             reasons += _prepare(parts, out, resume, held)
+            voice.open_log(out)
         peers.first_is_done("the folder")
-        _introduce(parts, reasons, out, say)
+        _introduce(parts, reasons, out, voice.say)
         if parts.timeline.complete:
-            say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
+            voice.say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
             result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
             if first:  # writing it may have failed at the end of the run, and an older file lie there
                 with writing(result.backbone):
                     save_backbone(parts.model.backbone, result.backbone, parts.normalization, parts.origin)
             return result
         if resolved.processes == 1 or world is not None:
-            result = fit(parts, out, console if first else None, peers)
+            result = fit(parts, out, voice if first else None, peers)
         else:
             del parts  # each process makes its own
             arguments = resolved, out, resume, dataset, backbone
             result = launch(_fit_in_process, resolved.devices, *arguments, nodes=resolved.nodes, node=rank)
-    say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
+        _conclude(resolved, result, voice)
     return result
 
 
@@ -114,13 +118,16 @@ def _fit_in_process(
     _keep_memory()
     world = find_world()
     assert world is not None
-    console = Console(file=Screen()) if world.rank == 0 else None  # pyright: ignore[reportArgumentType]
+    voice = None
+    if world.rank == 0:
+        voice = Voice(Console(file=Screen()))  # pyright: ignore[reportArgumentType]
+        voice.open_log(out)
     patience = seconds_in(resolved.distributed_timeout)
     with lightning_quiet(), threads_of_loggers_quiet(), Peers(world, patience, tell_parent) as peers:
         with memory_explained(resolved):
             parts, _ = build(resolved, out if resume else None, dataset, backbone)
         with memory_explained(resolved, resumed=out if parts.timeline.start_step else None):
-            return fit(parts, out, console, peers)
+            return fit(parts, out, voice, peers)
 
 
 def _show(text: str) -> None:
@@ -185,3 +192,13 @@ def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[s
         say(f"  {reason}")
     begun = f", going on after step {timeline.start_step}" if timeline.start_step else ""
     say(f"{length} into {shown(out)}{begun}")
+
+
+def _conclude(resolved: Resolved, result: RunResult, voice: Voice) -> None:
+    """What came out, and what to do with it."""
+    voice.say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
+    found = verdict(result.out / "match_accuracy.csv", random_start=resolved.init is None)
+    if found:
+        voice.say(found)
+    for line in next_steps(resolved, result.out):
+        voice.say_to_copy(line)
