@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from densecl.commands.help import HelpInLines
 from densecl.commands.pretrain import add_pretrain
 from densecl.errors import SharedError, UserError, nearest
 from densecl.names import listing, printable, shown
+from densecl.synonyms import meant
 from densecl.training.cores import allowed_cores, available_cores
 from densecl.version import __version__
 
@@ -120,12 +122,27 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
         raise UserError(f"Give a command: {listing(commands.choices)}. See 'densecl --help'.")
     if command not in commands.choices and command not in ("-h", "--help", "--version"):
         raise UserError(f"There is no command '{command}'.{nearest(command, commands.choices)} See 'densecl --help'.")
+    if command == "pretrain":
+        _check_order(arguments[1:])
     if command in commands.choices:
         _check_flags(arguments[1:], commands.choices[command].format_help())
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise UserError(f"Unexpected argument '{unknown[0]}'. Values follow a flag, such as --data FOLDER.")
+        glob = "" if len(unknown) == 1 else " A glob needs quotes, or the shell puts the names of files in its place."
+        raise UserError(f"Unexpected argument '{unknown[0]}'. Values follow a flag, such as --data FOLDER.{glob}")
     return vars(options)
+
+
+def _check_order(words: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: the values of pretrain stand there without their flags.
+    """
+    alone = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    if not alone:
+        return
+    values = " ".join(f"{name} {shlex.quote(value)}" for name, value in zip(("--data", "--out"), alone, strict=False))
+    raise UserError(f"Say what is what: densecl pretrain {values}{'' if len(alone) > 1 else ' --out RUN'}.")
 
 
 def _check_flags(words: Sequence[str], text: str) -> None:
@@ -139,4 +156,4 @@ def _check_flags(words: Sequence[str], text: str) -> None:
         typed = word.partition("=")[0]
         is_value = " " in typed or re.fullmatch(r"-([\d.].*|inf|nan|)", typed)
         if typed.startswith("-") and typed not in ("-h", *known) and not is_value:
-            raise UserError(f"There is no flag {typed}.{nearest(typed, known)}")
+            raise UserError(f"There is no flag {typed}.{meant(typed, known)}")

@@ -6,6 +6,7 @@ import glob
 import itertools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 from urllib.request import url2pathname
@@ -62,3 +63,16 @@ def _missing(path: str) -> NoReturn:
         except OSError:
             hint = ""
     raise UserError(f"no such folder or file: {shown(path)}.{shown(hint)}")
+
+
+def check_apart(data: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: one of the paths is given twice, or lies in another one, so that its images would count twice.
+    """
+    paths = [os.path.realpath(place(each)[0]) for each in data]
+    for (one, path), (other, above) in itertools.permutations(zip(data, paths, strict=True), 2):
+        if path == above:
+            raise UserError(f"--data {shown(one)} is given twice.")
+        if path.startswith(above.rstrip(os.sep) + os.sep) and os.path.isdir(above):
+            raise UserError(f"--data {shown(one)} lies in {shown(other)}, whose images are taken anyway. Leave it out.")

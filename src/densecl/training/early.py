@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from densecl.architectures import check_backbone
 from densecl.config.settings import Settings
@@ -19,7 +20,7 @@ from densecl.training.vacant import check_folder, check_free, check_makeable
 WEIGHTS = (".safetensors", ".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
 
 
-def check_early(settings: Settings[object], out: Path, *, resume: bool) -> None:
+def check_early(settings: Settings[Any], out: Path, *, resume: bool) -> None:
     """
     Args:
         settings: of the run. Images and backbone that were given in Python are not looked at.
@@ -31,8 +32,9 @@ def check_early(settings: Settings[object], out: Path, *, resume: bool) -> None:
     """
     if not settings.backbone.startswith("module:"):
         check_backbone(settings.backbone)
-    if not settings.data.startswith("dataset:"):
-        place(settings.data)
+    if not settings.sources[0].startswith("dataset:"):
+        for each in settings.sources:
+            place(each)
     for name in ("init", "teacher"):
         source = getattr(settings, name)
         if source is not None and _is_path(source) and not Path(source).expanduser().exists():

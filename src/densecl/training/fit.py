@@ -78,7 +78,7 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
     if recipe.compile:
         parts.model.compile_encoders()
     interrupts = Interrupts(None if voice is None else functools.partial(_acknowledge, voice=voice))
-    quarantine = Quarantine(out / "quarantine.csv", len(parts.source))
+    quarantine = Quarantine(out / "quarantine.csv", len(parts.source), most=recipe.max_bad_images)
     loggers = []
     if voice is not None:
         loggers = start_loggers(recipe.loggers, out, timeline.start_step, dataclasses.asdict(recipe))

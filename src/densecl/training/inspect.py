@@ -56,7 +56,7 @@ def inspect(
     """
     backbone = _backbone(asked, module)
     source = open_source(
-        asked.data if dataset is None else dataset,
+        asked.sources if dataset is None else dataset,
         channels=asked.channels,
         tile=asked.tile,
         least_side=_least_side(asked, backbone.stride),
@@ -123,8 +123,9 @@ def _checkpoint(asked: Settings[Any], resume_from: Path | None, source: ImageSou
     checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
     if checkpoint["fingerprint"] != source.fingerprint():
         raise UserError(
-            f"--data {shown(asked.data)} holds other images ({len(source)}) than the run in {resume_from} began with"
-            f" ({checkpoint['images']}). Give the same, or start a new run with --init {resume_from}."
+            f"--data {' '.join(map(shown, asked.sources))} holds other images ({len(source)}) than the run in"
+            f" {resume_from} began with ({checkpoint['images']}). Give the same, or start a new run with"
+            f" --init {resume_from}."
         )
     return checkpoint
 

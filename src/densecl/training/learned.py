@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from densecl.config.settings import Settings
 from densecl.names import shown
@@ -55,7 +56,7 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
-def next_steps(settings: Settings[object], out: Path) -> Iterator[str]:
+def next_steps(settings: Settings[Any], out: Path) -> Iterator[str]:
     """Lines that say how to compare the result of a run, and how to load it.
 
     Args:
@@ -69,7 +70,7 @@ def next_steps(settings: Settings[object], out: Path) -> Iterator[str]:
         yield f"  module.load_state_dict(load_file({weights!r}))"
         return
     beside = "random" if settings.init is None else "imagenet" if settings.init == "imagenet" else settings.init
-    data = "FOLDER" if settings.data.startswith("dataset:") else settings.data
+    data = "FOLDER" if settings.sources[0].startswith("dataset:") else settings.sources[0]
     words = ("densecl", "evaluate", str(out), beside, "--task", "correspondence", "--data", data)
     yield f"Compare it with {'untrained weights' if beside == 'random' else 'what it began with'}:"
     yield f"  {shown(shlex.join(words), 2000)}"
@@ -78,8 +79,8 @@ def next_steps(settings: Settings[object], out: Path) -> Iterator[str]:
     yield f"  backbone, normalization = densecl.load_backbone({weights!r})"
 
 
-def command_to_resume(settings: Settings[object], out: Path) -> str:
+def command_to_resume(settings: Settings[Any], out: Path) -> str:
     """What to type to go on with a run."""
-    if settings.data.startswith("dataset:") or settings.backbone.startswith("module:"):
+    if settings.sources[0].startswith("dataset:") or settings.backbone.startswith("module:"):
         return f"the same call of densecl.pretrain and resume=True, out={str(out)!r}"
     return shown(shlex.join(("densecl", "pretrain", "--out", str(out), "--resume")), 2000)

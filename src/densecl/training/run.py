@@ -20,7 +20,7 @@ from densecl.config.setting import seconds_in
 from densecl.config.settings import Settings
 from densecl.errors import UserError
 from densecl.model import save_backbone
-from densecl.names import shown
+from densecl.names import listing, shown
 from densecl.progress import Screen, duration
 from densecl.training.build import Parts, build
 from densecl.training.checkpoints import try_saving, writing
@@ -183,7 +183,7 @@ def _prepare(parts: Parts, out: Path, resume: bool, held: contextlib.ExitStack) 
 def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
     """What the run is going to do, and why."""
     recipe, timeline = parts.recipe, parts.timeline
-    data = f"{shown(recipe.data)}: {len(parts.source)} images"
+    data = f"{listing(map(shown, recipe.sources), 'and')}: {len(parts.source)} images"
     length = f"{timeline.total_steps} steps" if timeline.time_limit is None else duration(timeline.time_limit)
     say(f"{data}, {float(timeline.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
     for line in (*parts.outlook, *parts.follows):
