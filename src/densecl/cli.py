@@ -141,8 +141,13 @@ def _check_order(words: Sequence[str]) -> None:
     alone = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     if not alone:
         return
-    values = " ".join(f"{name} {shlex.quote(value)}" for name, value in zip(("--data", "--out"), alone, strict=False))
-    raise UserError(f"Say what is what: densecl pretrain {values}{'' if len(alone) > 1 else ' --out RUN'}.")
+    data, out = alone, ["RUN"]
+    if "--data" in words:
+        data, out = [], alone
+    elif len(alone) == 2 and "--out" not in words:
+        data, out = alone[:1], alone[1:]
+    flags = [*(("--data", *data) if data else ()), *(() if "--out" in words else ("--out", *out))]
+    raise UserError(f"Say what is what: densecl pretrain {shlex.join(flags)}. See 'densecl pretrain --help'.")
 
 
 def _check_flags(words: Sequence[str], text: str) -> None:

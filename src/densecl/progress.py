@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions
 from rich.live import Live
 from rich.text import Text
 
@@ -158,7 +158,7 @@ class ProgressLine:
     numbers: tuple[str, ...] = ()
     note: str = ""
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         room = options.max_width - 1  # some terminals break a line that fills them
         count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
         words = [count]

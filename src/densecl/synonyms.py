@@ -13,6 +13,7 @@ NAMES = {
     "resume": "continue resumefrom restart",
     "backbone": "model arch architecture network net encoder modelname timmname",
     "init": "pretrained weights checkpoint ckpt initweights loadfrom startfrom pretrainedweights",
+    "freeze_norm_statistics": "freeze freezebn freezenorm",
     "image_size": "size imgsz imgsize inputsize cropsize resolution image",
     "channels": "inchans inchannels numchannels inputchannels",
     "batch_size": "bs batch batchsize trainbatchsize globalbatchsize",

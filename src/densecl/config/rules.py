@@ -56,7 +56,13 @@ class Rule(NamedTuple):
 
     def apply(self, values: Mapping[str, Any], facts: Facts) -> Choice:
         """What it chooses, given the values of all settings."""
-        return self.choose(Grounds(values, self.rests_on), facts)
+        choice = self.choose(Grounds(values, self.rests_on), facts)
+        return choice._replace(values={name: _short(value) for name, value in choice.values.items()})
+
+
+def _short(value: Any) -> Any:
+    """A number without the noise of its last digits: 0.208, not 0.20800000000000002."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 RULES: list[Rule] = []

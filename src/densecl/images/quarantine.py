@@ -64,10 +64,9 @@ class Quarantine:
                 if hopeless
                 else f"{len(self._met)} of {self.size} images cannot be used ({100 * self.most:.3g}% is the limit)"
             )
-            then = (
-                "" if hopeless else f" To go on without them: --max-bad-images {min(1.0, 4 * max(self.most, 0.05)):g}."
-            )
-            raise UserError(f"{many}: see {shown(self.path)}. The first: {shown(name)}: {shown(reason)}.{then}")
+            more = min(1.0, max(0.2, 2 * self.most))
+            then = "" if hopeless else f". To do without them: --max-bad-images {more:g}"
+            raise UserError(f"{many}: see {shown(self.path)}. The first: {shown(name)}: {shown(reason)}{then}")
 
     def _append(self) -> None:
         with lock(self._lock):

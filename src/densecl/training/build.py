@@ -25,6 +25,7 @@ from densecl.training.environment import settle_devices
 from densecl.training.guidance import Guides, described, make_guidance, origin
 from densecl.training.inspect import inspect
 from densecl.training.timeline import Timeline
+from densecl.version import __version__
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Parts:
     outlook: tuple[str, ...]  # lines for the user: what the network sees
     timeline: Timeline  # how long it is, and where it goes on
     optimizer_state: dict[str, Any] | None = None
-    origin: Mapping[str, str] = field(default_factory=dict)  # what the result says of its teacher
+    origin: Mapping[str, str] = field(default_factory=dict)  # what the result says of where it comes from
     follows: tuple[str, ...] = ()  # lines for the user: the frozen networks
 
 
@@ -86,10 +87,18 @@ def build(
         tuple(outlook(resolved, facts)),
         timeline,
         optimizer_state=None if checkpoint is None else checkpoint["optimizer"],
-        origin=origin(resolved, guides),
+        origin={**_provenance(resolved), **origin(resolved, guides)},
         follows=tuple(described(resolved, guides)),
     )
     return parts, [*notes, *reasons, *(f"warning: {warning}" for warning in warnings)]
+
+
+def _provenance(resolved: Resolved) -> dict[str, str]:
+    """What the metadata of the result says of how it was made."""
+    made = {"densecl": __version__, "image_size": str(resolved.image_size)}
+    if distills_alone(resolved):
+        return made | {"method": "distillation"}
+    return made | {"method": resolved.method, "dense_weight": f"{resolved.dense_weight:g}"}
 
 
 def make_model(resolved: Resolved, backbone: Backbone, guides: Guides) -> DenseCL | Distillation:

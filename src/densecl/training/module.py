@@ -39,7 +39,7 @@ class DenseCLModule(pl.LightningModule):
         channels_last: keep images and weights in that memory format.
         seed: together with step and process it fixes dropout and drop path.
         shift_brightness: see `augment`.
-        origin: what the result says of its teacher.
+        origin: what the result says of where it comes from.
 
     Attributes:
         step: number of the current or next step, counted over the whole run.

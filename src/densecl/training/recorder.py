@@ -127,7 +127,7 @@ class Recorder(pl.Callback):
         self.peers.first_is_done("the start")
         self._saved_at = self.timeline.now()
         self._window = Window(self.timeline.now)
-        self.stopped_by, _ = self._agree()
+        self.stopped_by = int(max(self.peers.agree([float(self.interrupts.received or 0)]))) or None
         if self.stopped_by is not None:  # during that measurement, which may have taken longer than a step
             trainer.should_stop = True
         if self._frozen_time is not None:
@@ -291,7 +291,8 @@ class Recorder(pl.Callback):
         result = self.out / "backbone.safetensors"
         with writing(result):
             try:
-                save_backbone(module.model.backbone, result, module.normalization, module.origin)
+                origin = {**module.origin, "steps": str(self.done)}
+                save_backbone(module.model.backbone, result, module.normalization, origin)
             finally:  # if the result cannot be written, the run can still go on from here and write it then
                 save_checkpoint(checkpoint, self.out / "checkpoints" / "last.ckpt")
         self._saved_step = self.done

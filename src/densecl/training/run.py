@@ -33,8 +33,10 @@ from densecl.training.logs import threads_of_loggers_quiet
 from densecl.training.peers import Peers
 from densecl.training.run_folder import agree_with_past, check_space, claimed, clear
 from densecl.training.vacant import check_folder, check_free
+from densecl.training.versions import made_with
 from densecl.training.voice import Voice
 from densecl.training.world import find_world, node_rank
+from densecl.version import __version__
 
 
 def pretrain(
@@ -74,6 +76,7 @@ def pretrain(
     first = rank == 0
     voice = Voice(Console(file=Screen(), quiet=not first))  # pyright: ignore[reportArgumentType]
     with contextlib.ExitStack() as held:
+        held.enter_context(voice.errors_logged())
         held.enter_context(lightning_quiet())
         held.enter_context(threads_of_loggers_quiet())
         # The caller's random numbers stay as they were; a GPU that was not used yet has none, and is not started here.
@@ -92,6 +95,8 @@ def pretrain(
         if first:
             reasons += _prepare(parts, out, resume, held)
             voice.open_log(out)
+            for line in made_with():
+                voice.log(line)
         peers.first_is_done("the folder")
         _introduce(parts, reasons, out, voice.say)
         if parts.timeline.complete:
@@ -99,7 +104,8 @@ def pretrain(
             result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
             if first:  # writing it may have failed at the end of the run, and an older file lie there
                 with writing(result.backbone):
-                    save_backbone(parts.model.backbone, result.backbone, parts.normalization, parts.origin)
+                    origin = {**parts.origin, "steps": str(result.steps)}
+                    save_backbone(parts.model.backbone, result.backbone, parts.normalization, origin)
             return result
         if resolved.processes == 1 or world is not None:
             result = fit(parts, out, voice if first else None, peers)
@@ -175,9 +181,16 @@ def _prepare(parts: Parts, out: Path, resume: bool, held: contextlib.ExitStack) 
             check_free(out)  # once more, now that nobody else writes here
             clear(out)
         check_space(parts.model, parts.recipe, out)
-        write_recipe(parts.recipe, out / "recipe.yaml")
+        write_recipe(parts.recipe, out / "recipe.yaml", _heading(parts))
     try_saving(out / "checkpoints" / "last.ckpt")
     return [] if locked else [f"warning: the file system of {out} has no locks; start no second run in that folder"]
+
+
+def _heading(parts: Parts) -> tuple[str, ...]:
+    """What stands first in recipe.yaml."""
+    recipe, timeline = parts.recipe, parts.timeline
+    length = f"{timeline.total_steps} steps" if timeline.total_steps else f"{recipe.time_limit} of time"
+    return (f"densecl {__version__}: {recipe.method}, {recipe.backbone} at {recipe.image_size} px, {length}.",)
 
 
 def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[str], None]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
+from densecl.errors import UserError
 from densecl.files import append
 from densecl.names import printable
 
@@ -58,6 +60,15 @@ class Voice:
         """As `say`, for a command or a path: without line breaks of ours, so that it can be copied."""
         self._print(text)
         self.log(text)
+
+    @contextlib.contextmanager
+    def errors_logged(self) -> Iterator[None]:
+        """Writes down what ends the run in this block; the terminal is told of it elsewhere."""
+        try:
+            yield
+        except Exception as error:
+            self.log(f"error: {error.args[0] if isinstance(error, UserError) else repr(error)}")
+            raise
 
     def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
