@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     # Torch's warnings from C++, such as of a connection that ends with its process, come with pages of frames.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if sys.platform == "darwin":  # what Apple's GPU lacks is then computed on the CPU
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)

@@ -301,7 +301,9 @@ def _warmup_epochs(chosen: Grounds, facts: Facts) -> Choice:
 
 @rule("precision", rests_on=())
 def _precision(chosen: Grounds, facts: Facts) -> Choice:
-    return Choice({"precision": "bf16" if facts.machine.fast_in_bf16 else "32"}, facts.machine.why_bf16)
+    machine = facts.machine
+    precision = "bf16" if machine.fast_in_bf16 else "fp16" if machine.fast_in_fp16 else "32"
+    return Choice({"precision": precision}, machine.why_bf16)
 
 
 @rule("channels_last", rests_on=("precision",))

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
 
 from densecl.augment import PhotometricSettings, draw_photometrics
@@ -26,6 +26,7 @@ from densecl.images.sampler import StepSampler
 from densecl.interrupts import Interrupts
 from densecl.model import DenseCL, Scheduled
 from densecl.training.build import Parts
+from densecl.training.device import choose_device
 from densecl.training.environment import Placed
 from densecl.training.fixed_pairs import COST, MOST_SECONDS, TIMES, FixedPairs, pairs_for
 from densecl.training.learned import command_to_resume
@@ -62,7 +63,7 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
         KeyboardInterrupt, SystemExit: see `pretrain`.
     """
     recipe, timeline, world = parts.recipe, parts.timeline, peers.world
-    on_gpu = torch.cuda.is_available()
+    device = choose_device()
     pairs = view_pairs(parts)
     trained = view_pairs(parts, single=True) if distills_alone(recipe) else pairs
     sampler = StepSampler(
@@ -97,12 +98,11 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
         peers=peers,
     )
     trainer = pl.Trainer(
-        accelerator="cuda" if on_gpu else "cpu",
+        accelerator=device,
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         strategy=DDPStrategy(gradient_as_bucket_view=True, timeout=peers.patience) if recipe.processes > 1 else "auto",
-        plugins=LightningEnvironment() if world is None else Placed(world),
-        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        plugins=[LightningEnvironment() if world is None else Placed(world), _precision(parts, device)],
         max_epochs=1,  # for Lightning the whole run is one epoch, so that workers are not started anew
         gradient_clip_val=recipe.clip_gradient,
         accumulate_grad_batches=recipe.accumulate,
@@ -115,7 +115,9 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
         enable_model_summary=False,
         default_root_dir=out,
     )
-    loader = make_loader(trained, sampler, workers=recipe.workers, pin_memory=on_gpu, read_timeout=recipe.read_timeout)
+    loader = make_loader(
+        trained, sampler, workers=recipe.workers, pin_memory=device == "cuda", read_timeout=recipe.read_timeout
+    )
     interrupts.listen()
     try:
         trainer.fit(module, loader)
@@ -201,6 +203,18 @@ def _module(parts: Parts) -> DenseCLModule:
         shift_brightness=recipe.brightness == "shift",
         origin=parts.origin,
     )
+
+
+def _precision(parts: Parts, device: str) -> Precision:
+    """Lightning's own choice would take bf16 for fp16 on a CPU."""
+    if parts.recipe.precision == "32":
+        return Precision()
+    if parts.recipe.precision == "bf16":
+        return MixedPrecision("bf16-mixed", device)
+    plugin = MixedPrecision("16-mixed", device)
+    if parts.loss_scale:
+        plugin.load_state_dict(parts.loss_scale)
+    return plugin
 
 
 def _fixed_pairs(parts: Parts, pairs: CropPairDataset, quarantine: Quarantine) -> FixedPairs:

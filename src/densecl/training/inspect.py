@@ -26,7 +26,7 @@ from densecl.names import shown
 from densecl.training.checkpoints import Checkpoint, load_checkpoint
 from densecl.training.cores import available_cores
 from densecl.training.guidance import Guides, facts_of, open_guides
-from densecl.training.processor import fast_in_bf16
+from densecl.training.processor import fast_in_bf16, fast_in_fp16
 
 
 class Found(NamedTuple):
@@ -192,4 +192,4 @@ def _stages(asked: Settings[Any], backbone: Backbone) -> tuple[Stage, ...]:
 def _machine() -> Machine:
     fast, why = fast_in_bf16()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Machine(gpus=gpus, cores=available_cores(), fast_in_bf16=fast, why_bf16=why)
+    return Machine(gpus=gpus, cores=available_cores(), fast_in_bf16=fast, why_bf16=why, fast_in_fp16=fast_in_fp16())

@@ -287,6 +287,8 @@ class Recorder(pl.Callback):
             model=module.model.state_dict(),
             optimizer=module.trainer.optimizers[0].state_dict(),
         )
+        if loss_scale := module.trainer.precision_plugin.state_dict():  # with float16
+            checkpoint["loss_scale"] = loss_scale
         # The result goes first, so that a run whose checkpoint says that it is complete has one.
         result = self.out / "backbone.safetensors"
         with writing(result):

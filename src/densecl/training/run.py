@@ -24,6 +24,7 @@ from densecl.names import listing, shown
 from densecl.progress import Screen, duration
 from densecl.training.build import Parts, build
 from densecl.training.checkpoints import try_saving, writing
+from densecl.training.device import choose_device, why_not
 from densecl.training.environment import settle_devices
 from densecl.training.explanations import lightning_quiet, memory_explained
 from densecl.training.fit import RunResult, fit
@@ -93,6 +94,7 @@ def pretrain(
         held.enter_context(memory_explained(resolved, resumed=out if parts.timeline.start_step else None))
         _check_length(parts, out)
         if first:
+            reasons += _note_on_device()
             reasons += _prepare(parts, out, resume, held)
             voice.open_log(out)
             for line in made_with():
@@ -146,9 +148,19 @@ def _keep_memory() -> None:
         keep_freed_memory()
 
 
+def _note_on_device() -> list[str]:
+    """A line where a GPU of Apple's is there, but cannot be used."""
+    if torch.cuda.is_available() or not torch.backends.mps.is_available():
+        return []
+    reason = why_not(torch.device("mps"))
+    return [] if reason is None else [f"warning: computed on the CPU, because Apple's GPU cannot do it: {reason}"]
+
+
 def _check_machine(asked: Settings[Any]) -> None:
     if asked.sync_batch_norm and not torch.cuda.is_available():
         raise UserError("--sync-batch-norm needs GPUs: torch has no synchronized batch norm on the CPU.")
+    if asked.processes > 1 and choose_device() == "mps":
+        raise UserError(f"--devices {asked.devices}: Apple's GPU is one. Leave --devices out.")
     if torch.cuda.is_available() and asked.devices > torch.cuda.device_count():
         raise UserError(
             f"--devices {asked.devices}: this process sees {torch.cuda.device_count()} GPU(s) on this machine. (A"
