@@ -31,8 +31,7 @@ def test_a_flag_of_other_tools(typed: str, setting: str) -> None:
 
 def test_every_synonym_stands_once_and_hides_no_setting() -> None:
     words = [word for others in NAMES.values() for word in others.split()] + list(ADVICE)
-    ours = {name.replace("_", "") for name in field_names()}
-    assert not {word for word in words if word in ours}
+    assert not set(words) & {*field_names()}
     settings = {*field_names(), "out", "resume"}
     pretraining = [word for name, others in NAMES.items() if name in settings for word in others.split()]
     assert len(pretraining) == len(set(pretraining))

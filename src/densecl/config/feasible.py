@@ -202,8 +202,8 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
     if machine.gpus == 0 and resolved.devices > machine.cores:
         cores = "core" if machine.cores == 1 else "cores"
         yield (
-            f"--devices {resolved.devices}: without a GPU these are processes on {machine.cores} {cores}, which wait for"
-            " each other. Take fewer"
+            f"--devices {resolved.devices}: without a GPU these are processes on {machine.cores} {cores}, which wait"
+            " for each other. Take fewer"
         )
     yield from _idle(resolved)
     yield from _idle_beside_a_teacher(resolved)
