@@ -159,7 +159,7 @@ class ProgressLine:
     note: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        room = options.max_width - 1  # some terminals break a line that fills them
+        room = options.max_width - 3  # some terminals break a line that fills them, and Ctrl-C writes ^C behind it
         count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
         words = [count]
         length = NARROW_BAR + 1 + cell_len(count)

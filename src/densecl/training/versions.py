@@ -18,7 +18,7 @@ NAMED = ("torchvision", "timm", "lightning", "numpy", "pillow")
 
 def made_with() -> Iterator[str]:
     """Lines for the log."""
-    others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in NAMED)
+    others = ", ".join(f"{name} {_version(name)}" for name in NAMED)
     yield f"densecl {__version__}, Python {platform.python_version()}, torch {torch.__version__}, {others}"
     memory = ""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -28,3 +28,10 @@ def made_with() -> Iterator[str]:
         for number in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(number)
             yield f"GPU {number}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # built into the user's own program
+        return "of unknown version"

@@ -45,7 +45,7 @@ class Voice:
             indent = len(text) - len(text.lstrip())
             wrapped = "\n".join(
                 textwrap.wrap(
-                    text,
+                    text.strip(),
                     self.console.width,
                     initial_indent=" " * indent,
                     subsequent_indent=" " * (indent + 2),
