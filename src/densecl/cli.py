@@ -12,7 +12,9 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -71,7 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print(printable(f"densecl: error: {message}"), file=sys.stderr)
+    text = printable(f"densecl: error: {message}")
+    if sys.stderr.isatty():  # which would break lines within words
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr)
     return 2
 
 

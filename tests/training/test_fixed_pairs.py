@@ -40,7 +40,9 @@ def test_fixed_pairs_are_the_same_each_time_and_measured_in_parts_as_at_once(
     weights = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     bad: list[BadRecord] = []
     fixed = FixedPairs(pairs, normalization, bad.extend)
-    accuracy, chance, count = fixed.match_accuracy(backbone)
+    found = fixed.match_accuracy(backbone)
+    assert found is not None
+    accuracy, chance, count = found
     assert count == len(pairs)
     assert fixed.match_accuracy(backbone) == (accuracy, chance, count)
     assert backbone.training

@@ -43,7 +43,12 @@ def test_on_a_terminal_lines_break_between_words_and_commands_do_not() -> None:
     voice.say(LONG)
     lines = screen.getvalue().splitlines()
     assert len(lines) == 2 and all(len(line) <= 60 for line in lines)
-    assert lines[0].startswith("  warning") and lines[1].startswith("    ") and lines[1][4] != " " and " ".join(" ".join(lines).split()) == LONG.strip()
+    assert (
+        lines[0].startswith("  warning")
+        and lines[1].startswith("    ")
+        and lines[1][4] != " "
+        and " ".join(" ".join(lines).split()) == LONG.strip()
+    )
     assert "--dense-stage" in "".join(lines)
     voice.say_to_copy(LONG)
     assert screen.getvalue().splitlines()[2] == LONG
