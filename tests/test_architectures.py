@@ -64,12 +64,18 @@ def test_models_of_the_user_are_left_to_timm() -> None:
         "--data . --out OUT --backbone resnt18",
         "--data . --out /proc/x",
         "--data . --out setup.cfg",
+        "evaluate runs/nowhere --task knn --data .",
+        "evaluate random --task kn --data .",
+        "evaluate random --task knn --data nowhere",
     ],
 )
 def test_cheap_mistakes_are_told_without_loading_torch(line: str, tmp_path) -> None:
     (tmp_path / "setup.cfg").touch()
     program = "import sys; from densecl.cli import main; code = main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
-    words = ["pretrain", *line.replace("OUT", str(tmp_path / "run")).split()]
+    words = [
+        *([] if line.startswith("evaluate") else ["pretrain"]),
+        *line.replace("OUT", str(tmp_path / "run")).split(),
+    ]
     ended = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=tmp_path)
     assert ended.stdout.split() == ["2", "False"], ended.stderr
     assert ended.stderr.startswith("densecl: error: ") and ended.stderr.count("\n") == 1

@@ -6,13 +6,15 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
-from densecl.errors import flag
+from densecl.errors import UserError, flag
 from densecl.evaluation.settings import Settings, meaning_of
-from densecl.evaluation.tasks import TASKS
+from densecl.evaluation.tasks import ALSO_CALLED, TASKS, check_names
 from densecl.images.presence import place
 from densecl.names import shown
+from densecl.training.early import is_path
 
 
 def add_evaluate(commands: Any) -> None:
@@ -74,6 +76,10 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -> None:
+    check_names([ALSO_CALLED.get(name, name) for name in task])
+    for name in weights:
+        if is_path(name) and not Path(name).expanduser().exists():
+            raise UserError(f"{shown(name)}: no such run folder or file of weights.")
     place(data)
     print(f"Reading {shown(data)} ...", file=sys.stderr, flush=True)  # torch takes seconds to load
     from densecl.evaluation.compare import evaluate

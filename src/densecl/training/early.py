@@ -37,7 +37,7 @@ def check_early(settings: Settings[Any], out: Path, *, resume: bool) -> None:
             place(each)
     for name in ("init", "teacher"):
         source = getattr(settings, name)
-        if source is not None and _is_path(source) and not Path(source).expanduser().exists():
+        if source is not None and is_path(source) and not Path(source).expanduser().exists():
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
     check_folder(out)
     if not resume:
@@ -45,6 +45,6 @@ def check_early(settings: Settings[Any], out: Path, *, resume: bool) -> None:
     check_makeable(out)
 
 
-def _is_path(source: str) -> bool:
+def is_path(source: str) -> bool:
     """Whether it can be no name of a model."""
     return os.sep in source or source.endswith(WEIGHTS)
