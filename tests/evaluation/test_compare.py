@@ -279,7 +279,7 @@ def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: 
     ("line", "complaint"),
     [
         ("run --task segmentaton --data data", "--task takes correspondence"),
-        ("run --task segmentation --data nothing", "nothing: no such folder"),
+        ("run --task segmentation --data nothing", "no such folder or file: nothing."),
         ("ran --task segmentation --data data", "ran: no such run folder"),
         ("random --task segmentation --data data", "Give --backbone"),
         ("run --task segmentation --data data --also c*", "--also c*: no test image is called so"),
