@@ -11,7 +11,7 @@ import math
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import safetensors
 import torch
@@ -34,8 +34,8 @@ _UPGRADES = {
 }
 
 
-class Checkpoint(TypedDict):
-    """What ``last.ckpt`` holds."""
+class _Checkpoint(TypedDict):
+    """What every ``last.ckpt`` holds."""
 
     format: str
     step: int  # steps done
@@ -44,7 +44,12 @@ class Checkpoint(TypedDict):
     fingerprint: str  # of the data, from `ImageSource`
     model: dict[str, Any]  # state dict of `DenseCL`: both encoders, both queues with their positions
     optimizer: dict[str, Any]
-    loss_scale: NotRequired[dict[str, Any]]  # how much the loss is scaled, with --precision fp16
+
+
+class Checkpoint(_Checkpoint, total=False):
+    """What ``last.ckpt`` holds."""
+
+    loss_scale: dict[str, Any]  # how much the loss is scaled, with --precision fp16
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
