@@ -109,7 +109,7 @@ GRID = Grid(
 )
 
 
-@pytest.mark.parametrize(("width", "first"), [(140, "weights"), (80, "runs/demo/dense"), (60, "runs/demo/dense")])
+@pytest.mark.parametrize(("width", "first"), [(140, "chance"), (80, "runs/demo/dense"), (60, "runs/demo/dense")])
 def test_a_table_never_breaks_a_word(width: int, first: str) -> None:
     text = io.StringIO()
     show_grid(GRID, Console(file=text, width=width))

@@ -90,6 +90,7 @@ class Run:
             spec=pl.Trainer, is_global_zero=first, accumulate_grad_batches=accumulate, should_stop=False
         )
         self.trainer.optimizers = [Mock()]
+        self.trainer.precision_plugin.state_dict.return_value = {}
         self.trainer.optimizers[0].state_dict.return_value = {}
         self.module = Mock(
             spec=DenseCLModule,
