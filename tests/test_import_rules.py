@@ -15,6 +15,7 @@ import densecl
 SOURCE = Path(densecl.__file__).parent
 PLAIN = {
     "allocator",
+    "architectures",
     "borrowed",
     "choices",
     "errors",
@@ -23,6 +24,7 @@ PLAIN = {
     "names",
     "normalization",
     "progress",
+    "synonyms",
     "version",
     "views",
 }
@@ -34,6 +36,7 @@ EVERYTHING = {
 #: Room (a folder or a file at the top) -> the rooms that it may import.
 MAY_IMPORT = {
     "allocator": set(),
+    "architectures": {"errors"},
     "borrowed": set(),
     "choices": set(),
     "errors": set(),
@@ -42,9 +45,10 @@ MAY_IMPORT = {
     "names": set(),
     "normalization": set(),
     "progress": set(),
+    "synonyms": {"errors"},
     "version": set(),
     "views": set(),
-    "config": {"choices", "errors", "files", "names", "normalization"},
+    "config": {"choices", "errors", "files", "names", "normalization", "synonyms"},
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,
@@ -52,7 +56,7 @@ MAY_IMPORT = {
     "exports": {*PLAIN, "evaluation", "model"},
     "report": PLAIN,
     "training": {*PLAIN, "augment", "config", "images", "model"},
-    "api": {"config", "errors", "training"},
+    "api": {"architectures", "config", "errors", "names", "progress", "training"},
     "commands": EVERYTHING - {"cli"},
     "demo": EVERYTHING - {"cli", "commands"},
     "cli": EVERYTHING,

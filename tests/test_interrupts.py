@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 
 import pytest
@@ -53,3 +54,16 @@ def test_one_that_listens_within_another_takes_over() -> None:
     signal.raise_signal(signal.SIGHUP)
     outer.ignore()
     assert (outer.received, inner.received) == (signal.SIGHUP, signal.SIGUSR1)
+
+
+def test_the_first_signal_is_told_at_once_and_only_once() -> None:
+    told: queue.Queue[signal.Signals] = queue.Queue()
+    interrupts = Interrupts(told.put)
+    interrupts.listen()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert told.get(timeout=10) == signal.SIGTERM
+    finally:
+        interrupts.ignore()
+    assert told.empty()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from densecl.architectures import understood
 from densecl.config.compose import make_recipe
 from densecl.errors import UserError
+from densecl.names import listing, shown
+from densecl.training.early import check_early
+from densecl.training.world import find_world
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    data: str | Path | Dataset[Any] | None,
+    data: str | Path | Sequence[str | Path] | Dataset[Any] | None,
     out: str | Path,
     *,
     resume: bool = False,
@@ -31,7 +36,7 @@ def pretrain(
     On a CPU the process keeps the memory of freed tensors from then on, which saves a fifth of the time.
 
     Args:
-        data: A folder, a text file of paths, a glob, or a map-style dataset whose items are images
+        data: A folder, a text file of paths, a glob, several of these, or a map-style dataset whose items are images
             (or tuples that begin with one). None: what `config` names, or with `resume` the run's own.
         out: The folder of the run; made here, and refused when it already holds a run and `resume` is not set.
         resume: Go on from the last checkpoint in `out`. Settings that are not given are those of the run.
@@ -54,22 +59,30 @@ def pretrain(
     if config is not None:
         layers.append(Path(config))
 
-    dataset = None if data is None or isinstance(data, (str, Path)) else data
+    paths = _paths(data)
+    dataset: Any = None if paths else data
     module = None if backbone is None or isinstance(backbone, str) else backbone
     if data is not None:
-        settings["data"] = _absolute(str(data)) if dataset is None else f"dataset:{type(dataset).__name__}"
+        settings["data"] = tuple(map(_absolute, paths)) if paths else f"dataset:{type(dataset).__name__}"
     if backbone is not None:
         settings["backbone"] = backbone if module is None else f"module:{type(module).__name__}"
-    if resume and recorded.is_file() and config is None:
-        from densecl.training.environment import find_world
-
-        if find_world() is not None:  # a resumed run may have other processes than before
-            settings = {"devices": "auto", "nodes": "auto"} | settings
+    world = find_world()
+    if resume and recorded.is_file() and config is None and world is not None:
+        settings = {"devices": "auto", "nodes": "auto"} | settings  # it may have other processes than before
     recipe = make_recipe(layers, **settings)
-    if dataset is None and recipe.data.startswith("dataset:"):
+    if dataset is None and recipe.sources[0].startswith("dataset:"):
         raise UserError(f"This recipe was made in Python with a dataset ({recipe.data}): give it again as data=....")
     if module is None and recipe.backbone.startswith("module:"):
         raise UserError(f"This recipe was made in Python with a module ({recipe.backbone}): give it as backbone=....")
+
+    if world is None:  # else the processes tell it once, together
+        recipe = dataclasses.replace(recipe, backbone=understood(recipe.backbone))
+        check_early(recipe, out, resume=resume)
+        from densecl.progress import Screen
+
+        screen = Screen()  # now, because torch takes seconds to load
+        screen.write(f"Reading {listing(map(shown, recipe.sources), 'and') if dataset is None else 'the images'} ...\n")
+        screen.flush()
 
     from torch import nn
 
@@ -78,12 +91,19 @@ def pretrain(
     if module is not None and not isinstance(module, nn.Module):
         raise UserError(f"backbone takes a name or a module, not {module!r}. (A class? Then an instance of it.)")
     if dataset is None:
-        recipe = dataclasses.replace(recipe, data=_absolute(recipe.data))
+        there = tuple(map(_absolute, recipe.sources))
+        recipe = dataclasses.replace(recipe, data=there if len(there) != 1 else there[0])
     if recipe.init is not None:
         recipe = dataclasses.replace(recipe, init=_absolute(recipe.init))
     if recipe.teacher is not None and os.path.exists(os.path.expanduser(recipe.teacher)):  # else a name of timm's
         recipe = dataclasses.replace(recipe, teacher=_absolute(recipe.teacher))
     return run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
+
+
+def _paths(data: Any) -> tuple[str, ...]:
+    """The paths that `data` names; none if it is a data set."""
+    several = data if isinstance(data, (list, tuple)) else (data,)
+    return tuple(map(str, several)) if all(isinstance(each, (str, Path)) for each in several) else ()
 
 
 def _absolute(path: str) -> str:

@@ -11,7 +11,10 @@ import errno
 import itertools
 import os
 import re
+import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -22,6 +25,7 @@ from densecl.commands.help import HelpInLines
 from densecl.commands.pretrain import add_pretrain
 from densecl.errors import SharedError, UserError, nearest
 from densecl.names import listing, printable, shown
+from densecl.synonyms import meant
 from densecl.training.cores import allowed_cores, available_cores
 from densecl.version import __version__
 
@@ -46,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     # Torch's warnings from C++, such as of a connection that ends with its process, come with pages of frames.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if sys.platform == "darwin":  # what Apple's GPU lacks is then computed on the CPU
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.pop("run")(**options)
@@ -68,7 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print(printable(f"densecl: error: {message}"), file=sys.stderr)
+    text = printable(f"densecl: error: {message}")
+    if sys.stderr.isatty():  # which would break lines within words
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr)
     return 2
 
 
@@ -122,12 +132,32 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
         raise UserError(f"Give a command: {listing(commands.choices)}. See 'densecl --help'.")
     if command not in commands.choices and command not in ("-h", "--help", "--version"):
         raise UserError(f"There is no command '{command}'.{nearest(command, commands.choices)} See 'densecl --help'.")
+    if command == "pretrain":
+        _check_order(arguments[1:])
     if command in commands.choices:
         _check_flags(arguments[1:], commands.choices[command].format_help())
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise UserError(f"Unexpected argument '{unknown[0]}'. Values follow a flag, such as --data FOLDER.")
+        glob = "" if len(unknown) == 1 else " A glob needs quotes, or the shell puts the names of files in its place."
+        raise UserError(f"Unexpected argument '{unknown[0]}'. Values follow a flag, such as --data FOLDER.{glob}")
     return vars(options)
+
+
+def _check_order(words: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: the values of pretrain stand there without their flags.
+    """
+    alone = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    if not alone:
+        return
+    data, out = alone, ["RUN"]
+    if "--data" in words:
+        data, out = [], alone
+    elif len(alone) == 2 and "--out" not in words:
+        data, out = alone[:1], alone[1:]
+    flags = [*(("--data", *data) if data else ()), *(() if "--out" in words else ("--out", *out))]
+    raise UserError(f"Say what is what: densecl pretrain {shlex.join(flags)}. See 'densecl pretrain --help'.")
 
 
 def _check_flags(words: Sequence[str], text: str) -> None:
@@ -141,4 +171,4 @@ def _check_flags(words: Sequence[str], text: str) -> None:
         typed = word.partition("=")[0]
         is_value = " " in typed or re.fullmatch(r"-([\d.].*|inf|nan|)", typed)
         if typed.startswith("-") and typed not in ("-h", *known) and not is_value:
-            raise UserError(f"There is no flag {typed}.{nearest(typed, known)}")
+            raise UserError(f"There is no flag {typed}.{meant(typed, known)}")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 SWITCHES = (
     "resume",
     "fine-tune",
+    "per-class",
     "freeze-norm-statistics",
     "channels-last",
     "checkpoint-activations",

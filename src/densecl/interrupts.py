@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 #: Signals that ask a run to stop: Ctrl-C, the end of a job, a closed terminal, and what clusters send shortly before
@@ -25,12 +26,17 @@ class Interrupts:
     A second Ctrl-C has its usual effect, for users who cannot wait for the step to end. If it comes within a second of
     the first, it counts as the same one: a terminal and a parent process may both send it.
 
+    Args:
+        heard: is called with the first signal, at once, in a thread of its own: within a signal nothing can be printed
+            safely, and the step that it waits for may take a minute.
+
     Attributes:
         received: the first signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[signal.Signals], None] | None = None) -> None:
         self.received: signal.Signals | None = None
+        self._heard = heard
         self._at = 0.0
         self._before: dict[signal.Signals, object] = {}
 
@@ -53,5 +59,7 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._at = signal.Signals(number), time.monotonic()
+            if self._heard is not None:
+                threading.Thread(target=self._heard, args=(self.received,), daemon=True).start()
         elif number == signal.SIGINT and time.monotonic() - self._at > 1:
             raise KeyboardInterrupt

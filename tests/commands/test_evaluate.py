@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ LINE = "evaluate run random --task knn --data images"
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict]]:
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[tuple, dict]]:
     """What `densecl.evaluate` was called with, instead of an evaluation."""
     calls = []
+    (tmp_path / "images").mkdir()  # whether there are data is asked before
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(densecl.evaluation.compare, "evaluate", lambda *given, **named: calls.append((given, named)))
     return calls
 

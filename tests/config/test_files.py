@@ -37,10 +37,12 @@ shares = st.floats(0, 1)
 def test_a_written_recipe_reads_back_exactly(tmp_path_factory: pytest.TempPathFactory, **settings) -> None:
     recipe = Recipe(channels=2, mean=(0.0, 1.0), steps=3, **settings)
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    write_recipe(recipe, path)
+    write_recipe(recipe, path, ["densecl 0: a note"])
     assert read_recipe(path) == recipe
     assert make_recipe(path) == recipe
-    assert list(yaml.safe_load(path.read_text())) == list(field_names())
+    # The name of the preset says nothing that the other lines do not.
+    assert list(yaml.safe_load(path.read_text())) == [name for name in field_names() if name != "recipe"]
+    assert path.read_text().startswith("# densecl 0: a note\n")
 
 
 def test_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,6 +296,7 @@ def test_too_few_cells_in_a_local_crop() -> None:
         ({"momentum": 0.5}, "--momentum does nothing without --optimizer sgd or lars"),
         ({"local_crop_scale": (0.1, 0.2)}, "--local-crop-scale does nothing without --local-crops"),
         ({"key_split": 8}, "--key-split does nothing without --key-norm split"),
+        ({"devices": 9, "batch_size": 90}, "--devices 9: without a GPU these are processes on 8 cores"),
         ({"method": "moco", "queue_length": 2000}, "longer than the data set of 1000 images.* 256 would fit"),
     ],
 )
@@ -334,3 +335,15 @@ def test_what_rests_on_what_has_no_circle_but_the_batch_size_and_the_method() ->
         frozenset(("method", "key_momentum_end")),
         frozenset(("method", "dense_negatives")),
     }
+
+
+def test_what_is_chosen_has_no_noise_in_its_last_digits() -> None:
+    made = resolved(base_learning_rate=0.104, optimizer="sgd", batch_size=512).resolved
+    assert made.learning_rate == 0.208 and made.learning_rate == 0.104 * 2.0
+    assert len(repr(resolved(images := facts(4350), steps=20, batch_size=16).resolved.warmup_epochs)) <= 16, images
+
+
+def test_a_gpu_without_bf16_computes_in_float16() -> None:
+    t4 = facts(machine={"gpus": 1, "fast_in_fp16": True, "why_bf16": "the GPU lacks bf16"})
+    assert resolved(t4).resolved.precision == "fp16"
+    assert resolved(t4, precision="32").resolved.precision == "32"

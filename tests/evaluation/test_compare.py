@@ -279,7 +279,7 @@ def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: 
     ("line", "complaint"),
     [
         ("run --task segmentaton --data data", "--task takes correspondence"),
-        ("run --task segmentation --data nothing", "nothing: no such folder"),
+        ("run --task segmentation --data nothing", "no such folder or file: nothing."),
         ("ran --task segmentation --data data", "ran: no such run folder"),
         ("random --task segmentation --data data", "Give --backbone"),
         ("run --task segmentation --data data --also c*", "--also c*: no test image is called so"),
@@ -344,3 +344,22 @@ def test_a_gpu_scores_what_a_cpu_does(fine_tune: bool, home: Path, monkeypatch: 
     for found, expected in zip(on_gpu, on_cpu, strict=True):
         assert found[:4] == expected[:4]
         assert found.scores == pytest.approx(expected.scores, abs=5, nan_ok=True)  # of few pixels some tip
+
+
+def test_results_lie_beside_the_first_run_and_replace_none(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(home / "run", tmp_path / "mine")
+    line = f"evaluate random mine --task correspondence --images 2 --image-size 32 --seeds 1 --data {home}/data"
+    for file in ("evaluation.json", "evaluation-2.json"):
+        assert main(line.split()) == 0
+        shown = capsys.readouterr().err
+        assert f"every result is in mine/{file}" in shown and "replaced" not in shown
+        assert json.loads((tmp_path / "mine" / file).read_text())["results"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+    (tmp_path / "asked.json").write_text("the last one")
+    assert main([*line.split(), "--json", "asked.json"]) == 0
+    assert "asked.json is there already and will be replaced" in capsys.readouterr().err
+    assert main([*line.replace(" mine", "").split(), "--backbone", "resnet10t"]) == 0
+    assert "the results are only shown; --json FILE keeps them" in capsys.readouterr().err

@@ -112,7 +112,8 @@ def test_more_than_five_percent_stop_the_run(tmp_path):
     with pytest.raises(UserError) as error:
         quarantine.record(bad(6))
     assert str(error.value) == (
-        f"6 of 100 images cannot be used (5% is the limit): see {path}. The first: patch 1: reason, 1"
+        f"6 of 100 images cannot be used (5% is the limit): see {path}. The first: patch 1: reason, 1."
+        " To do without them: max_bad_images=0.2"
     )
     assert len(rows(path)) == 7
 
@@ -179,3 +180,13 @@ def test_a_thousand_images_thirty_of_them_corrupt(tmp_path):
     expected = ["truncated", "empty", "not a JPEG", "truncated", "decompression bomb"]
     assert [n for n in range(30) if expected[n % 5] not in reasons[f"{n:04}"]] == [], reasons
     assert used == set(range(30, 1000))  # the PNG named .jpg among them
+
+
+def test_how_many_images_may_be_bad_can_be_chosen(tmp_path):
+    bad = [BadRecord(f"{number}.png", "no image", 0) for number in range(3)]
+    with pytest.raises(UserError, match=r"2 of 20 images cannot be used \(5% is the limit\).* max_bad_images=0.2$"):
+        Quarantine(tmp_path / "a.csv", 20).record(bad[:2])
+    quarantine = Quarantine(tmp_path / "b.csv", 20, most=0.1)
+    quarantine.record(bad[:2])
+    with pytest.raises(UserError, match=r"10% is the limit"):
+        quarantine.record(bad)

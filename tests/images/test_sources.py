@@ -1,5 +1,7 @@
 """Files, tiles and data sets as sources."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -121,3 +123,33 @@ def test_sides_are_those_of_the_image_itself(root):
     (root / "a.jpg").write_bytes(b"")
     with pytest.raises(BadImage):
         source.sides(0)
+
+
+def test_several_sources_are_one_after_the_other(tmp_path: Path) -> None:
+    for folder, count in (("a", 2), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            Image.new("RGB", (8 + number, 8), (number, 0, 0)).save(tmp_path / folder / f"{number}.png")
+    both = (str(tmp_path / "b"), str(tmp_path / "a" / "*.png"))
+    joined = open_source(both)
+    alone = [open_source(each) for each in both]
+    assert len(joined) == 5
+    names = [source.name(index) for source in alone for index in range(len(source))]
+    assert [joined.name(index) for index in range(5)] == names and len(set(names)) == 5
+    assert torch.equal(joined.read(3), alone[1].read(0)) and joined.sides(2) == (8, 10)
+    assert joined.key(4) == alone[1].key(1)
+    assert joined.fingerprint() != open_source(both[::-1]).fingerprint()
+    with pytest.raises(IndexError):
+        joined.read(5)
+    assert len(open_source(both[:1])) == 3
+
+
+@pytest.mark.parametrize(
+    ("others", "complaint"), [(("DATA", "DATA/"), "is given twice"), (("DATA/a", "DATA"), "a lies in .*Leave it out")]
+)
+def test_images_do_not_count_twice(tmp_path: Path, others: tuple[str, str], complaint: str) -> None:
+    (tmp_path / "a").mkdir()
+    for path in (tmp_path / "1.png", tmp_path / "a" / "2.png"):
+        Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(UserError, match=complaint):
+        open_source(tuple(other.replace("DATA", str(tmp_path)) for other in others))

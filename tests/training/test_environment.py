@@ -8,7 +8,8 @@ import pytest
 
 from densecl.config.compose import make_recipe
 from densecl.errors import UserError
-from densecl.training.environment import Placed, World, find_world, node_rank, settle_devices
+from densecl.training.environment import Placed, settle_devices
+from densecl.training.world import World, find_world, node_rank
 
 ELASTIC = {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "5"}
 TORCHRUN = {**ELASTIC, "RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}

@@ -4,7 +4,7 @@ import math
 
 from densecl.model import Scheduled
 from densecl.training.diagnosis import MEASURES
-from densecl.training.metrics import COLUMNS, TIMINGS, in_one_line, metrics_row
+from densecl.training.metrics import COLUMNS, TIMINGS, in_brief, metrics_row
 from densecl.training.schedules import Settings
 
 
@@ -25,4 +25,7 @@ def test_what_a_method_does_not_have_is_nan() -> None:
 
 def test_what_a_row_shows() -> None:
     row = {"step": 1, "epoch": 0.1, "loss": 4.25, "images_per_second": 80.0, "data_wait": 0.07}
-    assert in_one_line(row) == "epoch 0.10  loss 4.250  80 images/s  waiting for data 7%"
+    brief = in_brief(row, 0.2249, in_epochs=True)
+    assert brief == ["loss 4.250", "match 22.5 %", "80 images/s", "waiting for data 7 %", "epoch 0.10"]
+    slow = in_brief({**row, "images_per_second": 0.42}, None, in_epochs=False)
+    assert slow == ["loss 4.250", "0.4 images/s", "waiting for data 7 %"]

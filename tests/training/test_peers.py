@@ -16,9 +16,9 @@ import torch.distributed as dist
 
 from densecl.errors import SharedError, UserError
 from densecl.training import peers
-from densecl.training.environment import World
 from densecl.training.launch import _free_port
 from densecl.training.peers import Peers
+from densecl.training.world import World
 
 #: Seconds: less than anybody would wait.
 TIMEOUT = 1.0

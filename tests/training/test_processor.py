@@ -51,3 +51,17 @@ def test_the_first_core_speaks_for_all(tmp_path: Path) -> None:
 
 def test_other_systems_tell_nothing(tmp_path: Path) -> None:
     assert read_cpu(tmp_path) == Cpu("", frozenset())
+
+
+@pytest.mark.parametrize(
+    ("capability", "bf16", "fast"), [((7, 5), False, True), ((6, 1), False, False), ((8, 0), True, False)]
+)
+def test_float16_is_for_gpus_that_have_it_fast_and_lack_bf16(
+    monkeypatch, capability: tuple[int, int], bf16: bool, fast: bool
+) -> None:
+    assert not processor.fast_in_fp16()  # no GPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert processor.fast_in_fp16() is fast

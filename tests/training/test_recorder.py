@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from densecl.training import recorder, table
 from densecl.training.alarms import PATIENCE
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.diagnosis import MEASURES
-from densecl.training.fixed_pairs import FixedPairs
+from densecl.training.fixed_pairs import FixedPairs, Matched
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 from densecl.training.recorder import Recorder
@@ -37,6 +38,7 @@ from densecl.training.rhythm import Rhythm
 from densecl.training.run import pretrain
 from densecl.training.schedules import Settings
 from densecl.training.timeline import Timeline
+from densecl.training.voice import Voice
 
 IMAGES, BATCH_SIZE = 20, 4  # five steps an epoch
 WAIT, WORK = 1.0, 3.0  # seconds of a step
@@ -80,7 +82,7 @@ class Run:
         self.peers.agree.side_effect = lambda numbers: numbers
         self.interrupts = Mock(spec=Interrupts, received=None)
         self.fixed_pairs = Mock(spec=FixedPairs)
-        self.fixed_pairs.match_accuracy.return_value = (0.5, 0.125)
+        self.fixed_pairs.match_accuracy.return_value = Matched(0.5, 0.125, 20)
         self.source = MagicMock(spec=ImageSource)
         self.source.__len__.return_value = IMAGES
         self.source.fingerprint.return_value = "these images"
@@ -88,6 +90,7 @@ class Run:
             spec=pl.Trainer, is_global_zero=first, accumulate_grad_batches=accumulate, should_stop=False
         )
         self.trainer.optimizers = [Mock()]
+        self.trainer.precision_plugin.state_dict.return_value = {}
         self.trainer.optimizers[0].state_dict.return_value = {}
         self.module = Mock(
             spec=DenseCLModule,
@@ -114,7 +117,8 @@ class Run:
             quarantine=Quarantine(out / "quarantine.csv", IMAGES),
             fixed_pairs=self.fixed_pairs,
             loggers=[self.logger] if first else [],
-            console=Console(file=self.screen) if first else None,
+            voice=Voice(Console(file=self.screen)) if first else None,
+            in_epochs=True,
             peers=self.peers,
         )
 
@@ -190,12 +194,8 @@ def test_checkpoints_come_at_their_turn_and_at_the_end(make) -> None:
     run.train(8, each=lambda step: saved.append(run.saved))
     assert saved == [None, None, None, 3, 3, 3, 6, 6]
     assert run.saved == 8
-    assert [call.args[0] for call in run.peers.first_is_done.call_args_list] == [
-        "the start",
-        "step 3",
-        "step 6",
-        "step 8",
-    ]
+    waits = [call.args[0] for call in run.peers.first_is_done.call_args_list]
+    assert waits == ["the start", *(f"step {step}" for step in range(1, 9))]  # for measurements, too
 
 
 def test_what_a_checkpoint_holds(make) -> None:
@@ -223,23 +223,66 @@ def test_checkpoints_by_the_clock_count_from_the_last_one_of_either_kind(make) -
     run.train(10, each=lambda step: saved.append(run.saved))
     assert saved == [None, None, None, 3, 3, 5, 5, 5, 8, 8]
     assert run.steps() == [1, 10]  # the clock asks for no rows,
-    assert run.steps("match_accuracy.csv") == [0, 5, 10]  # nor for measurements
+    assert run.steps("match_accuracy.csv") == list(range(11))  # and does not move the measurements
 
 
-def test_the_match_accuracy_is_measured_before_training_and_with_the_checkpoints(make) -> None:
-    run = make(steps=5, rhythm=(100, 2, 1e9)).train(5)
+@pytest.mark.parametrize("steps", [23, 200])
+def test_the_match_accuracy_is_measured_before_training_and_ten_times_in_a_run_of_any_length(make, steps: int) -> None:
+    run = make(steps=steps, rhythm=(1000, 1000, 1e9)).train(steps)
+    expected = [math.ceil(steps * tenth / 10) for tenth in range(11)]
     assert run.rows("match_accuracy.csv") == [
-        {"step": str(step), "match_accuracy": "0.5", "match_chance": "0.125"} for step in (0, 2, 4, 5)
+        {"step": str(step), "match_accuracy": "0.5", "match_chance": "0.125", "pairs": "20"} for step in expected
     ]
+
+
+def test_with_a_time_limit_the_match_accuracy_is_measured_at_tenths_of_the_time(make) -> None:
+    run = make(steps=None, time_limit=80.0).train(100)
+    assert run.steps("match_accuracy.csv") == [0, *range(2, 21, 2)]  # a step takes four seconds
+
+
+def test_a_resumed_run_measures_as_many_pairs_as_before(make) -> None:
+    make(steps=10, rhythm=(1, 3, 1e9)).train(3)
+    run = make(steps=10, rhythm=(1, 3, 1e9), start=3)
+    run.train(1)
+    run.fixed_pairs.keep_to.assert_called_once_with(20)
+
+
+def test_a_signal_during_the_first_measurement_ends_the_run_before_its_first_step(make) -> None:
+    run = make()
+
+    def interrupted(backbone: object, *, stop: Callable[[], bool], show: Callable[[int, int], None]) -> None:
+        show(8, 64)
+        run.interrupts.received = signal.SIGTERM
+        assert stop()
+
+    run.fixed_pairs.match_accuracy.side_effect = interrupted
+    run.recorder.on_train_start(run.trainer, run.module)
+    assert run.trainer.should_stop and run.recorder.stopped_by == signal.SIGTERM
+    assert run.steps("match_accuracy.csv") == [] and run.saved is None
+    assert run.screen.getvalue().splitlines() == ["measuring match accuracy, pair 9 of 64"]
+
+
+def test_between_rows_that_are_far_apart_the_latest_loss_is_shown(make, monkeypatch) -> None:
+    monkeypatch.setattr("densecl.progress.LINE_EVERY", 0.0)
+    run = make(steps=4)
+    losses = iter((9.0, 8.0, 7.0, 6.0))
+
+    def computed(step: int) -> None:
+        run.module.last = Mock(loss=torch.tensor(next(losses))), [Mock(), Mock()]
+
+    run.train(4, each=computed)
+    lines = [line for line in run.screen.getvalue().splitlines() if line.startswith("step")]
+    assert lines[2].startswith("step 2/4  loss 8.000  match 50.0 %  1.0 images/s") and "epoch 0.40" in lines[2]
+    assert run.steps() == [1, 4] and run.recorder.row["loss"] == 1.0  # what is measured over all processes
 
 
 def test_a_resumed_run_drops_the_rows_that_its_checkpoint_does_not_know(make) -> None:
     make(steps=8, rhythm=(1, 3, 1e9)).train(5)
     run = make(steps=8, rhythm=(1, 3, 1e9), start=3)
     run.recorder.on_train_start(run.trainer, run.module)
-    assert run.steps() == [1, 2, 3] and run.steps("match_accuracy.csv") == [0, 3]
+    assert run.steps() == [1, 2, 3] and run.steps("match_accuracy.csv") == [0, 1, 2, 3]
     run.train(5)
-    assert run.steps() == list(range(1, 9)) and run.steps("match_accuracy.csv") == [0, 3, 6, 8]
+    assert run.steps() == list(range(1, 9)) and run.steps("match_accuracy.csv") == list(range(9))
     assert run.recorder.done == run.saved == 8
 
 
@@ -283,9 +326,9 @@ def test_batches_of_one_step_make_one_row(make) -> None:
 def test_the_user_sees_how_it_goes_and_how_long_it_will(make, monkeypatch) -> None:
     monkeypatch.setattr("densecl.progress.LINE_EVERY", 0.0)
     run = make(steps=4, rhythm=(1, 100, 1e9)).train(4)
-    first, *_, last = run.screen.getvalue().splitlines()
-    assert first == "step 1/4  epoch 0.20  loss 1.000  1 images/s  waiting for data 0%  9 s left"
-    assert last.startswith("step 4/4  epoch 0.80") and last.endswith("0 s left")
+    _, first, *_, last = run.screen.getvalue().splitlines()
+    assert first == "step 1/4  loss 1.000  match 50.0 %  1.3 images/s  waiting for data 0 %  epoch 0.20  9 s left"
+    assert last.startswith("step 4/4  loss 1.000") and last.endswith("epoch 0.80  0 s left")
 
 
 # --- the end ------------------------------------------------------------------------------------------
@@ -305,7 +348,7 @@ def test_a_run_ends_at_its_time_limit(make) -> None:
 
 def test_all_processes_go_by_the_latest_of_their_clocks(make) -> None:
     run = make(steps=None, time_limit=10.0)
-    run.peers.agree.side_effect = lambda numbers: [numbers[0] + 7, *numbers[1:]]
+    run.peers.agree.side_effect = lambda numbers: [numbers[0] + 7, *numbers[1:]] if len(numbers) > 1 else numbers
     assert run.train(10).recorder.done == 1
     assert run.recorder.row["seconds"] == 11.0
 
@@ -330,7 +373,7 @@ def test_a_signal_to_any_process_saves_and_stops_all(make, own: bool) -> None:
 def test_a_signal_in_the_last_step_changes_nothing(make) -> None:
     run = make(steps=2)
     run.interrupts.received = signal.SIGINT
-    run.peers.agree.side_effect = lambda numbers: numbers if run.module.step == 2 else [numbers[0], 0.0, numbers[-1]]
+    run.peers.agree.side_effect = lambda numbers: numbers if run.module.step == 2 else [0.0 for _ in numbers]
     run.train(2)
     assert run.recorder.stopped_by is None and run.saved == 2
 
@@ -353,7 +396,8 @@ def test_only_the_first_process_writes(make) -> None:
     assert run.screen.getvalue() == ""
     run.fixed_pairs.match_accuracy.assert_not_called()
     assert run.recorder.row["step"] == 4  # it has the numbers, too, for the alarm
-    assert [call.args[0] for call in run.peers.first_is_done.call_args_list] == ["the start", "step 2", "step 4"]
+    waits = [call.args[0] for call in run.peers.first_is_done.call_args_list]
+    assert waits == ["the start", "step 1", "step 2", "step 3", "step 4"]
     assert run.trainer.should_stop
 
 
@@ -362,13 +406,13 @@ def test_every_process_takes_part_in_each_agreement(make) -> None:
     for first in (True, False):
         run = make(steps=3, first=first).train(3)
         counts.append(run.peers.agree.call_count)
-    assert counts == [4, 4]  # at the start, and after each step
+    assert counts == [5, 5]  # twice at the start, and after each step
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------
 
 
-def refused(*_: object) -> None:
+def refused(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 

@@ -162,11 +162,35 @@ def test_a_signal_saves_first(
             pretrain(tiny(steps=6), tmp_path / "run")
     if raised is SystemExit:
         assert isinstance(stop.value, SystemExit) and stop.value.code == 128 + number
-    assert f"Stopped by {number.name} after step 3" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Stopped by {number.name} after step 3" in said
+    assert f"Go on with: densecl pretrain --out {tmp_path}/run --resume\n" in said
+    told = (
+        "Finishing this step, then saving. Ctrl-C again quits"
+        if number == signal.SIGINT
+        else f"{number.name}: finishing"
+    )
+    assert told in said and told in (tmp_path / "run" / "train.log").read_text()
     assert [signal.getsignal(one) for one in STOPPING] == handlers
     pretrain(tiny(steps=6), tmp_path / "run", resume=True)
     pretrain(tiny(steps=6), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_float16_scales_the_loss_and_resumes_exactly(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pretrain(tiny(steps=4, precision="fp16"), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        send_at(2, signal.SIGTERM, patch)
+        with pytest.raises(SystemExit):
+            pretrain(tiny(steps=4, precision="fp16"), tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    scale = load_checkpoint(path).get("loss_scale", {})
+    assert scale["scale"] > 1 and scale["_growth_tracker"] == 2  # two steps without a number that is too large
+    pretrain(tiny(steps=4, precision="fp16"), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    exact = pretrain(tiny(steps=4), tmp_path / "exact")
+    assert whole.metrics["loss"] == pytest.approx(exact.metrics["loss"], rel=0.02)
+    assert whole.metrics["loss"] != exact.metrics["loss"]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))

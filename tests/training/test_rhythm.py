@@ -8,15 +8,24 @@ from densecl.training.rhythm import Due, Rhythm
 EVERY = st.integers(1, 50)
 
 
-def after(rhythm: Rhythm, done: int, *, ended: bool = False, stopped: bool = False, minutes: float = 0.0) -> Due:
-    return rhythm.after(done, ended=ended, stopped=stopped, minutes=minutes)
+def after(
+    rhythm: Rhythm,
+    done: int,
+    *,
+    ended: bool = False,
+    stopped: bool = False,
+    minutes: float = 0.0,
+    new_part: bool = False,
+) -> Due:
+    return rhythm.after(done, ended=ended, stopped=stopped, minutes=minutes, new_part=new_part)
 
 
 @given(EVERY, EVERY, st.integers(1, 200))
 def test_rows_and_checkpoints_come_at_their_steps(log_every: int, checkpoint_every: int, done: int) -> None:
     due = after(Rhythm(log_every, checkpoint_every, 60.0), done)
     assert due.row == (done == 1 or done % log_every == 0)
-    assert due.matches == due.checkpoint == (done % checkpoint_every == 0)
+    assert due.checkpoint == (done % checkpoint_every == 0)
+    assert not due.matches and after(Rhythm(log_every, checkpoint_every, 60.0), done, new_part=True).matches
 
 
 @given(EVERY, EVERY, st.integers(1, 200))

@@ -23,9 +23,11 @@ import timm
 import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import densecl
 from densecl.config.files import read_recipe, write_recipe
 from densecl.errors import UserError
 from densecl.model import DenseCL, load_backbone, log_sum_exp
@@ -46,6 +48,41 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_what_a_run_says_of_itself(tiny, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    pretrain(tiny(steps=2), out)
+    said = capsys.readouterr().out
+    assert f"  densecl evaluate {out} random --task correspondence --data " in said
+    assert f"  backbone, normalization = densecl.load_backbone('{out}/backbone.safetensors')" in said
+    assert "Match accuracy on fixed views: " in said
+    log = (out / "train.log").read_text()
+    assert f"densecl {densecl.__version__}, Python " in log and f"torch {torch.__version__}" in log and "cores" in log
+    assert all(line.strip() in log for line in said.splitlines())
+    recipe = (out / "recipe.yaml").read_text()
+    assert recipe.startswith(f"# densecl {densecl.__version__}: moco, test_resnet at 32 px, 2 steps.\n")
+    assert "auto" not in recipe
+    with safe_open(out / "backbone.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert {name: metadata[name] for name in ("densecl_version", "method", "dense_weight", "steps", "image_size")} == {
+        "densecl_version": densecl.__version__,
+        "method": "moco",
+        "dense_weight": "0.5",
+        "steps": "2",
+        "image_size": "32",
+    }
+
+
+def test_what_ends_a_run_stands_in_its_log(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(recorder, "save_checkpoint", full)
+    with pytest.raises(UserError):
+        pretrain(tiny(steps=1), tmp_path / "run")
+    last = (tmp_path / "run" / "train.log").read_text().splitlines()[-1]
+    assert "error: Cannot write" in last and "--resume" in last
+
+
 def test_what_a_run_leaves(tiny, tmp_path: Path, capsys) -> None:
     before = torch.get_rng_state()
     out = tmp_path / "runs" / "first"
@@ -64,7 +101,7 @@ def test_what_a_run_leaves(tiny, tmp_path: Path, capsys) -> None:
     assert [row["epoch"] for row in table] == ["0.166667", "0.5", "1", "1.16667"]
     assert all(value for row in table for value in row.values())
     matches = read(out / "match_accuracy.csv")
-    assert [row["step"] for row in matches] == ["0", "7"]
+    assert [row["step"] for row in matches] == [str(step) for step in range(8)]  # about ten times
     assert 0 < float(matches[0]["match_chance"]) < float(matches[0]["match_accuracy"]) < 1
     assert any(path.name.startswith("events.out") for path in (out / "tensorboard").iterdir())
     assert not [path for path in out.rglob("*") if path.suffix in (".part", ".tmp")]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
-from densecl.errors import flag
+from densecl.errors import UserError, flag
 from densecl.evaluation.settings import Settings, meaning_of
-from densecl.evaluation.tasks import TASKS
+from densecl.evaluation.tasks import ALSO_CALLED, TASKS, check_names
+from densecl.images.presence import place
+from densecl.names import shown
+from densecl.training.early import is_path
 
 
 def add_evaluate(commands: Any) -> None:
@@ -52,7 +57,12 @@ def add_evaluate(commands: Any) -> None:
     what.add_argument(
         "--backbone", metavar="NAME", help="Of weights that do not say it (default: that of the first that do)."
     )
-    what.add_argument("--json", metavar="FILE", help="File for every result (default: evaluation.json).")
+    what.add_argument(
+        "--json",
+        metavar="FILE",
+        help="File for every result (default: evaluation.json beside the first weights that are a run or a file).",
+    )
+    what.add_argument("--per-class", action="store_true", help="Show the score of each class, too, by its name.")
     groups = {}
     kinds = get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
@@ -66,6 +76,12 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -> None:
+    check_names([ALSO_CALLED.get(name, name) for name in task])
+    for name in weights:
+        if is_path(name) and not Path(name).expanduser().exists():
+            raise UserError(f"{shown(name)}: no such run folder or file of weights.")
+    place(data)
+    print(f"Reading {shown(data)} ...", file=sys.stderr, flush=True)  # torch takes seconds to load
     from densecl.evaluation.compare import evaluate
 
     evaluate(weights, task, data, **settings)

@@ -38,10 +38,10 @@ def add_pretrain(commands: Any) -> None:
             group.add_argument(flag(name), help=_help(name, meaning), **_how_to_read(name))
 
 
-def _pretrain(out: Path, data: str | None = None, **settings: Any) -> None:
+def _pretrain(out: Path, data: list[str] | None = None, **settings: Any) -> None:
     from densecl.api import pretrain
 
-    pretrain(data, out, **settings)
+    pretrain(data[0] if data is not None and len(data) == 1 else data, out, **settings)
 
 
 def _how_to_read(name: str) -> dict[str, Any]:

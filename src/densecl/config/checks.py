@@ -42,7 +42,7 @@ def check(settings: Settings[Any]) -> None:
 
 
 def _check_data(settings: Settings[Any]) -> None:
-    if not settings.data:
+    if not all(settings.sources) or not settings.sources:
         raise UserError("--data is empty: give a folder of images, a text file of paths, or a quoted glob.")
     if (settings.mean == "auto") != (settings.std == "auto"):
         raise UserError("Give --mean and --std together, or neither.")

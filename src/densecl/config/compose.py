@@ -48,6 +48,8 @@ def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **setti
         values |= _reopened(values, layer, preset) | layer
     if all(values.get(length) is None for length in LENGTHS):
         values["epochs"] = 200
+    if isinstance(values.get("data"), tuple) and len(values["data"]) == 1:
+        (values["data"],) = values["data"]
     if not values.get("data"):
         raise UserError("--data is missing: give a folder of images, a text file of paths, or a quoted glob.")
     return Recipe(**values)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from densecl.config.settings import setting_types
 from densecl.errors import UserError, flag, nearest
 from densecl.names import listing
+from densecl.synonyms import meant
 
 
 def convert_all(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def convert_all(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
     for given, value in settings.items():
         name = str(given).replace("-", "_")
         if name not in types_by_name:
-            raise UserError(f"{where}unknown setting '{given}'.{nearest(name, types_by_name)}")
+            raise UserError(f"{where}unknown setting '{given}'.{meant(name, types_by_name)}")
         converted[name] = convert(name, value, where)
     return converted
 

@@ -30,9 +30,9 @@ _SIGMA = Range(lambda sigma: 0 < sigma[0] <= sigma[1] < math.inf, "takes a small
 
 @settings
 class DataSettings(Generic[Open]):
-    data: str = setting(
+    data: str | tuple[str, ...] = setting(
         help="Folder of images (subfolders too; label maps are left out), text file with a path per line, or quoted"
-        " glob.",
+        " glob. Several are used together.",
         free=True,  # a resumed run compares the images themselves
     )
     channels: int = setting(3, "Channels of an image. 3: RGB. 1: grayscale. Others: N-channel TIFF or .npy.", COUNT)
@@ -53,6 +53,12 @@ class DataSettings(Generic[Open]):
         "Refuse larger images, and those that would take more bytes of memory than 8 times this number. For larger TIFF"
         " and .npy take --tile, which reads only the parts that it needs.",
         COUNT,
+        free=True,
+    )
+    max_bad_images: float = setting(
+        0.05,
+        "Stop when a larger fraction of the images than this cannot be used. Fewer are left out: RUN/quarantine.csv.",
+        FRACTION,
         free=True,
     )
     image_size: int = setting(224, "Side of a view in pixels.", VIEW_SIZE)

@@ -94,6 +94,7 @@ class Machine:
     cores: int
     fast_in_bf16: bool
     why_bf16: str  # why it is fast or not
+    fast_in_fp16: bool = False  # a GPU that is, without bf16
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -226,6 +226,13 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
             f"--queue-length {length} is longer than the data set of {images} images, which then are their own"
             f" negatives; {min(images, automatic.longest_queue(images))} would fit"
         )
+    machine = facts.machine
+    if machine.gpus == 0 and resolved.devices > machine.cores:
+        cores = "core" if machine.cores == 1 else "cores"
+        yield (
+            f"--devices {resolved.devices}: without a GPU these are processes on {machine.cores} {cores}, which wait"
+            " for each other. Take fewer"
+        )
     yield from _idle(resolved)
     yield from _idle_beside_a_teacher(resolved)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,22 @@ def read_recipe(path: Path | str) -> Recipe:
     return Recipe(**settings)
 
 
-def write_recipe(settings: Settings[Any], path: Path | str) -> None:
-    """Writes every setting as YAML. The file takes its place once all is written."""
+def write_recipe(settings: Settings[Any], path: Path | str, notes: Sequence[str] = ()) -> None:
+    """Writes every setting as YAML. The file takes its place once all is written.
+
+    Args:
+        settings: all of them. The name of the preset is left out if it is "auto", because then it names nothing that
+            the other lines do not say.
+        path: of the file.
+        notes: lines of comment that stand first.
+    """
     lines = [
+        *(f"# {note}" for note in notes),
         "# Every setting of this run. To repeat it:",
         "#     densecl pretrain --config THIS_FILE --out ANOTHER_RUN",
     ]
     for title, names in meanings().items():
-        values = {name: getattr(settings, name) for name in names}
+        values = {name: getattr(settings, name) for name in names if name != "recipe" or settings.recipe != "auto"}
         lines += ["", f"# {title}", yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip()]
     with replacing(Path(path)) as file:
         file.write(("\n".join(lines) + "\n").encode())

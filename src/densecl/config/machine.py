@@ -11,13 +11,15 @@ _SEED = Range(lambda seed: 0 <= seed < 2**32, "must lie in 0..4294967295")
 
 @settings
 class MachineSettings(Generic[Open]):
-    precision: Literal["32", "bf16"] | Open = setting(
+    precision: Literal["32", "bf16", "fp16"] | Open = setting(
         "auto",
         "Number format of the computation.",
         choices={
-            "auto": "bf16 on GPUs that have it, CPUs with AMX, and AMD's with avx512_bf16; else 32",
+            "auto": "bf16 on GPUs that have it, CPUs with AMX, and AMD's with avx512_bf16; fp16 on older NVIDIA GPUs"
+            " (T4, V100); else 32",
             "32": "float32",
             "bf16": "bfloat16 where it is safe, float32 elsewhere",
+            "fp16": "float16 where it is safe, float32 elsewhere; the loss is scaled to keep small gradients",
         },
     )
     channels_last: bool | Open = setting(

@@ -59,7 +59,13 @@ class Rule(NamedTuple):
 
     def apply(self, values: Mapping[str, Any], facts: Facts) -> Choice:
         """What it chooses, given the values of all settings."""
-        return self.choose(Grounds(values, self.rests_on), facts)
+        choice = self.choose(Grounds(values, self.rests_on), facts)
+        return choice._replace(values={name: _short(value) for name, value in choice.values.items()})
+
+
+def _short(value: Any) -> Any:
+    """A number without the noise of its last digits: 0.208, not 0.20800000000000002."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 RULES: list[Rule] = []
@@ -349,7 +355,9 @@ def _freeze_backbone_steps(chosen: Grounds, facts: Facts) -> Choice:
 
 @rule("precision", rests_on=())
 def _precision(chosen: Grounds, facts: Facts) -> Choice:
-    return Choice({"precision": "bf16" if facts.machine.fast_in_bf16 else "32"}, facts.machine.why_bf16)
+    machine = facts.machine
+    precision = "bf16" if machine.fast_in_bf16 else "fp16" if machine.fast_in_fp16 else "32"
+    return Choice({"precision": precision}, machine.why_bf16)
 
 
 @rule("channels_last", rests_on=("precision",))

@@ -50,6 +50,11 @@ class Settings(
     """The settings of a run. What is `Open` may be left to the run."""
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """What `data` names, one or several."""
+        return (self.data,) if isinstance(self.data, str) else self.data
+
+    @property
     def processes(self) -> int:
         """Devices on all machines. What is left open counts as one."""
         return math.prod(number for number in (self.devices, self.nodes) if isinstance(number, int))

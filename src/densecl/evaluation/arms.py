@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from densecl.errors import UserError, nearest
-from densecl.evaluation.results import Printed, Result, fractions_of
+from densecl.evaluation.results import Result, fractions_of
+from densecl.evaluation.tables import Printed
 from densecl.evaluation.verdict import Comparison, Verdict, judge_differences
 from densecl.names import shown
 

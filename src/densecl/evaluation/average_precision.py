@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,12 @@ class AveragePrecision(NamedTuple):
     ap: float  # mean over the overlaps 0.5, 0.55, ... 0.95 from which on a detection counts as right
     ap50: float  # at the overlap 0.5
     ap75: float  # at the overlap 0.75
+    per_class: tuple[float, ...] = ()  # AP of each class; nan for one that has no object
+
+    def scores(self) -> dict[str, float]:
+        """The numbers as they stand in the file of results, with the AP of each class."""
+        each = {f"ap_{label}": ap for label, ap in enumerate(self.per_class, start=1)}
+        return {"ap": self.ap, "ap50": self.ap50, "ap75": self.ap75, **each}
 
 
 class Detections(NamedTuple):
@@ -53,7 +60,9 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], class
         for box, label, confidence in zip(_with_sides(detected.boxes), labels, scores, strict=True):
             detections.append({"image_id": image, "category_id": label, "bbox": box, "score": confidence})
     if not detections:
-        return AveragePrecision(0.0, 0.0, 0.0)
+        there = {label for item in truth for label in item.labels.tolist()}
+        each = tuple(0.0 if label in there else math.nan for label in range(1, classes + 1))
+        return AveragePrecision(0.0, 0.0, 0.0, each)
     categories = [{"id": label, "name": str(label)} for label in range(1, classes + 1)]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO({"images": images, "annotations": annotations, "categories": categories})
@@ -62,7 +71,10 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], class
         judged.accumulate()
         judged.summarize()
     ap, ap50, ap75 = (100 * float(np.asarray(judged.stats)[place]) for place in range(3))
-    return AveragePrecision(ap, ap50, ap75)
+    # By overlap, recall, class, area (the first: all), most detections (the last: 100); -1 where there is no object.
+    precision = np.asarray(judged.eval["precision"])[:, :, :, 0, -1]
+    each = [100 * float(of[of > -1].mean()) if (of > -1).any() else math.nan for of in np.moveaxis(precision, 2, 0)]
+    return AveragePrecision(ap, ap50, ap75, tuple(each))
 
 
 def _with_sides(boxes: Float[Tensor, "objects 4"]) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -12,15 +13,19 @@ from rich.console import Console
 
 from densecl.errors import UserError, flag
 from densecl.evaluation.arms import Arm, arms_of, compare_arms, find_baseline
-from densecl.evaluation.results import ALL, Result, present, write_results
+from densecl.evaluation.results import ALL, Result, write_results
 from densecl.evaluation.settings import Settings
-from densecl.evaluation.tasks import TASKS, check_names, load
+from densecl.evaluation.tables import present
+from densecl.evaluation.tasks import ALSO_CALLED, TASKS, check_names, load
 from densecl.evaluation.tasks.task import Context, Pass, Task
 from densecl.evaluation.verdict import Comparison
 from densecl.evaluation.weights import Weights, open_weights
 from densecl.names import shown
 from densecl.report.curve import Line, Panel, draw_curves
 from densecl.report.drawing import save_picture
+
+#: As the file for the results: one beside the first of the weights.
+BESIDE = "auto"
 
 #: Characters of a printed line where there is no terminal to ask.
 PRINTED_WIDTH = 120
@@ -33,7 +38,8 @@ def evaluate(
     *,
     baseline: str | Path | Sequence[str | Path] = (),
     backbone: str | None = None,
-    json: str | Path | None = "evaluation.json",
+    json: str | Path | None = BESIDE,
+    per_class: bool = False,
     **settings: Any,
 ) -> list[Result]:
     """Judge several weights in the same way, and show them side by side.
@@ -46,7 +52,10 @@ def evaluate(
         baseline: the weights that the others are compared with. Several: runs whose names differ only in their seed.
             Not given: the first weights.
         backbone: timm's name, for weights that do not say it. Not given: that of the first weights that do.
-        json: file for all results. With several label fractions a picture of the curve lies beside it. None: no file.
+        json: file for all results. With several label fractions a picture of the curve lies beside it. "auto":
+            evaluation.json beside the first of the weights that is a run or a file; evaluation-2.json and so on if
+            there is one. None: no file.
+        per_class: print the score of each class, too.
         settings: fields of `Settings`.
 
     Returns:
@@ -55,19 +64,19 @@ def evaluate(
     Raises:
         UserError: whatever the caller can put right.
     """
-    names = (task,) if isinstance(task, str) else tuple(dict.fromkeys(task))
+    asked = (task,) if isinstance(task, str) else task
+    names = tuple(dict.fromkeys(ALSO_CALLED.get(name, name) for name in asked))
     chosen = Settings(**settings)
     check_names(names)
     kinds = {name: load(name) for name in names}
     _check_training(kinds.values(), chosen)
     _check_label_fraction(kinds.values(), chosen)
-    if json is not None:
-        _check_writable(Path(json).expanduser())
+    progress = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    file = _results_file(json, [str(name) for name in weights], progress)
     contestants = open_weights(weights, backbone)
     arms = arms_of([contestant.name for contestant in contestants])
     reference = find_baseline(arms, [str(name) for name in _listed(baseline)])
     _check_channels(contestants)
-    progress = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     for contestant in contestants:
         for note in filter(None, (contestant.report, *contestant.warnings)):
             progress.print(f"{shown(contestant.name)}: {note}")
@@ -83,15 +92,17 @@ def evaluate(
                 results += _judge(each, contestant, seeds, chosen, progress)
                 if seeds is groups[-1]:  # with some of its seeds alone, weights cannot be paired
                     comparisons = compare_arms(results, tasks, arms, reference, chosen.seeds)
-                if json is not None:  # after each step, so that an interruption leaves what is known
-                    write_results(results, Path(json), data=str(data), settings=chosen, comparisons=comparisons)
+                if file is not None:  # after each step, so that an interruption leaves what is known
+                    write_results(results, file, data=str(data), settings=chosen, comparisons=comparisons)
     # Neither markup nor emoji, because names may hold brackets and colons.
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=PRINTED_WIDTH)
-    present(results, tasks, console, comparisons)
-    if json is not None and len(chosen.label_fractions) > 1:
-        picture = curve_file(Path(json))
+    present(results, tasks, console, comparisons, per_class=per_class)
+    if file is not None:
+        progress.print(f"every result is in {shown(file)}")
+    if file is not None and len(chosen.label_fractions) > 1:
+        picture = curve_file(file)
         save_picture(
             draw_curves(_panels(results, tasks, arms), "labels that are used (dots: seeds, lines: means)"), picture
         )
@@ -169,6 +180,29 @@ def _check_label_fraction(kinds: Collection[type[Task]], settings: Settings) -> 
     if settings.label_fractions != (1,) and not any(kind.takes_label_fraction for kind in kinds):
         *able, last = [name for name in TASKS if load(name).takes_label_fraction]
         raise UserError(f"--label-fraction is for {', '.join(able)} and {last}.")
+
+
+def _results_file(asked: str | Path | None, names: Sequence[str], progress: Console) -> Path | None:
+    """Where the results go; None: nowhere. A file that is there already is replaced only if it was asked for.
+
+    Raises:
+        UserError: the file that was asked for cannot be written.
+    """
+    if asked is None:
+        return None
+    if asked != BESIDE:
+        path = Path(asked).expanduser()
+        _check_writable(path)
+        if path.exists():
+            progress.print(f"{shown(path)} is there already and will be replaced")
+        return path
+    first = next((path for name in names if (path := Path(name).expanduser()).exists()), None)
+    folder = first if first is None or first.is_dir() else first.parent
+    if folder is None or not os.access(folder, os.W_OK):
+        progress.print("the results are only shown; --json FILE keeps them")
+        return None
+    tried = (folder / f"evaluation{'' if number == 1 else f'-{number}'}.json" for number in itertools.count(1))
+    return next(path for path in tried if not path.exists())
 
 
 def _check_writable(path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
 from densecl.evaluation.labeled import VOID, LabeledFiles, unknown_label
+from densecl.evaluation.watched import watched
 from densecl.names import shown
 from densecl.normalization import Normalization
 
@@ -73,6 +74,7 @@ def judge(
     ignore: Collection[int] = (),
     subsets: Mapping[str, Collection[int]] | None = None,
     batch_size: int = 32,
+    title: str | None = None,
 ) -> dict[Key, dict[str, Segmentation]]:
     """Fit each probe to the feature maps of `train` and score it on those of `test`.
 
@@ -86,6 +88,7 @@ def judge(
         ignore: labels of pixels that count neither in training nor in the score. 255 is always one of them.
         subsets: names and indices of parts of `test` that also get a score of their own.
         batch_size: images that go through the backbone at a time.
+        title: stands in front of the progress on stderr. None: no progress is shown.
 
     Returns:
         For each key the scores on "all" of `test` and on each of the subsets.
@@ -97,7 +100,8 @@ def judge(
     if len(train) == 0 or len(test) == 0:
         raise UserError("There are no labeled images to learn from or none to score on.")
     with evaluating(backbone):
-        maps = extract(backbone, train, normalization, classes, ignore, batch_size)
+        told = None if title is None else f"{title} the training images"
+        maps = extract(backbone, train, normalization, classes, ignore, batch_size, told)
         classifiers = {name: probe(maps, classes) for name, probe in probes.items()}
         del maps
     return score_test(
@@ -109,6 +113,7 @@ def judge(
         ignore=ignore,
         subsets=subsets,
         batch_size=batch_size,
+        title=None if title is None else f"{title} the test images",
     )
 
 
@@ -122,6 +127,7 @@ def score_test(
     ignore: Collection[int],
     subsets: Mapping[str, Collection[int]] | None,
     batch_size: int,
+    title: str | None = None,
 ) -> dict[Key, dict[str, Segmentation]]:
     """The second half of `judge`, whose arguments these are: one pass over `test`, scored for each classifier."""
     groups: dict[str, Collection[int]] = {"all": range(len(test)), **(subsets or {})}
@@ -130,7 +136,8 @@ def score_test(
     }
     index = 0
     with evaluating(module):
-        for features, labels in _batches(module, test, normalization, classes, ignore, batch_size):
+        batches = _batches(module, test, normalization, classes, ignore, batch_size)
+        for features, labels in watched(batches, len(test), batch_size, title):
             for name, classify in classifiers.items():
                 for offset, (scores, label) in enumerate(zip(classify(features), labels, strict=True)):
                     predicted = upsample(scores[None], *label.shape).argmax(dim=1)[0]
@@ -152,11 +159,13 @@ def extract(
     classes: int,
     ignore: Collection[int],
     batch_size: int,
+    title: str | None = None,
 ) -> LabeledMaps:
     """Feature maps and label maps of all images, on the backbone's device. The arguments are those of `judge`."""
     maps: LabeledMaps | None = None
     start = 0
-    for features, labels in _batches(backbone, labeled, normalization, classes, ignore, batch_size):
+    batches = _batches(backbone, labeled, normalization, classes, ignore, batch_size)
+    for features, labels in watched(batches, len(labeled), batch_size, title):
         if maps is None:
             need = len(labeled) * features[0].nbytes
             if need > MAX_FEATURE_BYTES:

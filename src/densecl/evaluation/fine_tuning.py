@@ -70,8 +70,8 @@ def _showing(title: str | None, steps: int) -> Iterator[Callable[[int, Tensor], 
 
     def show(done: int, loss: Tensor) -> None:
         left = (time.monotonic() - started) / done * (steps - done)
-        display.report(done, f"loss {loss.item():.3f}", left)
-        display.step(done, left)
+        display.report(done, (f"loss {loss.item():.3f}",), left)
+        display.step(done, done / steps, left)
 
     try:
         yield show

@@ -1,4 +1,4 @@
-"""The results of an evaluation: their type, their means over the seeds, the printed tables and the file."""
+"""The results of an evaluation: their type, their means over the seeds, and the file."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any, NamedTuple
 
 from densecl.errors import UserError
 from densecl.evaluation.settings import Settings
-from densecl.evaluation.verdict import CONFIDENCE, Comparison
+from densecl.evaluation.verdict import Comparison
 from densecl.files import replacing
-from densecl.names import printable, shown
 from densecl.version import __version__
 
 #: The subset that is the whole test set.
@@ -47,19 +43,6 @@ class Summary(NamedTuple):
     count: int
 
 
-@runtime_checkable
-class Printed(Protocol):
-    """What the printed table of a task needs to know."""
-
-    name: str
-
-    #: The scores that are shown, and their titles. The first is also shown for parts of the test set.
-    columns: ClassVar[Mapping[str, str]]
-
-    @property
-    def title(self) -> str: ...
-
-
 def summarize(results: Sequence[Result]) -> dict[tuple[str, str, str], dict[str, Summary]]:
     """For each (task, weights, subset), in the order of the results, each score over the seeds."""
     grouped: dict[tuple[str, str, str], list[dict[str, float]]] = {}
@@ -83,68 +66,8 @@ def _summary(values: Sequence[float]) -> Summary:
     return Summary(statistics.fmean(values), deviation, len(values))
 
 
-def present(
-    results: Sequence[Result], tasks: Sequence[Printed], console: Console, comparisons: Sequence[Comparison] = ()
-) -> None:
-    """Print a table for each task: a row for each set of weights, in percent, mean and deviation over the seeds.
-
-    With several fractions of the labels there is a row for each. Below a table stand the verdicts.
-    """
-    for task in tasks:
-        mine = [result for result in results if result.task == task.name]
-        _present_task(task, fractions_of(mine), console)
-        _present_verdicts([one for one in comparisons if one.task == task.name], console)
-
-
-def _present_task(task: Printed, by_fraction: Mapping[float | None, Sequence[Result]], console: Console) -> None:
-    found = {
-        fraction: {key[1:]: scores for key, scores in summarize(some).items()} for fraction, some in by_fraction.items()
-    }
-    keys = [key for some in found.values() for key in some]
-    subsets = [subset for subset in dict.fromkeys(subset for _, subset in keys) if subset != ALL]
-    main, main_title = next(iter(task.columns.items()))
-    # Printed apart, because rich breaks a table's own title at the table's width.
-    console.print(f"{task.title}, percent", style="italic")
-    table = Table()
-    table.add_column("weights", overflow="fold")
-    if len(found) > 1:
-        table.add_column("labels", justify="right")
-    for title in (*task.columns.values(), *(f"{main_title} of\n{subset}" for subset in subsets)):
-        table.add_column(title, justify="right")
-    for weights in dict.fromkeys(weights for weights, _ in keys):
-        for fraction, scores in found.items():
-            cells = [percent(fraction)] if fraction is not None and len(found) > 1 else []
-            cells += [_cell(scores[weights, ALL][score]) for score in task.columns]
-            cells += [_cell(scores[weights, subset][main]) for subset in subsets]
-            table.add_row(shown(weights), *cells)
-    console.print(table)
-
-
-def _present_verdicts(comparisons: Sequence[Comparison], console: Console) -> None:
-    if not comparisons:
-        return
-    pairs = {"seed": "seed of the evaluation", "run": "seed of the run"}
-    by = " or ".join(dict.fromkeys(pairs[one.counted] for one in comparisons))
-    heading = f"compared with {shown(comparisons[0].baseline)}, paired by {by}"
-    if any(one.verdict.interval for one in comparisons):
-        heading += f"; ± is half of a {percent(CONFIDENCE)} interval of the difference"
-    console.print(heading, style="italic", soft_wrap=True)
-    several = len({one.label_fraction for one in comparisons}) > 1
-    for one in comparisons:
-        where = [f"{percent(one.label_fraction)} of the labels"] if several and one.label_fraction is not None else []
-        where += [] if one.subset == ALL else [one.subset]
-        about = ", ".join((shown(one.weights), *where))
-        console.print(f"{about}: {printable(one.sentence)}", soft_wrap=True)
-
-
 def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
-
-
-def _cell(summary: Summary) -> str:
-    if math.isnan(summary.mean):
-        return "-"
-    return f"{summary.mean:.1f}" + ("" if summary.deviation is None else f" ± {summary.deviation:.1f}")
 
 
 def write_results(

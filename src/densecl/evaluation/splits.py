@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 
 from densecl.errors import UserError
+from densecl.evaluation.class_names import names_of
 from densecl.evaluation.labeled import VOID, LabeledFiles, check_classes, open_labeled
 from densecl.evaluation.tasks.task import Context, some_of
 from densecl.model.backbone import Backbone
@@ -21,6 +24,7 @@ class LabeledSplits(NamedTuple):
     classes: int
     subsets: dict[str, frozenset[int]]  # of the test images
     size: tuple[int, int]  # (width, height)
+    names: Mapping[int, str] = MappingProxyType({})  # of the labels, as far as they are known
 
     def check_size(self, backbone: Backbone) -> None:
         """
@@ -65,7 +69,7 @@ def open_splits(context: Context) -> LabeledSplits:
             f"no training image has the label {some_of(scored - learned)}, so nothing can find it: it scores 0"
         )
     classes = settings.classes or 1 + max(learned | scored)
-    return LabeledSplits(train.resized(size), test.resized(size), classes, subsets, size)
+    return LabeledSplits(train.resized(size), test.resized(size), classes, subsets, size, names_of(context.data))
 
 
 def draw_labeled(count: int, fraction: float, seed: int) -> list[int]:

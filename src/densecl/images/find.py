@@ -7,23 +7,22 @@ read.
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 import re
 import stat
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
-from densecl.errors import UserError, nearest
+from densecl.errors import UserError
 from densecl.images.decode import EXTENSIONS, KINDS, BadImage, npy
 from densecl.images.formats import head_of, kind_of
 from densecl.images.listing import list_folder
-from densecl.images.lists import NEEDED, local_path, read_list
+from densecl.images.lists import NEEDED, read_list
 from densecl.images.paths import Found, PathIndex, in_order
+from densecl.images.presence import place
 from densecl.images.unread import Unread, left_out
-from densecl.names import FORMS, on_disk, shown
+from densecl.names import FORMS, shown
 
 #: Bytes at the beginning of a file that are read to tell what it is.
 HEAD = 65_536
@@ -61,38 +60,16 @@ def find(data: Path | str) -> Found:
     Raises:
         UserError: there is nothing there, or nothing that could be an image.
     """
-    path = os.path.expanduser(local_path(str(data)))
-    try:
-        path = on_disk(path)
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return _match(path) if glob.has_magic(path) else _missing(path)
-    except (OSError, ValueError) as error:  # too long, a link to itself, with a zero byte, in a closed folder
-        raise UserError(f"{shown(path)} cannot be read: {getattr(error, 'strerror', error)}.") from error
+    path, status = place(data)
+    if status is None:
+        return _match(path)
+    mode = status.st_mode
     if stat.S_ISDIR(mode):
         return list_folder(Path(path))
     if not stat.S_ISREG(mode):
         what = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise UserError(f"{shown(path)} is {what}. {NEEDED}.")
     return _open_file(Path(path))
-
-
-def _missing(path: str) -> NoReturn:
-    """
-    Raises:
-        UserError: always, with a guess at what was meant.
-    """
-    folder, name = os.path.split(path.rstrip("/"))
-    forward = path.replace("\\", "/")
-    if forward != path and os.path.exists(forward):
-        hint = f" Did you mean '{shown(forward)}'?"
-    else:
-        try:
-            with os.scandir(folder or ".") as entries:
-                hint = nearest(name, [entry.name for entry in itertools.islice(entries, 1000)])
-        except OSError:
-            hint = ""
-    raise UserError(f"no such folder or file: {shown(path)}.{shown(hint)}")
 
 
 def _open_file(file: Path) -> Found:

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
-from urllib.request import url2pathname
 
 from densecl.errors import UserError
 from densecl.images.decode import EXTENSIONS
 from densecl.images.paths import Found, PathIndex
+from densecl.images.presence import local_path
 from densecl.names import on_disk, shown
 
 #: What `--data` takes, for messages.
@@ -149,17 +149,3 @@ def _no_list(file: Path, head: bytes) -> str:
 
 def _is_file(path: Path) -> bool:
     return "\0" not in str(path) and os.path.isfile(path)
-
-
-def local_path(address: str) -> str:
-    """The path of a local file given as an address (``file://...``); any other text as it is.
-
-    Raises:
-        UserError: it is the address of something on the network.
-    """
-    scheme = re.match(r"([a-z][a-z0-9+.-]+)://", address, re.IGNORECASE)
-    if scheme is None:
-        return address
-    if scheme[1].lower() != "file":
-        raise UserError(f"{shown(address)} is an address; images are read from files. Download or mount it first.")
-    return url2pathname(re.sub(r"^file://(localhost)?", "", address, flags=re.IGNORECASE))

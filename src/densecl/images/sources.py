@@ -5,6 +5,7 @@ Each becomes an `ImageSource`: numbered images that are read one at a time.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 import os
@@ -25,6 +26,7 @@ from densecl.images.decode import MAX_PIXELS, BadImage, Region, decode, measure
 from densecl.images.find import find
 from densecl.images.items import check_data_set, check_items, image_of
 from densecl.images.paths import Found
+from densecl.images.presence import check_apart
 from densecl.names import shown
 
 
@@ -88,11 +90,11 @@ def open_source(
     """The images of `data`.
 
     Args:
-        data: one of these. A folder. A text file with a path on each line, relative to the file's own folder; empty
-            lines and lines that begin with # are skipped. A glob, in which ** stands for any folders. One image file.
-            A map-style data set whose items are images, tuples that begin with one, or mappings with one under "image".
-            Such an image is Pillow's, a numpy array "height width channels" or a tensor "channels height width", of
-            uint8, uint16 or floats in 0 to 1.
+        data: one of these, or a tuple of several paths. A folder. A text file with a path on each line, relative to the
+            file's own folder; empty lines and lines that begin with # are skipped. A glob, in which ** stands for any
+            folders. One image file. A map-style data set whose items are images, tuples that begin with one, or
+            mappings with one under "image". Such an image is Pillow's, a numpy array "height width channels" or a
+            tensor "channels height width", of uint8, uint16 or floats in 0 to 1.
         channels: of every image that is read.
         tile: read square tiles with this side in pixels instead of whole images. The tiles cover the image. The last
             one of a row or column is moved inwards, so that all have full size. Where an image is smaller than a tile,
@@ -103,6 +105,13 @@ def open_source(
     Raises:
         UserError: there is nothing there, or nothing that could be an image.
     """
+    if isinstance(data, tuple) and data and all(isinstance(each, str | Path) for each in data):
+        sources = [
+            open_source(each, channels=channels, tile=tile, least_side=least_side, max_pixels=max_pixels)
+            for each in data
+        ]
+        check_apart(data)
+        return sources[0] if len(sources) == 1 else JoinedSource(sources)
     if not isinstance(data, str | Path):
         if tile is not None:
             raise UserError("--tile needs image files; it cannot be used with a data set in Python")
@@ -249,3 +258,51 @@ class DatasetSource(ImageSource):
 
     def fingerprint(self) -> str:
         return f"{type(self.dataset).__qualname__} of {len(self)}"  # its items have no names
+
+
+class JoinedSource(ImageSource):
+    """The images of several sources, one source after the other.
+
+    Args:
+        sources: at least one, all with the same number of channels.
+    """
+
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self.sources = tuple(sources)
+        self.channels = self.sources[0].channels
+        self.ends = list(itertools.accumulate(map(len, self.sources)))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def _at(self, index: int) -> tuple[ImageSource, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        number = bisect.bisect_right(self.ends, index)
+        return self.sources[number], index - (self.ends[number - 1] if number else 0)
+
+    def read(self, index: int) -> Shaped[Tensor, "channels height width"]:
+        source, own = self._at(index)
+        return source.read(own)
+
+    def sides(self, index: int) -> tuple[int, int]:
+        source, own = self._at(index)
+        return source.sides(own)
+
+    def name(self, index: int) -> str:
+        source, own = self._at(index)
+        return source.name(own)
+
+    def key(self, index: int) -> bytes | None:
+        source, own = self._at(index)
+        return source.key(own)
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for source in self.sources for note in source.notes())
+
+    def check(self) -> None:
+        for source in self.sources:
+            source.check()
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256("\n".join(source.fingerprint() for source in self.sources).encode()).hexdigest()

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from densecl.architectures import understood, unknown_backbone
 from densecl.borrowed import evaluating
-from densecl.errors import UserError, nearest
+from densecl.errors import UserError
 
 #: Sides of images that models are often built for.
 USUAL_SIZES = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 336, 384, 448, 512)
@@ -326,8 +327,9 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
     Raises:
         UserError: for an unknown name, or an output stride or channels that the model cannot have.
     """
+    name = understood(name)
     if not timm.is_model(name.split(".")[0]):
-        raise UserError(f"--backbone {name}: timm has no such model.{nearest(name, timm.list_models())}")
+        raise unknown_backbone(name, timm.list_models())
     try:
         model = create_model(name, channels=channels, output_stride=output_stride)
     except Exception as error:  # an unknown tag, channels that it cannot have, a package that is not there

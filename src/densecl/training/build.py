@@ -39,6 +39,7 @@ class Parts:
     outlook: tuple[str, ...]  # lines for the user: what the network sees
     timeline: Timeline  # how long it is, and where it goes on
     optimizer_state: dict[str, Any] | None = None
+    loss_scale: dict[str, Any] | None = None  # with --precision fp16
     origin: Mapping[str, str] = field(default_factory=dict)  # what the result says of where it comes from
     follows: tuple[str, ...] = ()  # lines for the user: the frozen networks
 
@@ -87,6 +88,7 @@ def build(
         tuple(outlook(resolved, facts)),
         timeline,
         optimizer_state=None if checkpoint is None else checkpoint["optimizer"],
+        loss_scale=None if checkpoint is None else checkpoint.get("loss_scale"),
         origin=provenance(resolved, source, guides),
         follows=tuple(described(resolved, guides)),
     )

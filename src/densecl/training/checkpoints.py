@@ -34,8 +34,8 @@ _UPGRADES = {
 }
 
 
-class Checkpoint(TypedDict):
-    """What ``last.ckpt`` holds."""
+class _Checkpoint(TypedDict):
+    """What every ``last.ckpt`` holds."""
 
     format: str
     step: int  # steps done
@@ -44,6 +44,12 @@ class Checkpoint(TypedDict):
     fingerprint: str  # of the data, from `ImageSource`
     model: dict[str, Any]  # state dict of `DenseCL`: both encoders, both queues with their positions
     optimizer: dict[str, Any]
+
+
+class Checkpoint(_Checkpoint, total=False):
+    """What ``last.ckpt`` holds."""
+
+    loss_scale: dict[str, Any]  # how much the loss is scaled, with --precision fp16
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -90,7 +96,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     missing = Checkpoint.__required_keys__ - content.keys()
     if missing:
         raise UserError(f"{path} is no whole checkpoint: it lacks {', '.join(sorted(missing))}.")
-    wrong = [name for name, right in _RIGHT.items() if not right(content[name])]
+    wrong = [name for name, right in _RIGHT.items() if name in content and not right(content[name])]
     if wrong:
         raise UserError(f"{path} is damaged and cannot be resumed: its {wrong[0]} is {str(content[wrong[0]])[:40]!r}.")
     return Checkpoint(**content)
@@ -113,6 +119,7 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
     "fingerprint": lambda value: isinstance(value, str),
     "model": lambda value: isinstance(value, dict),
     "optimizer": lambda value: isinstance(value, dict),
+    "loss_scale": lambda value: isinstance(value, dict),
 }
 
 

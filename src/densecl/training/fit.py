@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
-from rich.console import Console
 
 from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.config.recipe import Resolved
@@ -27,14 +26,17 @@ from densecl.images.sampler import StepSampler
 from densecl.interrupts import Interrupts
 from densecl.model import DenseCL, Scheduled
 from densecl.training.build import Parts
+from densecl.training.device import choose_device
 from densecl.training.environment import Placed
-from densecl.training.fixed_pairs import FixedPairs
+from densecl.training.fixed_pairs import COST, MOST_SECONDS, TIMES, FixedPairs, pairs_for
+from densecl.training.learned import command_to_resume
 from densecl.training.logs import start_loggers
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 from densecl.training.recorder import Recorder
 from densecl.training.rhythm import Rhythm
 from densecl.training.schedules import Schedules
+from densecl.training.voice import Voice
 from densecl.views import Photometrics
 
 
@@ -47,13 +49,13 @@ class RunResult(NamedTuple):
     metrics: dict[str, float | int]  # the last row of metrics.csv; empty if there was nothing left to do
 
 
-def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunResult:
+def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult:
     """Trains to the end of the timeline, and leaves checkpoints and the backbone in `out`.
 
     Args:
         parts: from `build`.
         out: the run's folder.
-        console: on the first process, where to show how it goes.
+        voice: on the first process, tells how it goes.
         peers: the other processes.
 
     Raises:
@@ -61,7 +63,7 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
         KeyboardInterrupt, SystemExit: see `pretrain`.
     """
     recipe, timeline, world = parts.recipe, parts.timeline, peers.world
-    on_gpu = torch.cuda.is_available()
+    device = choose_device()
     pairs = view_pairs(parts)
     trained = view_pairs(parts, single=True) if distills_alone(recipe) else pairs
     sampler = StepSampler(
@@ -76,10 +78,10 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
     module = _module(parts)
     if recipe.compile:
         parts.model.compile_encoders()
-    interrupts = Interrupts()
-    quarantine = Quarantine(out / "quarantine.csv", len(parts.source))
+    interrupts = Interrupts(None if voice is None else functools.partial(_acknowledge, voice=voice))
+    quarantine = Quarantine(out / "quarantine.csv", len(parts.source), most=recipe.max_bad_images)
     loggers = []
-    if console is not None:
+    if voice is not None:
         loggers = start_loggers(recipe.loggers, out, timeline.start_step, dataclasses.asdict(recipe))
     recorder = Recorder(
         out,
@@ -89,20 +91,18 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
         rhythm=Rhythm(recipe.log_every, recipe.checkpoint_every, recipe.checkpoint_minutes),
         interrupts=interrupts,
         quarantine=quarantine,
-        fixed_pairs=FixedPairs(
-            pairs, parts.normalization, quarantine.record, shift_brightness=recipe.brightness == "shift"
-        ),
+        fixed_pairs=_fixed_pairs(parts, pairs, quarantine),
         loggers=loggers,
-        console=console,
+        voice=voice,
+        in_epochs=recipe.epochs is not None,
         peers=peers,
     )
     trainer = pl.Trainer(
-        accelerator="cuda" if on_gpu else "cpu",
+        accelerator=device,
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         strategy=DDPStrategy(gradient_as_bucket_view=True, timeout=peers.patience) if recipe.processes > 1 else "auto",
-        plugins=LightningEnvironment() if world is None else Placed(world),
-        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        plugins=[LightningEnvironment() if world is None else Placed(world), _precision(parts, device)],
         max_epochs=1,  # for Lightning the whole run is one epoch, so that workers are not started anew
         gradient_clip_val=recipe.clip_gradient,
         accumulate_grad_batches=recipe.accumulate,
@@ -115,7 +115,9 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
         enable_model_summary=False,
         default_root_dir=out,
     )
-    loader = make_loader(trained, sampler, workers=recipe.workers, pin_memory=on_gpu, read_timeout=recipe.read_timeout)
+    loader = make_loader(
+        trained, sampler, workers=recipe.workers, pin_memory=device == "cuda", read_timeout=recipe.read_timeout
+    )
     interrupts.listen()
     try:
         trainer.fit(module, loader)
@@ -128,7 +130,7 @@ def fit(parts: Parts, out: Path, console: Console | None, peers: Peers) -> RunRe
         interrupts.ignore()
     if recorder.stopped_by is not None:
         peers.agreed_to_stop = True
-        _stop(recorder.stopped_by, recorder.done, console)
+        _stop(recorder.stopped_by, recorder.done, command_to_resume(recipe, out), voice)
     return RunResult(out, out / "backbone.safetensors", recorder.done, recorder.row)
 
 
@@ -205,11 +207,47 @@ def _module(parts: Parts) -> DenseCLModule:
     )
 
 
-def _stop(received: int, done: int, console: Console | None) -> None:
-    """Ends the process as the signal asks for, once all is saved."""
-    message = f"Stopped by {signal.Signals(received).name} after step {done}, which is saved. Go on with --resume."
-    if console is not None:
-        console.print(message, highlight=False, soft_wrap=True, markup=False)
+def _precision(parts: Parts, device: str) -> Precision:
+    """Lightning's own choice would take bf16 for fp16 on a CPU."""
+    if parts.recipe.precision == "32":
+        return Precision()
+    if parts.recipe.precision == "bf16":
+        return MixedPrecision("bf16-mixed", device)
+    plugin = MixedPrecision("16-mixed", device)
+    if parts.loss_scale:
+        plugin.load_state_dict(parts.loss_scale)
+    return plugin
+
+
+def _fixed_pairs(parts: Parts, pairs: CropPairDataset, quarantine: Quarantine) -> FixedPairs:
+    timeline = parts.timeline
+    steps, limit = timeline.total_steps, timeline.time_limit
+    return FixedPairs(
+        pairs,
+        parts.normalization,
+        quarantine.record,
+        shift_brightness=parts.recipe.brightness == "shift",
+        count=pairs_for(None if steps is None else steps * parts.recipe.batch_size),
+        seconds=MOST_SECONDS if limit is None else min(MOST_SECONDS, COST * limit / TIMES),
+    )
+
+
+def _acknowledge(received: signal.Signals, voice: Voice) -> None:
+    """Says that a signal has come, because the step may take a while."""
     if received == signal.SIGINT:
-        raise KeyboardInterrupt(message)
+        voice.say("Finishing this step, then saving. Ctrl-C again quits now.")
+    else:
+        voice.say(f"{received.name}: finishing this step, then saving.")
+
+
+def _stop(received: int, done: int, command: str, voice: Voice | None) -> None:
+    """Ends the process as the signal asks for, once all is saved."""
+    name = signal.Signals(received).name
+    when = f"after step {done}, which is saved" if done else "before the first step"
+    message = f"Stopped by {name} {when}."
+    if voice is not None:
+        voice.say(message)
+        voice.say_to_copy(f"Go on with: {command}")
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt(f"{message} Go on with --resume.")
     raise SystemExit(128 + received)

@@ -28,7 +28,7 @@ from densecl.training.checkpoints import Checkpoint, load_checkpoint
 from densecl.training.cores import available_cores
 from densecl.training.guidance import Guides, facts_of, open_guides
 from densecl.training.optimizer import layers_from_the_end
-from densecl.training.processor import fast_in_bf16
+from densecl.training.processor import fast_in_bf16, fast_in_fp16
 from densecl.training.reliance import SIDE, measure_reliance
 
 
@@ -59,7 +59,7 @@ def inspect(
     """
     backbone = _backbone(asked, module)
     source = open_source(
-        asked.data if dataset is None else dataset,
+        asked.sources if dataset is None else dataset,
         channels=asked.channels,
         tile=asked.tile,
         least_side=_least_side(asked, backbone.stride),
@@ -128,8 +128,9 @@ def _checkpoint(asked: Settings[Any], resume_from: Path | None, source: ImageSou
     checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
     if checkpoint["fingerprint"] != source.fingerprint():
         raise UserError(
-            f"--data {shown(asked.data)} holds other images ({len(source)}) than the run in {resume_from} began with"
-            f" ({checkpoint['images']}). Give the same, or start a new run with --init {resume_from}."
+            f"--data {' '.join(map(shown, asked.sources))} holds other images ({len(source)}) than the run in"
+            f" {resume_from} began with ({checkpoint['images']}). Give the same, or start a new run with"
+            f" --init {resume_from}."
         )
     return checkpoint
 
@@ -210,4 +211,4 @@ def _stages(asked: Settings[Any], backbone: Backbone) -> tuple[Stage, ...]:
 def _machine() -> Machine:
     fast, why = fast_in_bf16()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Machine(gpus=gpus, cores=available_cores(), fast_in_bf16=fast, why_bf16=why)
+    return Machine(gpus=gpus, cores=available_cores(), fast_in_bf16=fast, why_bf16=why, fast_in_fp16=fast_in_fp16())

@@ -55,8 +55,7 @@ def start_loggers(names: tuple[str, ...], out: Path, last_step: int, settings: M
                 logger = loggers.MLFlowLogger("densecl", run_name=title, save_dir=str(out / "mlruns"))
             logger.log_hyperparams({setting: _as_text(value) for setting, value in settings.items()})
         except ImportError as error:
-            install = "tensorboard" if name == "tensorboard" else f"densecl[{name}]"
-            raise UserError(f"--loggers {name} needs a package that is not here: pip install '{install}'.") from error
+            raise UserError(f"--loggers {name} needs a package that is not here: pip install {name}.") from error
         except Exception as error:  # each logger raises its own kinds
             raise UserError(
                 f"--loggers {name} cannot start: {in_short(error)}. {HELP[name]}, or leave it out (--loggers none)."

@@ -36,8 +36,9 @@ COLUMNS = (
 #: Columns that metrics.csv has further right if the run follows frozen networks.
 FOLLOWING = (*GUIDED_MEASURES, FROZEN_SHARE)
 
-#: Columns of match_accuracy.csv: matching by the backbone's features on fixed view pairs, and its chance level.
-MATCH_COLUMNS = ("step", "match_accuracy", "match_chance")
+#: Columns of match_accuracy.csv: matching by the backbone's features on fixed view pairs, its chance level, and how
+#: many pairs there are.
+MATCH_COLUMNS = ("step", "match_accuracy", "match_chance", "pairs")
 
 
 def metrics_row(
@@ -64,9 +65,20 @@ def metrics_row(
     }
 
 
-def in_one_line(row: Mapping[str, float | int]) -> str:
-    """The numbers of a row that a user wants to see while the run goes on."""
-    return (
-        f"epoch {row['epoch']:.2f}  loss {row['loss']:.3f}  {row['images_per_second']:.0f} images/s"
-        f"  waiting for data {row['data_wait']:.0%}"
-    )
+def in_brief(row: Mapping[str, float | int], matched: float | None, *, in_epochs: bool) -> list[str]:
+    """The numbers that a user wants to see while the run goes on, the most important one first.
+
+    Args:
+        row: with loss, images per second and fraction of waiting.
+        matched: the last match accuracy on the fixed pairs.
+        in_epochs: whether the length of the run is given in epochs, so that they mean something to the user.
+    """
+    rate, waiting = row["images_per_second"], row["data_wait"]
+    numbers = [f"loss {row['loss']:.3f}"]
+    if matched is not None and matched == matched:
+        numbers.append(f"match {matched:.1%}".replace("%", " %"))
+    numbers.append(f"{rate:.1f} images/s" if rate < 10 else f"{rate:.0f} images/s")
+    numbers.append(f"waiting for data {waiting:.0%}".replace("%", " %"))
+    if in_epochs:
+        numbers.append(f"epoch {row['epoch']:.2f}")
+    return numbers

@@ -26,7 +26,8 @@ import torch.distributed as dist
 
 from densecl.errors import SharedError, UserError
 from densecl.names import shown
-from densecl.training.environment import Placed, World
+from densecl.training.environment import Placed
+from densecl.training.world import World
 
 #: Seconds between two looks at the table.
 LOOK_EVERY = 1.0

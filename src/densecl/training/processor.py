@@ -39,6 +39,13 @@ def fast_in_bf16() -> tuple[bool, str]:
     return False, "the CPU has no fast bf16"
 
 
+def fast_in_fp16() -> bool:
+    """Whether this machine's GPU has tensor cores for float16 but no bf16: NVIDIA's Volta and Turing, such as a T4."""
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return False
+    return not torch.cuda.is_bf16_supported(including_emulation=False) and torch.cuda.get_device_capability() >= (7, 0)
+
+
 def read_cpu(root: Path = Path("/")) -> Cpu:
     """The CPU of this machine. Outside Linux maker and instructions are empty.
 

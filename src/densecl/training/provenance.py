@@ -14,8 +14,11 @@ from densecl.version import __version__
 
 def provenance(resolved: Resolved, source: ImageSource, guides: Guides) -> dict[str, str]:
     """All but the steps, which change as the run goes on."""
+    alone = distills_alone(resolved)
     said = {
-        "method": "distillation" if distills_alone(resolved) else resolved.method,
+        "method": "distillation" if alone else resolved.method,
+        **({} if alone else {"dense_weight": f"{resolved.dense_weight:g}"}),
+        "image_size": str(resolved.image_size),
         "images": str(len(source)),
         "data_fingerprint": source.fingerprint(),
         "densecl_version": __version__,

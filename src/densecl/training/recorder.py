@@ -10,7 +10,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
 
 from densecl.errors import UserError
 from densecl.images.batch import Batch
@@ -23,16 +22,18 @@ from densecl.progress import Display
 from densecl.training.alarms import CollapseAlarm, not_finite
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
 from densecl.training.diagnosis import MEASURES, measure
-from densecl.training.fixed_pairs import FixedPairs
+from densecl.training.fixed_pairs import TIMES, FixedPairs
 from densecl.training.frozen_time import FrozenTime
+from densecl.training.learned import pairs_measured
 from densecl.training.logs import Loggers
-from densecl.training.metrics import COLUMNS, FOLLOWING, MATCH_COLUMNS, Row, in_one_line, metrics_row
+from densecl.training.metrics import COLUMNS, FOLLOWING, MATCH_COLUMNS, Row, in_brief, metrics_row
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 from densecl.training.provenance import after
 from densecl.training.rhythm import Rhythm
 from densecl.training.table import Table
 from densecl.training.timeline import Timeline
+from densecl.training.voice import Voice
 from densecl.training.window import Window
 
 
@@ -52,7 +53,8 @@ class Recorder(pl.Callback):
         quarantine: for the bad images of each batch.
         fixed_pairs: on which the backbone's match accuracy is measured.
         loggers: get the numbers of metrics.csv, too.
-        console: on the first process, where to show how it goes.
+        voice: on the first process, tells how it goes.
+        in_epochs: whether the length of the run is given in epochs.
         peers: the other processes; they wait while the first one measures and saves.
 
     Attributes:
@@ -73,7 +75,8 @@ class Recorder(pl.Callback):
         quarantine: Quarantine,
         fixed_pairs: FixedPairs,
         loggers: list[Logger],
-        console: Console | None,
+        voice: Voice | None,
+        in_epochs: bool,
         peers: Peers,
     ) -> None:
         self.out = out
@@ -85,13 +88,17 @@ class Recorder(pl.Callback):
         self.quarantine = quarantine
         self.fixed_pairs = fixed_pairs
         self.loggers = Loggers(loggers, self._say)
-        self.console = console
+        self.voice = voice
+        self.in_epochs = in_epochs
         self.peers = peers
         self.display: Display | None = None
         self.alarm = CollapseAlarm()
         self.stopped_by: int | None = None
         self.done = self._saved_step = timeline.start_step
         self.row: Row = {}
+        self.matched: float | None = None  # the last match accuracy
+        self._latest: Row = {}  # as `row`, but newer where rows are far apart
+        self._part = self._parts_done()
         self._frozen_time: FrozenTime | None = None
         self._status = "failed"
 
@@ -111,14 +118,19 @@ class Recorder(pl.Callback):
             columns = COLUMNS if guidance is None else (*COLUMNS, *FOLLOWING)
             self.metrics = Table(self.out / "metrics.csv", columns, last_step=last)
             self.matches = Table(self.out / "match_accuracy.csv", MATCH_COLUMNS, last_step=last)
+            if start > 0 and (pairs := pairs_measured(self.matches.path)):
+                self.fixed_pairs.keep_to(pairs)
+            if self.voice is not None:
+                # Its thread must begin after the workers were forked.
+                self.display = Display(self.voice.console, self.timeline.total_steps, start, log=self.voice.log)
             if start == 0:
                 self._measure_matches(pl_module)
         self.peers.first_is_done("the start")
-        if self.console is not None:
-            # Its thread must begin after the workers were forked.
-            self.display = Display(self.console, self.timeline.total_steps, start)
         self._saved_at = self.timeline.now()
         self._window = Window(self.timeline.now)
+        self.stopped_by = int(max(self.peers.agree([float(self.interrupts.received or 0)]))) or None
+        if self.stopped_by is not None:  # during that measurement, which may have taken longer than a step
+            trainer.should_stop = True
         if self._frozen_time is not None:
             self._frozen_time.start()
         self.timeline.start()
@@ -166,19 +178,29 @@ class Recorder(pl.Callback):
         signal, minutes = self._agree()
         ended = self.timeline.ended(self.done)
         self.stopped_by = None if ended else signal
-        due = self.rhythm.after(self.done, ended=ended, stopped=self.stopped_by is not None, minutes=minutes)
+        part, self._part = self._part, self._parts_done()
+        due = self.rhythm.after(
+            self.done,
+            ended=ended,
+            stopped=self.stopped_by is not None,
+            minutes=minutes,
+            new_part=self._part > part,
+        )
         if due.row:
             self._log(trainer, module)
+        elif self.display is not None and self.display.stale:
+            self._show_latest(trainer, module)
         module.last = None  # its memory is free for what follows
+        if self.display is not None:
+            self.display.step(self.done, self.timeline.progress(self.done), self._seconds_left())
         if trainer.is_global_zero:
             if due.matches:
                 self._measure_matches(module)
             if due.checkpoint:
                 self._save(module)
-            if self.display is not None:
-                self.display.step(self.done, self._seconds_left())
-        if due.checkpoint:
+        if due.checkpoint or due.matches:
             self.peers.first_is_done(f"step {self.done}")
+        if due.checkpoint:
             self._saved_at = self.timeline.now()
         if ended or self.stopped_by is not None:
             trainer.should_stop = True
@@ -210,14 +232,47 @@ class Recorder(pl.Callback):
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
             self.loggers.log(numbers, self.done)
             if self.display is not None:
-                self.display.report(self.done, in_one_line(self.row), self._seconds_left())
+                self._latest = self.row
+                self._report()
         self.alarm.check(self.done, self.row)
 
+    def _show_latest(self, trainer: pl.Trainer, module: DenseCLModule) -> None:
+        """Between two rows that are far apart in time: the loss of this process, and the speed."""
+        assert module.last is not None
+        self._latest = self.row | {"loss": module.last[0].loss.item(), "epoch": self.timeline.epoch(self.done)}
+        rate = self._window.rate(self.batch_size // trainer.accumulate_grad_batches)
+        if rate is not None:
+            self._latest["images_per_second"] = rate
+        self._report()
+
+    def _report(self) -> None:
+        assert self.display is not None
+        numbers = in_brief(self._latest, self.matched, in_epochs=self.in_epochs)
+        self.display.report(self.done, numbers, self._seconds_left())
+
+    def _parts_done(self) -> int:
+        """How many of the run's parts, after each of which the match accuracy is measured, are done."""
+        return int(TIMES * self.timeline.progress(self.done) + 1e-9)
+
     def _measure_matches(self, module: DenseCLModule) -> None:
+        def show(done: int, total: int) -> None:
+            if self.display is not None:
+                self.display.note(f"measuring match accuracy, pair {done + 1} of {total}")
+
+        def stop() -> bool:  # nobody waits for the first one; the others are one step long at most
+            return self.done == 0 and self.interrupts.received is not None
+
         with self._writing(self.quarantine.path, module):
-            accuracy, chance = self.fixed_pairs.match_accuracy(module.model.backbone)
+            matched = self.fixed_pairs.match_accuracy(module.model.backbone, stop=stop, show=show)
+        if matched is None:
+            return
+        self.matched = matched.accuracy
+        if self.display is not None:
+            self.display.note("")
+            if self._latest:
+                self._report()
         with self._writing(self.matches.path, module):
-            self.matches.append({"step": self.done, "match_accuracy": accuracy, "match_chance": chance})
+            self.matches.append(dict(zip(MATCH_COLUMNS, (self.done, *matched), strict=True)))
 
     def _save(self, module: DenseCLModule) -> None:
         """Writes checkpoint and backbone, but never weights that are not finite."""
@@ -233,6 +288,8 @@ class Recorder(pl.Callback):
             model=module.model.state_dict(),
             optimizer=module.trainer.optimizers[0].state_dict(),
         )
+        if loss_scale := module.trainer.precision_plugin.state_dict():  # with float16
+            checkpoint["loss_scale"] = loss_scale
         # The result goes first, so that a run whose checkpoint says that it is complete has one.
         result = self.out / "backbone.safetensors"
         with writing(result):
@@ -270,9 +327,9 @@ class Recorder(pl.Callback):
             raise not_finite(first_bad + 1)
 
     def _seconds_left(self) -> float | None:
-        rate = self.row.get("images_per_second")
+        rate = self._latest.get("images_per_second")
         return self.timeline.seconds_left(self.done, rate / self.batch_size if rate else None)
 
     def _say(self, text: str) -> None:
-        if self.console is not None:
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        if self.voice is not None:
+            self.voice.say(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,18 +20,25 @@ from densecl.config.setting import seconds_in
 from densecl.config.settings import Settings
 from densecl.errors import UserError
 from densecl.model import save_backbone
-from densecl.names import shown
+from densecl.names import listing, shown
 from densecl.progress import Screen, duration
 from densecl.training.build import Parts, build
 from densecl.training.checkpoints import try_saving, writing
-from densecl.training.environment import find_world, node_rank, settle_devices
+from densecl.training.device import choose_device, why_not
+from densecl.training.environment import settle_devices
 from densecl.training.explanations import lightning_quiet, memory_explained
 from densecl.training.fit import RunResult, fit
 from densecl.training.launch import check_not_importing, launch, tell_parent
+from densecl.training.learned import next_steps, verdict
 from densecl.training.logs import threads_of_loggers_quiet
 from densecl.training.peers import Peers
 from densecl.training.provenance import after
-from densecl.training.run_folder import agree_with_past, check_free, check_space, claimed, clear
+from densecl.training.run_folder import agree_with_past, check_space, claimed, clear
+from densecl.training.vacant import check_folder, check_free
+from densecl.training.versions import made_with
+from densecl.training.voice import Voice
+from densecl.training.world import find_world, node_rank
+from densecl.version import __version__
 
 
 def pretrain(
@@ -70,9 +76,9 @@ def pretrain(
     asked = settle_devices(recipe)
     rank = node_rank(asked.nodes) if world is None else world.rank
     first = rank == 0
-    console = Console(file=Screen(), quiet=not first)  # pyright: ignore[reportArgumentType]
-    say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    voice = Voice(Console(file=Screen(), quiet=not first))  # pyright: ignore[reportArgumentType]
     with contextlib.ExitStack() as held:
+        held.enter_context(voice.errors_logged())
         held.enter_context(lightning_quiet())
         held.enter_context(threads_of_loggers_quiet())
         # The caller's random numbers stay as they were; a GPU that was not used yet has none, and is not started here.
@@ -80,6 +86,7 @@ def pretrain(
         held.enter_context(torch.random.fork_rng(devices=used))
         peers = held.enter_context(Peers(world, seconds_in(asked.distributed_timeout), _show))
         _check_machine(asked)
+        check_folder(out)
         if first or resume:  # the others of a resumed run must come to the same settings
             asked = agree_with_past(asked, out, resume)
         with memory_explained(asked):
@@ -88,11 +95,15 @@ def pretrain(
         held.enter_context(memory_explained(resolved, resumed=out if parts.timeline.start_step else None))
         _check_length(parts, out)
         if first:
+            reasons += _note_on_device()
             reasons += _prepare(parts, out, resume, held)
+            voice.open_log(out)
+            for line in made_with():
+                voice.log(line)
         peers.first_is_done("the folder")
-        _introduce(parts, reasons, out, say)
+        _introduce(parts, reasons, out, voice.say)
         if parts.timeline.complete:
-            say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
+            voice.say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
             result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
             if first:  # writing it may have failed at the end of the run, and an older file lie there
                 said = after(parts.timeline.start_step, parts.origin)
@@ -100,12 +111,12 @@ def pretrain(
                     save_backbone(parts.model.backbone, result.backbone, parts.normalization, said)
             return result
         if resolved.processes == 1 or world is not None:
-            result = fit(parts, out, console if first else None, peers)
+            result = fit(parts, out, voice if first else None, peers)
         else:
             del parts  # each process makes its own
             arguments = resolved, out, resume, dataset, backbone
             result = launch(_fit_in_process, resolved.devices, *arguments, nodes=resolved.nodes, node=rank)
-    say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
+        _conclude(resolved, result, voice)
     return result
 
 
@@ -116,13 +127,16 @@ def _fit_in_process(
     _keep_memory()
     world = find_world()
     assert world is not None
-    console = Console(file=Screen()) if world.rank == 0 else None  # pyright: ignore[reportArgumentType]
+    voice = None
+    if world.rank == 0:
+        voice = Voice(Console(file=Screen()))  # pyright: ignore[reportArgumentType]
+        voice.open_log(out)
     patience = seconds_in(resolved.distributed_timeout)
     with lightning_quiet(), threads_of_loggers_quiet(), Peers(world, patience, tell_parent) as peers:
         with memory_explained(resolved):
             parts, _ = build(resolved, out if resume else None, dataset, backbone)
         with memory_explained(resolved, resumed=out if parts.timeline.start_step else None):
-            return fit(parts, out, console, peers)
+            return fit(parts, out, voice, peers)
 
 
 def _show(text: str) -> None:
@@ -135,9 +149,19 @@ def _keep_memory() -> None:
         keep_freed_memory()
 
 
+def _note_on_device() -> list[str]:
+    """A line where a GPU of Apple's is there, but cannot be used."""
+    if torch.cuda.is_available() or not torch.backends.mps.is_available():
+        return []
+    reason = why_not(torch.device("mps"))
+    return [] if reason is None else [f"warning: computed on the CPU, because Apple's GPU cannot do it: {reason}"]
+
+
 def _check_machine(asked: Settings[Any]) -> None:
     if asked.sync_batch_norm and not torch.cuda.is_available():
         raise UserError("--sync-batch-norm needs GPUs: torch has no synchronized batch norm on the CPU.")
+    if asked.processes > 1 and choose_device() == "mps":
+        raise UserError(f"--devices {asked.devices}: Apple's GPU is one. Leave --devices out.")
     if torch.cuda.is_available() and asked.devices > torch.cuda.device_count():
         raise UserError(
             f"--devices {asked.devices}: this process sees {torch.cuda.device_count()} GPU(s) on this machine. (A"
@@ -170,15 +194,22 @@ def _prepare(parts: Parts, out: Path, resume: bool, held: contextlib.ExitStack) 
             check_free(out)  # once more, now that nobody else writes here
             clear(out)
         check_space(parts.model, parts.recipe, out)
-        write_recipe(parts.recipe, out / "recipe.yaml")
+        write_recipe(parts.recipe, out / "recipe.yaml", _heading(parts))
     try_saving(out / "checkpoints" / "last.ckpt")
     return [] if locked else [f"warning: the file system of {out} has no locks; start no second run in that folder"]
+
+
+def _heading(parts: Parts) -> tuple[str, ...]:
+    """What stands first in recipe.yaml."""
+    recipe, timeline = parts.recipe, parts.timeline
+    length = f"{timeline.total_steps} steps" if timeline.total_steps else f"{recipe.time_limit} of time"
+    return (f"densecl {__version__}: {recipe.method}, {recipe.backbone} at {recipe.image_size} px, {length}.",)
 
 
 def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
     """What the run is going to do, and why."""
     recipe, timeline = parts.recipe, parts.timeline
-    data = f"{shown(recipe.data)}: {len(parts.source)} images"
+    data = f"{listing(map(shown, recipe.sources), 'and')}: {len(parts.source)} images"
     length = f"{timeline.total_steps} steps" if timeline.time_limit is None else duration(timeline.time_limit)
     say(f"{data}, {float(timeline.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
     for line in (*parts.outlook, *parts.follows):
@@ -187,3 +218,13 @@ def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[s
         say(f"  {reason}")
     begun = f", going on after step {timeline.start_step}" if timeline.start_step else ""
     say(f"{length} into {shown(out)}{begun}")
+
+
+def _conclude(resolved: Resolved, result: RunResult, voice: Voice) -> None:
+    """What came out, and what to do with it."""
+    voice.say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
+    found = verdict(result.out / "match_accuracy.csv", random_start=resolved.init is None)
+    if found:
+        voice.say(found)
+    for line in next_steps(resolved, result.out):
+        voice.say_to_copy(line)

@@ -22,11 +22,7 @@ from densecl.errors import UserError, flag
 from densecl.files import free_bytes, lock
 from densecl.model import DenseCL, Distillation
 from densecl.training.checkpoints import writing
-
-#: Files that a run has before its first checkpoint. A folder with nothing else can be begun anew.
-EARLY = frozenset(
-    ("recipe.yaml", "metrics.csv", "match_accuracy.csv", "quarantine.csv", "tensorboard", "wandb", "mlruns", ".lock")
-)
+from densecl.training.vacant import check_free
 
 #: Seconds to wait for the folder's lock; workers of a killed run may still hold it.
 LEAVING = 10.0
@@ -38,8 +34,6 @@ def agree_with_past(recipe: Settings[Any], out: Path, resume: bool) -> Settings[
     Raises:
         UserError: if `out` is taken, or the run in it has other settings.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file, not a folder.")
     if not resume:
         check_free(out)
         return recipe
@@ -64,24 +58,6 @@ def agree_with_past(recipe: Settings[Any], out: Path, resume: bool) -> Settings[
 
 def _shown(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def check_free(out: Path) -> None:
-    """
-    Raises:
-        UserError: if there is more in `out` than what a run leaves before its first checkpoint.
-    """
-    taken = [path.name for path in out.iterdir() if not _early(path)] if out.is_dir() else []
-    if taken:
-        hint = "Go on with --resume, or" if (out / "recipe.yaml").is_file() else "It holds other files:"
-        raise UserError(f"--out {out} exists already. {hint} choose another folder.")
-
-
-def _early(path: Path) -> bool:
-    """Whether a run leaves this before its first checkpoint."""
-    if path.name == "checkpoints":
-        return path.is_dir() and not any(path.iterdir())
-    return path.name in EARLY or path.name.startswith(".quarantine.csv") or path.suffix == ".part"
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class Table:
     def __init__(self, path: Path, columns: tuple[str, ...], last_step: int = -1) -> None:
         self.path = path
         self.columns = columns
-        kept = [row for row in self._rows() if int(row["step"]) <= last_step]
+        kept = [row for row in read_rows(path) if int(row["step"]) <= last_step]
         with writing(path), replacing(path) as file:
             file.write(self._lines([dict(zip(columns, columns, strict=True)), *kept]).encode())
 
@@ -41,19 +41,21 @@ class Table:
         written = {name: _written(row[name]) for name in self.columns if name in row}
         append(self.path, self._lines([written]).encode())
 
-    def _rows(self) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(encoding="utf-8", errors="replace", newline="") as file:
-            # A run that was killed may have left half a line at the end.
-            whole = [line for line in file if line.endswith("\n")]
-        rows = csv.DictReader(whole)
-        return [row for row in rows if row.get("step", "").isdigit() and None not in row.values()]
-
     def _lines(self, rows: list[dict[str, str]]) -> str:
         text = io.StringIO()
         csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
         return text.getvalue()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of such a file; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        # A run that was killed may have left half a line at the end.
+        whole = [line for line in file if line.endswith("\n")]
+    rows = csv.DictReader(whole)
+    return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]
 
 
 def _written(value: float | int) -> str:

@@ -36,6 +36,11 @@ class Window:
         """What follows a batch is done, too. From here on the run waits for data."""
         self._mark = self._now()
 
+    def rate(self, batch_size: int) -> float | None:
+        """Images per second so far; None if no batch is done yet. The window goes on."""
+        total = self._waited + self._worked
+        return self._batches * batch_size / total if self._batches and total else None
+
     def close(self, batch_size: int) -> tuple[float, float]:
         """Images per second and the fraction of the time spent waiting. A new window begins.
 

@@ -60,8 +60,8 @@ TASKS = {
     ),
 }
 
-#: Tasks by the names that they had before.
-RENAMED = {"neighbors": "knn", "neighbours": "knn"}
+#: Other names of tasks.
+ALSO_CALLED = {"neighbors": "knn", "neighbours": "knn"}
 
 
 def load(name: str) -> type[Task]:
@@ -79,7 +79,5 @@ def check_names(names: Sequence[str]) -> None:
     if not names:
         raise UserError(f"Give a task: --task {known}.")
     for name in names:
-        if name in RENAMED:
-            raise UserError(f"The task '{name}' is called {RENAMED[name]} now: --task {RENAMED[name]}.")
         if name not in TASKS:
             raise UserError(f"--task takes {known}, not '{name}'.{nearest(name, TASKS)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -43,6 +43,10 @@ class DetectionTask(Task):
             missing = f"no training image has a {some_of(unlearnable)}"
             context.note(f"{self.name}: {missing}, so nothing can find it: it scores 0")
 
+    @property
+    def class_names(self) -> Mapping[str, str]:
+        return {f"ap_{label}": name for label, name in enumerate(self.train.names, start=1)}
+
     def judge(self, weights: Weights, backbone: Backbone, seeds: Sequence[int]) -> Iterator[Result]:
         settings = self.settings
         given = settings.training() | ({"longer_side": max(settings.image_size)} if settings.image_size else {})
@@ -58,7 +62,7 @@ class DetectionTask(Task):
                 title=f"{weights.name}, seed {seed}: {self.name}{settings.of_labels(fraction)}",
                 **given,
             )
-            yield Result(self.name, weights.name, seed, ALL, scores._asdict(), label_fraction=fraction)
+            yield Result(self.name, weights.name, seed, ALL, scores.scores(), label_fraction=fraction)
 
 
 def detection(

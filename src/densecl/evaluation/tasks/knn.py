@@ -21,6 +21,7 @@ from densecl.evaluation.dense import device_of, normalize
 from densecl.evaluation.results import ALL, Result
 from densecl.evaluation.settings import BATCH_SIZE
 from densecl.evaluation.tasks.task import Context, Task, some_of
+from densecl.evaluation.watched import watched
 from densecl.evaluation.weights import Weights
 from densecl.model.backbone import Backbone
 from densecl.normalization import Normalization
@@ -69,6 +70,7 @@ class KnnTask(Task):
             batch_size=self.settings.batch_size or BATCH_SIZE,
             seeds=seeds,
             partition=self.images.partition,
+            title=f"{weights.name}: features of the images",
         )
         for seed, scores in zip(seeds, found, strict=True):
             yield Result(self.name, weights.name, seed, ALL, scores._asdict())
@@ -88,6 +90,7 @@ def classify_by_neighbors(
     batch_size: int = 32,
     seeds: Sequence[int] = (0,),
     partition: Callable[[int], Partition] | None = None,
+    title: str | None = None,
 ) -> list[KnnScores]:
     """Predict the class of each query image by a vote of its 20 nearest support images.
 
@@ -100,6 +103,7 @@ def classify_by_neighbors(
         batch_size: images that go through the backbone at a time.
         seeds: each draws another query and support set.
         partition: gives the query and support set for a seed. Not given: a fifth of the images is drawn as queries.
+        title: stands in front of the progress on stderr. None: no progress is shown.
 
     Raises:
         UserError: there are fewer than two images.
@@ -109,7 +113,7 @@ def classify_by_neighbors(
     device = device_of(backbone)
     vectors, labels = [], []
     with evaluating(backbone):
-        for start in range(0, len(images), batch_size):
+        for start in watched(range(0, len(images), batch_size), len(images), batch_size, title):
             some = [images[index] for index in range(start, min(start + batch_size, len(images)))]
             pixels = normalize([image for image, _ in some], normalization, device)
             vectors.append(F.normalize(backbone(pixels).float().mean(dim=(2, 3)), dim=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from densecl.evaluation.dense import Classify, Fit, LabeledMaps, judge
@@ -42,6 +42,11 @@ class ProbeTask(Task):
     @property
     def scored_by(self) -> Pass:
         return self._shared
+
+    @property
+    def class_names(self) -> Mapping[str, str]:
+        names = self.splits.names
+        return {f"iou_{label}": names.get(label, str(label)) for label in range(self.splits.classes)}
 
     @property
     def title(self) -> str:
@@ -86,6 +91,7 @@ class ProbePass(Pass):
             ignore=settings.ignore,
             subsets=splits.subsets,
             batch_size=settings.batch_size or BATCH_SIZE,
+            title=f"{weights.name}: features of",
         )
         for (task, seed, fraction), by_subset in judged.items():
             for subset, found in by_subset.items():

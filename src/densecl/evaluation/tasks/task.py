@@ -110,6 +110,11 @@ class Task(Pass):
         return self
 
     @property
+    def class_names(self) -> Mapping[str, str]:
+        """The scores of single classes, and the names of the classes; empty if it has none."""
+        return {}
+
+    @property
     def title(self) -> str:
         """What stands above the printed table."""
         return f"{self.name}, fine-tuned" if self.fine_tuned else self.name

@@ -1,4 +1,4 @@
-"""AVIF, read by Pillow, and HEIC, read by Pillow with the package pi-heif (``pip install 'densecl[heic]'``)."""
+"""AVIF, read by Pillow, and HEIC, read by Pillow with the package pi-heif (``pip install pi-heif``)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = (*(("an AVIF image",) if AVIF else ()), *(("a HEIC image",) if HEIC else
 #: Extensions that this installation does not read, and what it takes to read them.
 MISSING = {
     **({} if AVIF else {".avif": "Pillow 11.3 or newer"}),
-    **({} if HEIC else dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'densecl[heic]'")),
+    **({} if HEIC else dict.fromkeys((".heic", ".heif", ".hif"), "pip install pi-heif")),
 }
 
 #: Bytes of memory for each pixel while decoding: the decoder's planes and colors, its output, and Pillow's picture.
@@ -75,7 +75,7 @@ def _kind(file: BinaryIO) -> str:
         return "AVIF"
     if brands & HEIC_BRANDS or head[8:12] in (b"mif1", b"msf1"):
         if not HEIC:
-            raise BadImage("a HEIC image: pip install 'densecl[heic]', or convert it to JPEG")
+            raise BadImage("a HEIC image: pip install pi-heif, or convert it to JPEG")
         _register_heif()
         return "HEIF"
     raise BadImage("a film (MP4 or the like), whatever its name says")

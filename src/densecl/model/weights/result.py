@@ -27,6 +27,8 @@ MOST_CHANNELS = 4096
 #: What the metadata may say of where the weights come from; all of it text. Files of older versions have less.
 PROVENANCE = (
     "method",
+    "dense_weight",
+    "image_size",  # side of a view in pixels
     "steps",
     "images",  # how many
     "data_fingerprint",  # of their names

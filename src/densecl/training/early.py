@@ -1,0 +1,50 @@
+"""Mistakes that can be told before torch is loaded, which takes seconds: paths, and the name of the backbone.
+
+All of it is checked once more where it is used. Here it is only told sooner.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from densecl.architectures import check_backbone
+from densecl.config.settings import Settings
+from densecl.errors import UserError, flag
+from densecl.images.presence import place
+from densecl.names import shown
+from densecl.training.vacant import check_folder, check_free, check_makeable
+
+#: How files of weights end.
+WEIGHTS = (".safetensors", ".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
+
+
+def check_early(settings: Settings[Any], out: Path, *, resume: bool) -> None:
+    """
+    Args:
+        settings: of the run. Images and backbone that were given in Python are not looked at.
+        out: its folder.
+        resume: whether it goes on from there.
+
+    Raises:
+        UserError: for the first mistake.
+    """
+    if not settings.backbone.startswith("module:"):
+        check_backbone(settings.backbone)
+    if not settings.sources[0].startswith("dataset:"):
+        for each in settings.sources:
+            place(each)
+    for name in ("init", "teacher"):
+        source = getattr(settings, name)
+        if source is not None and is_path(source) and not Path(source).expanduser().exists():
+            raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
+    check_folder(out)
+    if not resume:
+        check_free(out)
+    check_makeable(out)
+
+
+def is_path(source: str) -> bool:
+    """Whether it can be no name of a model."""
+    return os.sep in source or source.endswith(WEIGHTS)
