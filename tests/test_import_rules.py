@@ -27,7 +27,19 @@ PLAIN = {
     "views",
 }
 EVERYTHING = {
-    *PLAIN, "api", "augment", "cli", "commands", "config", "demo", "evaluation", "images", "model", "report", "training"
+    *PLAIN,
+    "api",
+    "augment",
+    "cli",
+    "commands",
+    "config",
+    "demo",
+    "evaluation",
+    "finetuning",
+    "images",
+    "model",
+    "report",
+    "training",
 }  # fmt: skip
 
 #: Room (a folder or a file at the top) -> the rooms that it may import.
@@ -48,6 +60,7 @@ MAY_IMPORT = {
     "model": PLAIN,
     "images": PLAIN,
     "evaluation": {*PLAIN, "augment", "images", "model", "report"},
+    "finetuning": {*PLAIN, "evaluation", "images", "model", "report", "training"},
     "report": PLAIN,
     "training": {*PLAIN, "augment", "config", "images", "model"},
     "api": {"config", "errors", "training"},

@@ -14,18 +14,32 @@ if TYPE_CHECKING:
     from densecl.api import pretrain
     from densecl.config.recipe import Recipe
     from densecl.evaluation.compare import evaluate
+    from densecl.finetuning.predict import predict
+    from densecl.finetuning.run import finetune
     from densecl.model.backbone import create_backbone
     from densecl.model.densecl import DenseCL
     from densecl.model.weights import load_backbone
 
-__all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "evaluate", "load_backbone", "pretrain"]
+__all__ = [
+    "DenseCL",
+    "Recipe",
+    "__version__",
+    "create_backbone",
+    "evaluate",
+    "finetune",
+    "load_backbone",
+    "predict",
+    "pretrain",
+]
 
 _HOMES = {
     "DenseCL": "densecl.model.densecl",
     "Recipe": "densecl.config.recipe",
     "create_backbone": "densecl.model.backbone",
     "evaluate": "densecl.evaluation.compare",
+    "finetune": "densecl.finetuning.run",
     "load_backbone": "densecl.model.weights",
+    "predict": "densecl.finetuning.predict",
     "pretrain": "densecl.api",
 }
 

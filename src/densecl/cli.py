@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 
 from densecl.commands.demo import add_demo
 from densecl.commands.evaluate import add_evaluate
+from densecl.commands.finetune import add_finetune
 from densecl.commands.help import HelpInLines
+from densecl.commands.predict import add_predict
 from densecl.commands.pretrain import add_pretrain
 from densecl.errors import SharedError, UserError, nearest
 from densecl.names import listing, printable, shown
@@ -113,6 +115,8 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_pretrain(commands)
     add_evaluate(commands)
+    add_finetune(commands)
+    add_predict(commands)
     add_demo(commands)
 
     command = arguments[0] if arguments else None

@@ -30,13 +30,15 @@ class Quarantine:
     Args:
         path: of the file. It is made, with its header, when the first row is written.
         size: number of images in the source, of which the bad ones are a fraction.
+        most: the largest fraction that may be bad.
     """
 
     HEADER = ("path", "reason")
 
-    def __init__(self, path: Path | str, size: int) -> None:
+    def __init__(self, path: Path | str, size: int, most: float = MAX_BAD_FRACTION) -> None:
         self.path = Path(path)
         self.size = size
+        self.most = most
         self._lock = self.path.with_name(f".{self.path.name}.lock")
         self._read = 0  # bytes of the file that are known
         self._rows: set[str] = set()  # names in the file
@@ -49,7 +51,7 @@ class Quarantine:
         """Write down the bad images of a batch.
 
         Raises:
-            UserError: more than 5 % of the images are bad, or all replacements of one were.
+            UserError: more of the images are bad than may be, or all replacements of one were.
         """
         bad = list(bad)
         if not bad:
@@ -58,12 +60,12 @@ class Quarantine:
         if any(name not in self._rows for name in self._met):
             self._append()
         hopeless = any(record.attempt == ATTEMPTS for record in bad)
-        if hopeless or len(self._met) > MAX_BAD_FRACTION * self.size:
+        if hopeless or len(self._met) > self.most * self.size:
             name, reason = next(iter(self._met.items()))
             many = (
                 f"an image and its {ATTEMPTS} replacements cannot be used ({len(self._met)} of {self.size} so far)"
                 if hopeless
-                else f"{len(self._met)} of {self.size} images cannot be used ({MAX_BAD_FRACTION:.0%} is the limit)"
+                else f"{len(self._met)} of {self.size} images cannot be used ({self.most:.0%} is the limit)"
             )
             raise UserError(f"{many}: see {shown(self.path)}. The first: {shown(name)}: {shown(reason)}")
 
