@@ -23,6 +23,9 @@ HIDDEN = 256
 #: Area of a crop to learn from, as a fraction of the image.
 CROP_SCALE = (0.4, 1.0)
 
+#: Bytes of images and label maps that are kept in memory. More are read again in each step.
+MOST_KEPT = 4 * 1024**3
+
 #: Scores that are upsampled at a time.
 MOST_SCORES = 2**24
 
@@ -61,7 +64,7 @@ def learn_pixels(
     """A segmenter on a copy of the backbone, and how both learn from `train`. Batch norm trains.
 
     The head is drawn from torch's global generators, as is the backbone's dropout in each step. Images are kept in
-    memory, and cropped and flipped anew in each step.
+    memory as long as there is room (`MOST_KEPT`), and cropped and flipped anew in each step.
 
     Args:
         backbone: it is left as it was.
@@ -78,15 +81,20 @@ def learn_pixels(
     """
     device = device_of(backbone)
     model = Segmenter(copy_to_train(backbone), classes).to(device)
-    images, labels = labeled_batch(train, range(len(train)), classes, ignore)
-    if (labels == VOID).all():
-        raise UserError("The training set has no labeled pixel to learn from.")
+    kept = None
+    if len(train) * sum(part.nbytes for part in train[0]) <= MOST_KEPT:
+        kept = labeled_batch(train, range(len(train)), classes, ignore)
+        if (kept[1] == VOID).all():
+            raise UserError("The training set has no labeled pixel to learn from.")
     generator = torch.Generator().manual_seed(seed)
-    batches = draw_batches(len(images), batch_size, steps, generator)
+    batches = draw_batches(len(train), batch_size, steps, generator)
 
     def loss_at(step: int) -> Tensor:
-        pixels = normalize([images[index] for index in batches[step]], normalization, device)
-        pixels, target = crop_and_flip(pixels, labels[batches[step]].to(device), generator)
+        if kept is None:
+            images, labels = labeled_batch(train, batches[step], classes, ignore)
+        else:
+            images, labels = [kept[0][index] for index in batches[step]], kept[1][batches[step]]
+        pixels, target = crop_and_flip(normalize(images, normalization, device), labels.to(device), generator)
         logits = upsample(model(pixels), *target.shape[1:])
         loss = F.cross_entropy(logits, target.long(), ignore_index=VOID, reduction="sum")
         return loss / (target != VOID).sum().clamp(min=1)  # at least 1, because a batch may have no labeled pixel

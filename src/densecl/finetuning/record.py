@@ -46,15 +46,15 @@ class Asked:
 
 
 def agree_with_past(
-    out: Path,
-    resume: bool,
-    weights: str | None,
-    task: str | None,
-    data: str | None,
-    backbone: str | None,
-    settings: Mapping[str, Any],
+    out: Path, resume: bool, given: Mapping[str, str], settings: Mapping[str, Any]
 ) -> tuple[Asked, Mapping[str, Any]]:
     """What is asked for. If the run in `out` is resumed, what is not given comes from there.
+
+    Args:
+        out: folder of the run.
+        resume: whether it is resumed.
+        given: of `WHAT`, what was given.
+        settings: that were given.
 
     Returns:
         That, and the record of the run so far; an empty one if there is none.
@@ -64,14 +64,13 @@ def agree_with_past(
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file, not a folder.")
-    given = {"weights": _absolute(weights), "task": task, "data": _absolute(data), "backbone": backbone}
-    given = {name: value for name, value in given.items() if value is not None} | dict(settings)
+    given = {name: _absolute(value) if name in ("weights", "data") else value for name, value in given.items()}
     past: Mapping[str, Any] = {}
     if resume and (out / NAME).is_file():
         past = read_record(out / NAME)
     elif not resume:
         check_free(out)
-    merged = {**past.get("asked", {}), **given}
+    merged: dict[str, Any] = {**past.get("asked", {}), **given, **settings}
     for name, example in (("weights", "resnet50"), ("task", "detection"), ("data", "FOLDER")):
         if merged.get(name) is None:
             if resume:
@@ -99,9 +98,9 @@ def agree_with_past(
     return asked, past
 
 
-def _absolute(path: str | None) -> str | None:
+def _absolute(path: str) -> str:
     """The path as seen from anywhere, if it is one: a run need not be resumed from the same folder."""
-    if path is None or not os.path.exists(os.path.expanduser(path)):
+    if not os.path.exists(os.path.expanduser(path)):
         return path
     return os.path.abspath(os.path.expanduser(path))
 

@@ -95,8 +95,9 @@ def finetune(
         SystemExit: on SIGTERM and other signals that ask to stop, after a checkpoint was saved.
     """
     out = Path(out).expanduser()
-    given = (None if each is None else str(each) for each in (weights, task, data))
-    asked, past = agree_with_past(out, resume, *given, backbone, settings)
+    what = {"weights": weights, "task": task, "data": data, "backbone": backbone}
+    given = {name: str(value) for name, value in what.items() if value is not None}
+    asked, past = agree_with_past(out, resume, given, settings)
     network = settled_architecture(asked.task, asked.settings.architecture)
     if not torch.cuda.is_available():
         keep_freed_memory()

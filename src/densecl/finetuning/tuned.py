@@ -191,7 +191,7 @@ def _read_metadata(path: Path) -> Tuned:
     if said.get("format") != FORMAT:
         what = "It holds a backbone alone: fine-tune it first." if "architecture" in said else ""
         raise UserError(f"{path} was not written by densecl finetune (it lacks the format '{FORMAT}'). {what}".rstrip())
-    values = {}
+    values: dict[str, Any] = {}
     for each in dataclasses.fields(Tuned):
         try:
             values[each.name] = json.loads(said[each.name])
@@ -200,7 +200,9 @@ def _read_metadata(path: Path) -> Tuned:
             right = False
         if not right:
             raise _damaged(path, each.name, said)
-    tuned = Tuned(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    for name in ("classes", "mean", "std", "image_size"):
+        values[name] = tuple(values[name])
+    tuned = Tuned(**values)
     if tuned.network not in ARCHITECTURES[tuned.task]:
         raise _damaged(path, "network", said)
     for name in ("mean", "std"):

@@ -111,9 +111,9 @@ def _caption(
 
 
 def draw_labels(
-    image: Shaped[Tensor, "channels height width"], labels: UInt8[Tensor, "height width"], longest: int = LONGEST
+    image: Shaped[Tensor, "channels height width"], labels: UInt8[Tensor, "_ _"], longest: int = LONGEST
 ) -> Image.Image:
-    """An image under the colors of its label map."""
+    """An image under the colors of its label map, which may have another size."""
     picture = viewable(image, longest)
     colors = Image.fromarray(labels.numpy()).resize(picture.size, Image.Resampling.NEAREST).convert("P")
     colors.putpalette(palette())

@@ -34,8 +34,8 @@ class Outline(NamedTuple):
         if self.runs is None:
             scale = np.array([width / self.size[0], height / self.size[1]])
             rings = [(ring * scale).ravel().tolist() for ring in self.polygons]
-            drawn = mask.decode(mask.merge(mask.frPyObjects(rings, height, width)))
-            return torch.from_numpy(np.ascontiguousarray(drawn))
+            found: Any = mask.frPyObjects(rings, height, width)
+            return torch.from_numpy(np.ascontiguousarray(mask.decode(mask.merge(found))))
         values = np.arange(len(self.runs), dtype=np.uint8) % 2
         drawn = torch.from_numpy(np.repeat(values, self.runs).reshape(self.size).T.copy())
         if self.size == (width, height):
@@ -80,8 +80,11 @@ def _runs(given: Mapping[Any, Any], size: tuple[int, int], fail: Fail) -> np.nda
     if sides != [size[1], size[0]]:
         raise fail(f"its mask has the size {excerpt(sides)}, but [height, width] of the image is {[size[1], size[0]]}")
     runs = _unpacked(counts) if isinstance(counts, str) else counts
-    good = isinstance(runs, list) and len(runs) <= MOST_NUMBERS
-    if not good or not all(type(run) is int and 0 <= run <= size[0] * size[1] for run in runs):
+    if (
+        not isinstance(runs, list)
+        or len(runs) > MOST_NUMBERS
+        or not all(type(run) is int and 0 <= run <= size[0] * size[1] for run in runs)
+    ):
         raise fail(f"the counts of its mask are {excerpt(counts)}; expected run lengths, or COCO's text of them")
     if sum(runs) != size[0] * size[1]:
         raise fail(f"the counts of its mask are {sum(runs)} pixels, but the image has {size[0] * size[1]}")
