@@ -47,7 +47,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Label maps, in folders."""
     folder = tmp_path_factory.mktemp("scenes")
     for split, count in (("train", 4), ("val", 2)):
-        drawn = Scenes(split, size=48, count=count)
+        drawn = Scenes("train" if split == "train" else "test", size=48, count=count)
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for index in range(count):

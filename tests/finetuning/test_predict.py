@@ -58,6 +58,7 @@ def images(tmp_path: Path) -> Path:
     write_red(folder / "wide.png", 400, 100, (40, 20, 240, 60))
     write_red(folder / "below/tall.png", 60, 240, (12, 24, 48, 120))
     write_red(folder / "below/wide.jpg.png", 96, 64, (24, 16, 72, 48))
+    write_red(folder / "strip.png", 400, 38, (100, 0, 300, 38))
     (folder / "broken.png").write_bytes((folder / "wide.png").read_bytes()[:100])
     (folder / "=empty.jpg").write_bytes(b"")
     return folder
@@ -71,39 +72,41 @@ def test_boxes_of_any_image(images: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert main(["predict", "run", "--data", str(images), "--out", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out/predictions.json").read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
-    assert sorted(names.values()) == ["below/tall.png", "below/wide.jpg.png", "wide.png"]
-    assert {(one["width"], one["height"]) for one in content["images"]} == {(400, 100), (60, 240), (96, 64)}
+    assert sorted(names.values()) == ["below/tall.png", "below/wide.jpg.png", "strip.png", "wide.png"]
+    assert {(one["width"], one["height"]) for one in content["images"]} == {(400, 100), (60, 240), (96, 64), (400, 38)}
     assert content["categories"] == [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
     boxes = {names[one["image_id"]]: one["bbox"] for one in content["annotations"]}
     true = {"wide.png": [40, 20, 200, 40], "below/tall.png": [12, 24, 36, 96], "below/wide.jpg.png": [24, 16, 48, 32]}
+    true["strip.png"] = [100, 0, 200, 38]
     assert boxes.keys() == true.keys()
     for name, box in boxes.items():
-        assert box == pytest.approx(true[name], abs=5.1)  # a pixel of the small image
+        assert box[3] == 38 or name != "strip.png"  # whose height of 7.6 small pixels was rounded
+        assert box == pytest.approx(true[name], abs=10.1)  # two pixels of the small image
     assert {one["score"] for one in content["annotations"]} == {0.9}
     pictures = {str(path.relative_to(tmp_path / "out/pictures")) for path in tmp_path.glob("out/pictures/**/*.jpg")}
-    assert pictures == {"wide.jpg", "below/tall.jpg", "below/wide.jpg.jpg"}
+    assert pictures == {"wide.jpg", "below/tall.jpg", "below/wide.jpg.jpg", "strip.jpg"}
     with (tmp_path / "out/quarantine.csv").open(newline="") as file:
         bad = list(csv.reader(file))[1:]
     assert {Path(path.lstrip("\\")).name for path, _ in bad} == {"broken.png", "=empty.jpg"} and all(
         reason for _, reason in bad
     )
-    assert "2 of 5 images could not be used" in capsys.readouterr().out
+    assert "2 of 6 images could not be used" in capsys.readouterr().out
     found = predict("run", images, tmp_path / "all", threshold=0.1, pictures=0)
-    assert (found.images, found.bad, found.objects) == (3, 2, 6) and not (tmp_path / "all/pictures").exists()
+    assert (found.images, found.bad, found.objects) == (4, 2, 8) and not (tmp_path / "all/pictures").exists()
 
 
 def test_label_maps_of_any_image(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = Tuned(task="segmentation", network="fcn", classes=("ground", "red"), image_size=(160, 160), **ABOUT)
     monkeypatch.setattr(densecl.finetuning.predict, "load_tuned", lambda path: (SegmentsRed(), tuned))
     found = predict("run", images, tmp_path / "out", batch_size=2)
-    assert (found.images, found.bad, found.objects) == (3, 2, None)
+    assert (found.images, found.bad, found.objects) == (4, 2, None)
     labels = read_label_map(tmp_path / "out/labels/wide.png")
     expected = torch.zeros(100, 400, dtype=torch.uint8)
     expected[20:60, 40:240] = 1
     assert labels.shape == expected.shape and (labels != expected).float().mean() < 0.02
     with (tmp_path / "out/index.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    assert ["below/tall.png", "labels/below/tall.png"] in rows and len(rows) == 4
+    assert ["below/tall.png", "labels/below/tall.png"] in rows and len(rows) == 5
     assert (tmp_path / "out/classes.txt").read_text() == "ground\nred\n"
     with pytest.raises(UserError, match="threshold is for detection"):
         predict("run", images, tmp_path / "new", threshold=0.5)

@@ -142,7 +142,7 @@ def _retinanet(pyramid: Pyramid, strides: Sequence[int], classes: int, common: M
     """
     sizes = tuple(tuple(round(ANCHOR_CELLS * stride * 2 ** (third / 3)) for third in range(3)) for stride in strides)
     anchors = AnchorGenerator(sizes=sizes, aspect_ratios=(RATIOS,) * len(strides))
-    groups = math.gcd(32, PYRAMID_CHANNELS)
+    groups = math.gcd(32, PYRAMID_CHANNELS // 4)  # of one value, group norm would be undefined
     head = RetinaNetHead(
         PYRAMID_CHANNELS,
         anchors.num_anchors_per_location()[0],

@@ -76,8 +76,8 @@ def learn_boxes(
             mirrored = torch.rand((), generator=generator).item() < 0.5
             image, boxes = _flipped(item) if mirrored else (item.image, item.boxes)
             images.append(resized(image, longer_side).to(device))
-            ratio = images[-1].shape[2] / image.shape[2]
-            targets.append({"boxes": (boxes * ratio).to(device), "labels": item.labels.to(device)})
+            boxes = boxes * _scale(image, images[-1])
+            targets.append({"boxes": boxes.to(device), "labels": item.labels.to(device)})
             if architecture == "mask-rcnn":
                 height, width = images[-1].shape[1:]
                 masks = drawn(item.outlines, width, height)
@@ -100,6 +100,12 @@ def resized(image: Tensor, longer_side: int) -> Float[Tensor, "channels height w
     size = [max(1, round(side * ratio)) for side in image.shape[1:]]
     pixels = image[None].float() / torch.iinfo(image.dtype).max
     return F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def _scale(before: Tensor, after: Tensor) -> Float[Tensor, "4"]:
+    """By what boxes are multiplied when an image was resized. Both sides were rounded to pixels, each by itself."""
+    (old_height, old_width), (height, width) = before.shape[1:], after.shape[1:]
+    return torch.tensor([width / old_width, height / old_height]).repeat(2)
 
 
 def detect_all(model: nn.Module, test: Sequence[Boxed], longer_side: int, batch_size: int) -> list[Detections]:
@@ -128,7 +134,7 @@ def detect(
         small = [resized(image, longer_side).to(device) for image in images]
         for image, seen, output in zip(images, small, model(small), strict=True):
             kept = (output["scores"] >= least_score) & (output["labels"] > 0)  # a RetinaNet has a class 0, too
-            boxes = output["boxes"][kept].cpu() * (image.shape[2] / seen.shape[2])
+            boxes = output["boxes"][kept].cpu() * _scale(seen, image)
             masks = None
             if "masks" in output:
                 masks = tuple(packed(_enlarged(mask, image.shape[1:])) for mask in output["masks"][kept].cpu())

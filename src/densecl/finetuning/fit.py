@@ -138,7 +138,8 @@ class Fit:
 
     def _validate(self) -> None:
         self.last = self.tuning.validate(self.model, self.tuned)
-        better = self.best is None or _first(self.last) > _first(self.best[1])
+        decisive = self.tuning.columns[0]
+        better = self.best is None or self.last.scores[decisive] > self.best[1].scores[decisive]
         if better:
             self.best = self.descent.done, self.last
             self._check_finite()
@@ -211,8 +212,3 @@ class Fit:
 
     def _seconds_left(self) -> float:
         return self.seconds / self.descent.done * (self.descent.steps - self.descent.done)
-
-
-def _first(validation: Validation) -> float:
-    """The score that decides which weights are best."""
-    return next(iter(validation.scores.values()))

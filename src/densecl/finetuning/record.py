@@ -79,6 +79,8 @@ def agree_with_past(
                 )
             how = "Give WEIGHTS, such as a run's folder" if name == "weights" else f"Give --{name} {example}"
             raise UserError(f"{how}.")
+    if isinstance(merged.get("image_size"), list):  # which it is in JSON
+        merged["image_size"] = tuple(merged["image_size"])
     what = {name: merged.pop(name, None) for name in WHAT}
     known = {each.name for each in dataclasses.fields(TuningSettings)}
     if unknown := sorted(set(merged) - known):

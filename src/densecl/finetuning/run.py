@@ -212,8 +212,9 @@ def _finish(fit: Fit, asked: Asked, say: Any) -> TunedRun:
         "seconds": round(fit.seconds, 1),
     }
     write_record(out, asked, about(fit.tuned, tuning.counts), result)
-    name, value = next(iter(best.scores.items()))
-    say(f"Done after {fit.descent.done} steps in {duration(fit.seconds)}.")
+    name = tuning.columns[0]
+    value = best.scores[name]
+    say(f"Done: {fit.descent.done} steps in {duration(fit.seconds)}.")
     say(f"The best weights are of step {best.step}, with {name} {value:.1f} in validation: {shown(out / BEST)}")
     if best.threshold is not None:
         f1, precision, recall = (best.scores[each] for each in ("f1", "precision", "recall"))

@@ -104,7 +104,7 @@ def save_tuned(model: nn.Module, tuned: Tuned, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    metadata = {name: json.dumps(value, sort_keys=True) for name, value in dataclasses.asdict(tuned).items()}
+    metadata = {name: json.dumps(value) for name, value in dataclasses.asdict(tuned).items()}
     write_tensors(model.state_dict(), path, {"format": FORMAT, **metadata})
 
 
@@ -237,7 +237,7 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
     "in_channels": lambda value: _whole(value, 1, MOST_CHANNELS),
     "output_stride": lambda value: value is None or value in (8, 16, 32),
     "mean": lambda value: _numbers(value, -math.inf),
-    "std": lambda value: _numbers(value, 0),
+    "std": lambda value: _numbers(value, 0.0),
     "image_size": lambda value: (
         isinstance(value, list) and len(value) == 2 and all(_whole(one, 1, LONGEST_SIDE) for one in value)
     ),

@@ -23,7 +23,7 @@ DRAWN = 6
 class Validation(NamedTuple):
     """How good a network is."""
 
-    scores: Mapping[str, float]  # percent; the first is the one that decides which weights are best
+    scores: Mapping[str, float]  # percent
     threshold: float | None = None  # of detections
 
 
@@ -33,7 +33,7 @@ class Tuning(ABC):
     Attributes:
         classes: names of all classes.
         counts: images to learn from and to validate on.
-        columns: the scores of a validation, in the order of metrics.csv.
+        columns: the scores of a validation that metrics.csv has. The first decides which weights are best.
 
     Raises:
         UserError: the data cannot be used, or a setting does not fit.
