@@ -172,7 +172,7 @@ def source_of(weights: Weights) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             said = file.metadata() or {}
         if sum(map(len, (*said, *said.values()))) <= MOST_METADATA:
-            found["metadata"] = said
+            found["metadata"] = dict(sorted(said.items()))  # the library gives them in random order
     return found
 
 
