@@ -119,6 +119,7 @@ def test_other_detectors(architecture: str, weights: Path, squares: Path, tune: 
         ({"stepps": 3}, "There is no setting stepps"),
         ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
         ({"checkpoint_minutes": 0.0}, "checkpoint_minutes must be a number above 0"),
+        ({"class_names": ("a", "b")}, "class_names is for label maps"),
         ({"resume": True}, "there is no run in"),
     ],
 )

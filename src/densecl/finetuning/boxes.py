@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from densecl.choices import Architecture
+from densecl.errors import UserError, flag
 from densecl.evaluation.average_precision import Detections, average_precision
 from densecl.evaluation.boxed import Boxed
 from densecl.evaluation.boxes.outlines import unpacked
@@ -41,6 +42,9 @@ class Boxes(Tuning):
     batch_size = BATCH_SIZE
 
     def open(self, context: Context) -> None:
+        for name in ("classes", "class_names", "ignore"):
+            if getattr(self.settings, name):
+                raise UserError(f"{flag(name)} is for label maps. Boxes come with the names of their classes.")
         self.train, self.test = open_boxes(context, outlines=self.network == "mask-rcnn")
         self.classes = self.train.names
         overlaps = (OF_BOXES, OF_MASKS) if self.network == "mask-rcnn" else (OF_BOXES,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -30,7 +31,6 @@ from densecl.images.sources import ImageSource, open_source
 from densecl.names import shown
 from densecl.progress import Display, Screen, duration
 from densecl.report.predictions import draw_labels, draw_objects
-from densecl.training.checkpoints import writing
 
 #: Values of the images of a batch. Larger images go through the network in smaller batches.
 MOST_VALUES = 2**26
@@ -93,14 +93,14 @@ def predict(run: str | Path, data: Any, out: str | Path, **settings: Any) -> Pre
         say(note)
     root = os.path.expanduser(str(data)) if isinstance(data, str | Path) else None
     names = Names(root if root is not None and os.path.isdir(root) else None)
-    with writing(out):
+    with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
     quarantine = Quarantine(out / "quarantine.csv", len(source), most=1.0)
     display = Display(console, len(source), unit="image")
     started = time.monotonic()
     work = _Work(model, tuned, chosen, out, display, started)
     try:
-        with writing(out):
+        with _writing(out):
             batches = _batches(_images(source, names, quarantine), chosen.batch_size)
             objects = work.boxes(batches, run) if tuned.task == "detection" else work.pixels(batches)
     finally:
@@ -176,6 +176,19 @@ class _Work:
         left = (time.monotonic() - self.started) / self.done * max(0, total - self.done)
         self.display.report(self.done, "", left)
         self.display.step(self.done, left)
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Only writing raises an OSError here: what happens while images are read is a `BadImage`.
+
+    Raises:
+        UserError: for a full disk, a missing permission and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write into {shown(out)}: {error.strerror or error}.") from error
 
 
 def _with_extension(path: Path, extension: str) -> Path:
