@@ -29,7 +29,8 @@ PLAIN = {
     "views",
 }
 EVERYTHING = {
-    *PLAIN, "api", "augment", "cli", "commands", "config", "demo", "evaluation", "exports", "images", "model", "report",
+    *PLAIN, "api", "augment", "cli", "commands", "config", "demo", "evaluation", "exports", "finetuning", "images",
+    "model", "report",
     "training",
 }  # fmt: skip
 
@@ -54,6 +55,7 @@ MAY_IMPORT = {
     "images": PLAIN,
     "evaluation": {*PLAIN, "augment", "images", "model", "report"},
     "exports": {*PLAIN, "evaluation", "model"},
+    "finetuning": {*PLAIN, "evaluation", "images", "model", "report", "training"},
     "report": PLAIN,
     "training": {*PLAIN, "augment", "config", "images", "model"},
     "api": {"architectures", "config", "errors", "names", "progress", "training"},

@@ -15,11 +15,24 @@ if TYPE_CHECKING:
     from densecl.config.recipe import Recipe
     from densecl.evaluation.compare import evaluate
     from densecl.exports.export import export
+    from densecl.finetuning.predict import predict
+    from densecl.finetuning.run import finetune
     from densecl.model.backbone import create_backbone
     from densecl.model.densecl import DenseCL
     from densecl.model.weights import load_backbone
 
-__all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "evaluate", "export", "load_backbone", "pretrain"]
+__all__ = [
+    "DenseCL",
+    "Recipe",
+    "__version__",
+    "create_backbone",
+    "evaluate",
+    "export",
+    "finetune",
+    "load_backbone",
+    "predict",
+    "pretrain",
+]
 
 _HOMES = {
     "DenseCL": "densecl.model.densecl",
@@ -27,7 +40,9 @@ _HOMES = {
     "create_backbone": "densecl.model.backbone",
     "evaluate": "densecl.evaluation.compare",
     "export": "densecl.exports.export",
+    "finetune": "densecl.finetuning.run",
     "load_backbone": "densecl.model.weights",
+    "predict": "densecl.finetuning.predict",
     "pretrain": "densecl.api",
 }
 

@@ -35,3 +35,6 @@ TeacherObjective = Literal["cosine", "relational", "both"]
 
 #: What an anchor keeps of the starting network.
 AnchorForm = Literal["gram", "cells"]
+
+#: Detectors, all of torchvision's and with a feature pyramid on the backbone.
+Architecture = Literal["faster-rcnn", "retinanet", "mask-rcnn"]

@@ -21,7 +21,9 @@ from typing import Any, NoReturn
 from densecl.commands.demo import add_demo
 from densecl.commands.evaluate import add_evaluate
 from densecl.commands.export import add_export
+from densecl.commands.finetune import add_finetune
 from densecl.commands.help import HelpInLines
+from densecl.commands.predict import add_predict
 from densecl.commands.pretrain import add_pretrain
 from densecl.errors import SharedError, UserError, nearest
 from densecl.names import listing, printable, shown
@@ -125,6 +127,8 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     add_pretrain(commands)
     add_evaluate(commands)
     add_export(commands)
+    add_finetune(commands)
+    add_predict(commands)
     add_demo(commands)
 
     command = arguments[0] if arguments else None

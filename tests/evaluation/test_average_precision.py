@@ -124,7 +124,7 @@ def test_agrees_with_pycocotools(seed: int) -> None:
         found.append(Detections(boxes, item.labels.repeat(3), torch.rand(len(boxes), generator=generator)))
         results += [
             {"image_id": image, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": confidence}
-            for (x0, y0, x1, y1), label, confidence in zip(*map(torch.Tensor.tolist, found[-1]), strict=True)
+            for (x0, y0, x1, y1), label, confidence in zip(*map(torch.Tensor.tolist, found[-1][:3]), strict=True)
         ]
     reference = COCO()
     images = [{"id": image, "height": 100, "width": 100} for image in range(1, 7)]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from densecl.errors import UserError
-from densecl.evaluation.fine_tuning import descend, draw_batches
+from densecl.evaluation.fine_tuning import Descent, descend, draw_batches
 
 
 def test_batches_go_round_evenly() -> None:
@@ -19,14 +19,14 @@ def test_batches_go_round_evenly() -> None:
 def test_a_loss_that_is_not_finite() -> None:
     weight = nn.Parameter(torch.ones(1))
     with pytest.raises(UserError, match="diverged at step 1 of 3"):
-        descend([weight], 3, lambda step: (weight / 0).sum())
+        descend(Descent([weight], 3, lambda step: (weight / 0).sum()))
 
 
 def test_progress_is_shown_if_it_has_a_title(capsys: pytest.CaptureFixture[str]) -> None:
     weight = nn.Parameter(torch.ones(1))
-    descend([weight], 2, lambda step: weight.square().sum())
+    descend(Descent([weight], 2, lambda step: weight.square().sum()))
     assert capsys.readouterr() == ("", "")
-    descend([weight], 2, lambda step: 3.0 + step + 0 * weight.sum(), title="mine")
+    descend(Descent([weight], 2, lambda step: 3.0 + step + 0 * weight.sum()), title="mine")
     said = capsys.readouterr()
     assert said.out == "" and said.err.splitlines() == [
         "mine: step 1/2  loss 3.000  0 s left",

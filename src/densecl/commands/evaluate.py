@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from densecl.errors import UserError, flag
-from densecl.evaluation.settings import Settings, meaning_of
+from densecl.commands.flags import add_flags
+from densecl.errors import UserError
+from densecl.evaluation.settings import Settings
 from densecl.evaluation.tasks import ALSO_CALLED, TASKS, check_names
 from densecl.images.presence import place
 from densecl.names import shown
@@ -63,16 +62,7 @@ def add_evaluate(commands: Any) -> None:
         help="File for every result (default: evaluation.json beside the first weights that are a run or a file).",
     )
     what.add_argument("--per-class", action="store_true", help="Show the score of each class, too, by its name.")
-    groups = {}
-    kinds = get_type_hints(Settings)
-    for field in dataclasses.fields(Settings):
-        meaning = meaning_of(field)
-        if meaning.group not in groups:
-            groups[meaning.group] = parser.add_argument_group(meaning.group)
-        how = _HOW_TO_READ[kinds[field.name]]
-        if meaning.metavar is not None:
-            how = {**how, "metavar": meaning.metavar}
-        groups[meaning.group].add_argument(flag(field.name), help=meaning.help.replace("%", "%%"), **how)
+    add_flags(parser, Settings)
 
 
 def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -> None:
@@ -85,26 +75,3 @@ def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -
     from densecl.evaluation.compare import evaluate
 
     evaluate(weights, task, data, **settings)
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT or one number, not '{text}'")
-    return int(sides[0]), int(sides[-1])
-
-
-#: What argparse needs to know about a setting, by its type.
-_HOW_TO_READ: dict[Any, dict[str, Any]] = {
-    bool: {"action": "store_true"},
-    int: {"type": int},
-    int | None: {"type": int},
-    float: {"type": float},
-    float | None: {"type": float},
-    str: {},
-    str | None: {},
-    tuple[int, int] | None: {"type": _image_size},
-    float | Sequence[float]: {"nargs": "+", "type": float},
-    Sequence[int]: {"nargs": "+", "type": int},
-    Sequence[str]: {"nargs": "+"},
-}

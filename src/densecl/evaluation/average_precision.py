@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from densecl.evaluation.boxed import Boxed
+from densecl.evaluation.boxes.outlines import packed
 
 
 class AveragePrecision(NamedTuple):
@@ -36,29 +37,39 @@ class Detections(NamedTuple):
     boxes: Float[Tensor, "objects 4"]
     labels: Int64[Tensor, "objects"]
     scores: Float[Tensor, "objects"]
+    masks: tuple[dict[str, Any], ...] | None = None  # `packed`, from a mask-rcnn
 
 
-def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], classes: int) -> AveragePrecision:
-    """COCO's average precision. Of each image, at most 100 detections count."""
+def average_precision(
+    found: Sequence[Detections], truth: Sequence[Boxed], classes: int, *, by_mask: bool = False
+) -> AveragePrecision:
+    """COCO's average precision. Of each image, at most 100 detections count.
+
+    Args:
+        found: the detections in each image.
+        truth: the objects in each image.
+        classes: number of classes; labels are 1 to classes.
+        by_mask: detections overlap with objects as far as their masks do, not their boxes.
+    """
     from faster_coco_eval import COCO, COCOeval_faster
 
     images, annotations, detections = [], [], []
     for image, (item, detected) in enumerate(zip(truth, found, strict=True), 1):
         images.append({"id": image, "height": item.image.shape[1], "width": item.image.shape[2]})
-        for box, label in zip(_with_sides(item.boxes), item.labels.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": label,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
+        for place, (box, label) in enumerate(zip(with_sides(item.boxes), item.labels.tolist(), strict=True)):
+            annotation = {"id": len(annotations) + 1, "image_id": image, "category_id": label, "iscrowd": 0}
+            annotation |= {"bbox": box, "area": box[2] * box[3]}
+            if by_mask:
+                mask = item.outlines[place].draw(item.image.shape[2], item.image.shape[1])
+                annotation |= {"segmentation": packed(mask), "area": int(mask.sum())}
+            annotations.append(annotation)
         labels, scores = detected.labels.tolist(), detected.scores.tolist()
-        for box, label, confidence in zip(_with_sides(detected.boxes), labels, scores, strict=True):
+        masks = detected.masks if by_mask and detected.masks is not None else ()
+        for box, label, confidence in zip(with_sides(detected.boxes), labels, scores, strict=True):
             detections.append({"image_id": image, "category_id": label, "bbox": box, "score": confidence})
+        for detection, mask in zip(detections[len(detections) - len(masks) :], masks, strict=True):
+            del detection["bbox"]  # by which detections would otherwise be compared
+            detection["segmentation"] = mask
     if not detections:
         there = {label for item in truth for label in item.labels.tolist()}
         each = tuple(0.0 if label in there else math.nan for label in range(1, classes + 1))
@@ -66,7 +77,9 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], class
     categories = [{"id": label, "name": str(label)} for label in range(1, classes + 1)]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO({"images": images, "annotations": annotations, "categories": categories})
-        judged = COCOeval_faster(coco, coco.loadRes(detections), iouType="bbox", print_function=lambda *_: None)
+        judged = COCOeval_faster(
+            coco, coco.loadRes(detections), iouType="segm" if by_mask else "bbox", print_function=lambda *_: None
+        )
         judged.evaluate()
         judged.accumulate()
         judged.summarize()
@@ -77,6 +90,6 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Boxed], class
     return AveragePrecision(ap, ap50, ap75, tuple(each))
 
 
-def _with_sides(boxes: Float[Tensor, "objects 4"]) -> list[list[float]]:
+def with_sides(boxes: Float[Tensor, "objects 4"]) -> list[list[float]]:
     """Boxes as COCO has them: x, y, width, height."""
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()

@@ -6,7 +6,8 @@ To add a layout: write a reader in a file of its own in `boxes/`, and add it to 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densecl.errors import UserError
-from densecl.evaluation.boxes.annotated import Annotated, Contents
+from densecl.evaluation.boxes.annotated import Annotated, Contents, Object, complaint
 from densecl.evaluation.boxes.coco import COCO
+from densecl.evaluation.boxes.outlines import Outline, read_outline
 from densecl.evaluation.boxes.voc import VOC
 from densecl.evaluation.boxes.yolo import YOLO
 from densecl.evaluation.files import decoded, measured, scored_split, visible, what_there_is
@@ -36,6 +38,7 @@ class Boxed(NamedTuple):
     image: Shaped[Tensor, "channels height width"]  # uint8 or uint16
     boxes: Float[Tensor, "objects 4"]  # x0 y0 x1 y1 in pixels
     labels: Int64[Tensor, "objects"]  # 1 to classes, because torchvision keeps 0 for the background
+    outlines: tuple[Outline, ...] = ()  # of the objects, if they were asked for
 
 
 class BoxedFiles(Sequence, Dataset):
@@ -45,13 +48,17 @@ class BoxedFiles(Sequence, Dataset):
         items: path of each image, the objects in it, and the size that its annotation gives.
         names: of all classes. Label 1 is the first.
         channels: of every image that is read.
+        outlines: read the outlines of objects, too. Every object must have one.
 
     Raises:
-        UserError: an image is missing or has another size than its annotation says, or a box lies outside of its
-            image. Reading an item that cannot be used.
+        UserError: an image is missing or has another size than its annotation says, a box lies outside of its image,
+            or an outline is missing. Reading an item that cannot be used.
     """
 
-    def __init__(self, items: Sequence[Annotated], names: Sequence[str], *, channels: int) -> None:
+    def __init__(
+        self, items: Sequence[Annotated], names: Sequence[str], *, channels: int, outlines: bool = False
+    ) -> None:
+        self.outlines = outlines
         self.items = [self._in_pixels(item, measured(item.path, channels)) for item in items]
         self.names = tuple(names)
         self.channels = channels
@@ -73,8 +80,18 @@ class BoxedFiles(Sequence, Dataset):
                     f"{each.place}: the box of a {shown(each.name)} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) lies"
                     f" outside of the image of {width}x{height}, {shown(item.path)}."
                 )
-            objects.append(each._replace(box=(x0, y0, x1, y1)))
+            outline = self._outline(each, size, item.relative) if self.outlines else None
+            objects.append(each._replace(box=(x0, y0, x1, y1), outline=outline))
         return item._replace(objects=objects, size=size, relative=False)
+
+    def _outline(self, each: Object, size: tuple[int, int], relative: bool) -> Outline:
+        found = read_outline(each.outline, size, functools.partial(complaint, each.place), relative=relative)
+        if found is None:
+            raise UserError(
+                f"{each.place}: the {shown(each.name)} has a box and no outline (COCO's polygons or masks, YOLO's"
+                " polygons), from which a mask-rcnn learns. Take another --architecture."
+            )
+        return found
 
     def take(self, images: Sequence[int]) -> BoxedFiles:
         """Some of the images."""
@@ -97,10 +114,12 @@ class BoxedFiles(Sequence, Dataset):
         boxes = boxes.minimum(torch.tensor([width, height, width, height]))
         labels = torch.tensor([self.names.index(each.name) + 1 for each in item.objects], dtype=torch.int64)
         kept = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE).all(dim=1)
-        return Boxed(image, boxes[kept], labels[kept])
+        given = [each.outline for each, large in zip(item.objects, kept.tolist(), strict=True) if large]
+        outlines = tuple(each for each in given if isinstance(each, Outline))
+        return Boxed(image, boxes[kept], labels[kept], outlines)
 
 
-def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3) -> BoxedFiles:
+def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3, outlines: bool = False) -> BoxedFiles:
     """The images with boxes of one split of a folder.
 
     Args:
@@ -109,6 +128,7 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
         split: its name. "train" also finds "train2017", if there is only one of this kind. Not given: the one to score
             on, "test", "val" or "valid".
         channels: of every image that is read.
+        outlines: read the outlines of objects, too. Every object must have one.
 
     Raises:
         UserError: there is no such split, it has no object, its annotations are broken, or `BoxedFiles` does not take
@@ -131,14 +151,19 @@ def open_boxed(data: Path | str, split: str | None = None, *, channels: int = 3)
     if not any(item.objects for item in items):
         raise UserError(
             f"{shown(data)}: there is no object in the split {shown(split)}. If it is one without labels, name another"
-            " with --train-split or --test-split."
+            " split."
         )
     if not any(max(each.box) > 1 or item.relative for item in items for each in item.objects):
         raise UserError(
             f"{shown(data)}: every box of the split {shown(split)} lies within the first pixel of its image. Are they"
             " in fractions of its sides, as YOLO has them? They must be in pixels."
         )
-    return BoxedFiles(items, names, channels=channels)
+    return BoxedFiles(items, names, channels=channels, outlines=outlines)
+
+
+def splits_of(data: Path) -> Collection[str]:
+    """The names of a folder's splits."""
+    return _find(data)
 
 
 def _find(data: Path) -> dict[str, Callable[[], Contents]]:

@@ -1,20 +1,25 @@
-"""The network for detection: torchvision's Faster R-CNN with a feature pyramid on a backbone."""
+"""The networks for detection: torchvision's Faster R-CNN and others, with a feature pyramid on a backbone."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from densecl.choices import Architecture
 from densecl.model.backbone import Backbone
 from densecl.normalization import Normalization
 
@@ -30,6 +35,12 @@ SAMPLED_PROPOSALS = 128
 
 #: Sides of the anchors, in cells of their level. 8 is usual, but images are smaller here, and so are their objects.
 ANCHOR_CELLS = 4
+
+#: Heights of the anchors, as multiples of their widths.
+RATIOS = (0.5, 1.0, 2.0)
+
+#: Objects that are found in an image at most: as many as COCO's score counts.
+DETECTIONS = 100
 
 
 class Pyramid(nn.Module):
@@ -71,29 +82,71 @@ class Pyramid(nn.Module):
 
 
 def build_detector(
-    backbone: Backbone, classes: int, normalization: Normalization, longer_side: int, fine_tune: bool
-) -> FasterRCNN:
-    """A Faster R-CNN on the backbone. Its new layers are drawn from torch's global generator."""
+    backbone: Backbone,
+    classes: int,
+    normalization: Normalization,
+    longer_side: int,
+    fine_tune: bool,
+    architecture: Architecture = "faster-rcnn",
+) -> nn.Module:
+    """A detector on the backbone. Its new layers are drawn from torch's global generator.
+
+    Args:
+        backbone: becomes a part of it.
+        classes: number of classes, without the background.
+        normalization: of the pixels, which it takes on the 0-1 scale.
+        longer_side: images come with this longer side, in pixels.
+        fine_tune: the backbone is trained, too.
+        architecture: which detector.
+    """
     pyramid = Pyramid(backbone, fine_tune)
     strides = [*pyramid.strides, 2 * pyramid.strides[-1]]  # the pooled level
+    common: dict[str, Any] = {
+        "min_size": longer_side,
+        "max_size": longer_side,
+        "image_mean": list(normalization.mean),
+        "image_std": list(normalization.std),
+        "size_divisible": math.lcm(32, *pyramid.strides),
+    }
+    if architecture == "retinanet":
+        return _retinanet(pyramid, strides, classes, common)
     names = [str(level) for level in pyramid.levels]
-    divisor = math.lcm(32, *pyramid.strides)
-    return FasterRCNN(
-        pyramid,
-        rpn_anchor_generator=AnchorGenerator(
-            sizes=tuple((ANCHOR_CELLS * stride,) for stride in strides), aspect_ratios=((0.5, 1.0, 2.0),) * len(strides)
+    common |= {
+        "rpn_anchor_generator": AnchorGenerator(
+            sizes=tuple((ANCHOR_CELLS * stride,) for stride in strides), aspect_ratios=(RATIOS,) * len(strides)
         ),
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
-        box_head=TwoMLPHead(PYRAMID_CHANNELS * 49, HEAD_CHANNELS),
-        box_predictor=FastRCNNPredictor(HEAD_CHANNELS, classes + 1),
-        min_size=longer_side,
-        max_size=longer_side,
-        image_mean=list(normalization.mean),
-        image_std=list(normalization.std),
-        size_divisible=divisor,
-        rpn_pre_nms_top_n_train=2 * PROPOSALS,
-        rpn_pre_nms_top_n_test=2 * PROPOSALS,
-        rpn_post_nms_top_n_train=PROPOSALS,
-        rpn_post_nms_top_n_test=PROPOSALS,
-        box_batch_size_per_image=SAMPLED_PROPOSALS,
+        "box_roi_pool": MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+        "box_head": TwoMLPHead(PYRAMID_CHANNELS * 49, HEAD_CHANNELS),
+        "box_predictor": FastRCNNPredictor(HEAD_CHANNELS, classes + 1),
+        "rpn_pre_nms_top_n_train": 2 * PROPOSALS,
+        "rpn_pre_nms_top_n_test": 2 * PROPOSALS,
+        "rpn_post_nms_top_n_train": PROPOSALS,
+        "rpn_post_nms_top_n_test": PROPOSALS,
+        "box_batch_size_per_image": SAMPLED_PROPOSALS,
+    }
+    if architecture == "faster-rcnn":
+        return FasterRCNN(pyramid, **common)
+    return MaskRCNN(
+        pyramid,
+        mask_roi_pool=MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2),
+        mask_head=MaskRCNNHeads(PYRAMID_CHANNELS, (PYRAMID_CHANNELS,) * 4, dilation=1),
+        mask_predictor=MaskRCNNPredictor(PYRAMID_CHANNELS, PYRAMID_CHANNELS, classes + 1),
+        **common,
     )
+
+
+def _retinanet(pyramid: Pyramid, strides: Sequence[int], classes: int, common: Mapping[str, Any]) -> RetinaNet:
+    """Torchvision's RetinaNet, with the group norm in the heads that its second version has.
+
+    Without it the heads, which are drawn anew, hardly learn within some hundreds of steps.
+    """
+    sizes = tuple(tuple(round(ANCHOR_CELLS * stride * 2 ** (third / 3)) for third in range(3)) for stride in strides)
+    anchors = AnchorGenerator(sizes=sizes, aspect_ratios=(RATIOS,) * len(strides))
+    groups = math.gcd(32, PYRAMID_CHANNELS // 4)  # of one value, group norm would be undefined
+    head = RetinaNetHead(
+        PYRAMID_CHANNELS,
+        anchors.num_anchors_per_location()[0],
+        classes + 1,  # labels begin with 1, so that they are the same for every detector
+        norm_layer=functools.partial(nn.GroupNorm, groups),
+    )
+    return RetinaNet(pyramid, classes + 1, anchor_generator=anchors, head=head, detections_per_img=DETECTIONS, **common)

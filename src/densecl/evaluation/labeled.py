@@ -200,7 +200,7 @@ def open_labeled(data: Path | str, split: str | None = None, *, channels: int = 
     data = Path(data).expanduser()
     if not data.is_dir():
         raise UserError(f"{shown(data)}: no such folder of labeled images.")
-    splits = sorted({name for layout in LAYOUTS for name in layout.splits(data)})
+    splits = splits_of(data)
     split = scored_split(data, splits) if split is None else split
     pairs = next((found for layout in LAYOUTS if (found := layout.pairs(data, split)) is not None), None)
     if pairs is None:
@@ -212,6 +212,11 @@ def open_labeled(data: Path | str, split: str | None = None, *, channels: int = 
     if not pairs:
         raise UserError(f"{shown(data)}: the split {shown(split)} is empty.")
     return LabeledFiles(pairs, channels=channels)
+
+
+def splits_of(data: Path) -> list[str]:
+    """The names of a folder's splits, sorted."""
+    return sorted({name for layout in LAYOUTS for name in layout.splits(data)})
 
 
 def is_labeled(data: Path) -> bool:

@@ -29,7 +29,8 @@ class Meaning(NamedTuple):
     least: int | None  # of a whole number
 
 
-def _setting(default: Any, group: str, metavar: str | None, help: str, least: int | None = None) -> Any:
+def setting(default: Any, group: str, metavar: str | None, help: str, least: int | None = None) -> Any:
+    """A field of a class of settings."""
     return dataclasses.field(default=default, metadata={"meaning": Meaning(group, metavar, help, least)})
 
 
@@ -45,16 +46,16 @@ class Settings:
     """
 
     # Three show whether a difference is larger than chance.
-    seeds: int = _setting(3, _PROTOCOL, "N", "How many; scores are means over them (default: 3).", least=1)
+    seeds: int = setting(3, _PROTOCOL, "N", "How many; scores are means over them (default: 3).", least=1)
     # To add seeds to those of an earlier evaluation.
-    first_seed: int = _setting(0, _PROTOCOL, "N", "The first of these; the others follow it (default: 0).", least=0)
-    image_size: tuple[int, int] | None = _setting(
+    first_seed: int = setting(0, _PROTOCOL, "N", "The first of these; the others follow it (default: 0).", least=0)
+    image_size: tuple[int, int] | None = setting(
         None,
         _PROTOCOL,
         "SIZE",
         "WIDTHxHEIGHT, or N for a square (default: the task's, or the images' own size, in whole cells).",
     )
-    output_stride: int | None = _setting(
+    output_stride: int | None = setting(
         None,
         _PROTOCOL,
         "N",
@@ -62,47 +63,44 @@ class Settings:
         " says so).",
         least=1,
     )
-    batch_size: int | None = _setting(
+    batch_size: int | None = setting(
         None,
         _PROTOCOL,
         "N",
         f"Images at a time (default: the task's, or {BATCH_SIZE}).",
         least=1,
     )
-    images: int | None = _setting(
+    images: int | None = setting(
         None, _PROTOCOL, "N", "How many are used, by the tasks that have a default for it.", least=1
     )
-    train_split: str = _setting(
+    train_split: str = setting(
         "train", _LABELS, "NAME", "Name, or a list file, of what is learned from (default: train)."
     )
-    test_split: str | None = _setting(
+    test_split: str | None = setting(
         None, _LABELS, "NAME", "... and of what is scored on (default: test, or else val or valid)."
     )
-    classes: int | None = _setting(None, _LABELS, "N", "Labels are 0 to N-1 (default: as many as occur).", least=2)
-    ignore: Sequence[int] = _setting((), _LABELS, "LABEL", "Labels of pixels that do not count; 255 never does.")
-    also: Sequence[str] = _setting(
+    classes: int | None = setting(None, _LABELS, "N", "Labels are 0 to N-1 (default: as many as occur).", least=2)
+    ignore: Sequence[int] = setting((), _LABELS, "LABEL", "Labels of pixels that do not count; 255 never does.")
+    also: Sequence[str] = setting(
         (),
         _LABELS,
         "PATTERN",
         "Score the test images whose file names match apart as well, such as 'Seq05V*'.",
     )
-    label_fraction: float | Sequence[float] = _setting(
+    label_fraction: float | Sequence[float] = setting(
         1.0,
         _LABELS,
         "X",
         "Use this fraction of the training images, drawn by the seed (default: 1). Several give a curve.",
     )
-    fine_tune: bool = _setting(
+    fine_tune: bool = setting(
         False, _TRAINING, None, "Train the backbone, too, for the tasks that say so. It is frozen otherwise."
     )
-    steps: int | None = _setting(None, _TRAINING, "N", "Training steps (default: the task's).", least=1)
-    learning_rate: float | None = _setting(None, _TRAINING, "X", "AdamW's highest learning rate (default: 0.0005).")
+    steps: int | None = setting(None, _TRAINING, "N", "Training steps (default: the task's).", least=1)
+    learning_rate: float | None = setting(None, _TRAINING, "X", "AdamW's highest learning rate (default: 0.0005).")
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            value, least = getattr(self, each.name), meaning_of(each).least
-            if least is not None and value is not None and value < least:
-                raise UserError(f"{flag(each.name)} must be at least {least}, not {value}.")
+        check_least(self)
         if self.classes is not None and self.classes > 255:
             raise UserError(f"--classes {self.classes}: labels are eight-bit, and 255 is for pixels without one.")
         if self.image_size is not None and min(self.image_size) < 1:
@@ -154,3 +152,14 @@ class Settings:
 
 def meaning_of(field: dataclasses.Field[Any]) -> Meaning:
     return field.metadata["meaning"]
+
+
+def check_least(settings: Any) -> None:
+    """
+    Raises:
+        UserError: a whole number of a class of settings below its least value.
+    """
+    for each in dataclasses.fields(settings):
+        value, least = getattr(settings, each.name), meaning_of(each).least
+        if least is not None and value is not None and value < least:
+            raise UserError(f"{flag(each.name)} must be at least {least}, not {value}.")

@@ -27,7 +27,7 @@ class Quarantine:
     Args:
         path: of the file. It is made, with its header, when the first row is written.
         size: number of images in the source, of which the bad ones are a fraction.
-        most: a run stops when a larger fraction is bad.
+        most: the largest fraction that may be bad.
     """
 
     HEADER = ("path", "reason")
@@ -48,7 +48,7 @@ class Quarantine:
         """Write down the bad images of a batch.
 
         Raises:
-            UserError: more images are bad than may be, or all replacements of one were.
+            UserError: more of the images are bad than may be, or all replacements of one were.
         """
         bad = list(bad)
         if not bad:

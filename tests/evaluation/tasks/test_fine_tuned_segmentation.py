@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from densecl.errors import UserError
-from densecl.evaluation.tasks.segmentation import crop_and_flip, fine_tuned_segmentation
+from densecl.evaluation.learn_pixels import crop_and_flip
+from densecl.evaluation.tasks.segmentation import fine_tuned_segmentation
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.normalization import Normalization
 from tests.frozen import WatchedNorm, frozen_norm, modes

@@ -29,6 +29,7 @@ class Object(NamedTuple):
     box: tuple[float, float, float, float]  # x0 y0 x1 y1 in pixels, or in fractions of the image's sides
     name: str  # of its class
     place: str  # of its annotation, for messages: "train.json, annotation 3"
+    outline: object = None  # polygons or run lengths as the file has them; `outlines.read_outline` reads them
 
 
 class Annotated(NamedTuple):

@@ -65,7 +65,8 @@ def _read(data: Path, split: str, source: Path) -> Contents:
             continue
         x, y, width, height = _box(annotation, fail)
         if width > 0 and height > 0:
-            objects[image].append(Object((x, y, x + width, y + height), names[category], place))
+            box = (x, y, x + width, y + height)
+            objects[image].append(Object(box, names[category], place, annotation.get("segmentation")))
     files = _files(data, split, source, images)
     items = [
         Annotated(files[key], objects[key], size(image.get("width"), image.get("height"), fail))

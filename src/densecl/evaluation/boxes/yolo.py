@@ -209,12 +209,12 @@ def _objects(path: Path, names: Mapping[int, str] | None, source: Path | None, k
             x, y, width, height = sides[:4]
             if width < 0 or height < 0:
                 raise fail(f"{excerpt(line)} has a negative width or height")
-            box = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+            box, outline = (x - width / 2, y - height / 2, x + width / 2, y + height / 2), None
         elif len(sides) >= 6 and len(sides) % 2 == 0:
-            box = min(sides[::2]), min(sides[1::2]), max(sides[::2]), max(sides[1::2])
+            box, outline = (min(sides[::2]), min(sides[1::2]), max(sides[::2]), max(sides[1::2])), [sides]
         else:
             raise fail(f"{len(numbers)} numbers; {expected}")
         if names is not None and which not in names:
             raise fail(f"class {which} has no name in {shown(source)}, which has {len(names)}")
         if box[0] < box[2] and box[1] < box[3]:
-            yield Object(box, str(which) if names is None else names[which], place)
+            yield Object(box, str(which) if names is None else names[which], place, outline)

@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
-from densecl.borrowed import copy_to_train, seeded
+from densecl.borrowed import seeded
 from densecl.errors import UserError
 from densecl.evaluation.dense import (
     Classify,
@@ -18,13 +17,11 @@ from densecl.evaluation.dense import (
     LabeledMaps,
     Segmentation,
     device_of,
-    labeled_batch,
-    normalize,
-    score_test,
     upsample,
 )
-from densecl.evaluation.fine_tuning import LEARNING_RATE, descend, draw_batches
+from densecl.evaluation.fine_tuning import LEARNING_RATE, Descent, descend
 from densecl.evaluation.labeled import VOID
+from densecl.evaluation.learn_pixels import BATCH_SIZE, STEPS, learn_pixels, score_segmenter
 from densecl.evaluation.results import Result
 from densecl.evaluation.splits import draw_labeled, open_splits
 from densecl.evaluation.tasks.probe import ProbeTask
@@ -39,12 +36,6 @@ PIXELS_PER_CELL = 2
 
 #: Weight of the squared weights, on standardized features: enough to make the optimum unique.
 RIDGE = 1e-4
-
-#: Channels of the hidden layer of the fine-tuned head.
-HIDDEN = 256
-
-#: Area of a crop to fine-tune on, as a fraction of the image.
-CROP_SCALE = (0.4, 1.0)
 
 
 class SegmentationTask(ProbeTask):
@@ -140,8 +131,8 @@ def fine_tuned_segmentation(
     normalization: Normalization,
     ignore: Collection[int] = (),
     subsets: Mapping[str, Collection[int]] | None = None,
-    steps: int = 300,
-    batch_size: int = 16,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
     title: str | None = None,
@@ -172,64 +163,25 @@ def fine_tuned_segmentation(
     """
     if len(train) == 0 or len(test) == 0:
         raise UserError("There are no labeled images to learn from or none to score on.")
-    device = device_of(backbone)
-    with seeded(seed, device):  # fixes the new head and the backbone's dropout
-        model = nn.Sequential(copy_to_train(backbone), _head(backbone.channels, classes)).to(device)
-        images, labels = labeled_batch(train, range(len(train)), classes, ignore)
-        if (labels == VOID).all():
-            raise UserError("The training set has no labeled pixel to learn from.")
-        generator = torch.Generator().manual_seed(seed)
-        batches = draw_batches(len(images), batch_size, steps, generator)
-
-        def loss_at(step: int) -> Tensor:
-            pixels = normalize([images[index] for index in batches[step]], normalization, device)
-            pixels, target = crop_and_flip(pixels, labels[batches[step]].to(device), generator)
-            logits = upsample(model(pixels), *target.shape[1:])
-            loss = F.cross_entropy(logits, target.long(), ignore_index=VOID, reduction="sum")
-            return loss / (target != VOID).sum().clamp(min=1)  # at least 1, because a batch may have no labeled pixel
-
-        descend(model.parameters(), steps, loss_at, learning_rate=learning_rate, title=title)
-    judged = score_test(
-        model,
+    with seeded(seed, device_of(backbone)):  # fixes the new head and the backbone's dropout
+        learning = learn_pixels(
+            backbone,
+            train,
+            classes=classes,
+            normalization=normalization,
+            ignore=ignore,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        descent = Descent(learning.model.parameters(), steps, learning.loss_at, learning_rate=learning_rate)
+        descend(descent, title=title)
+    return score_segmenter(
+        learning.model,
         test,
-        {"fine-tuned": lambda logits: logits},
         classes=classes,
         normalization=normalization,
         ignore=ignore,
         subsets=subsets,
         batch_size=batch_size,
     )
-    return judged["fine-tuned"]
-
-
-def _head(channels: int, classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, HIDDEN, 3, padding=1, bias=False),
-        nn.BatchNorm2d(HIDDEN),
-        nn.ReLU(),
-        nn.Conv2d(HIDDEN, classes, 1),
-    )
-
-
-def crop_and_flip(
-    pixels: Float[Tensor, "batch channels height width"],
-    labels: UInt8[Tensor, "batch height width"],
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "batch channels height width"], UInt8[Tensor, "batch height width"]]:
-    """Random crops, enlarged to the size of the image, some of them mirrored. Label maps are cropped alike."""
-    height, width = labels.shape[1:]
-    cropped, cropped_labels = [], []
-    for image, label in zip(pixels, labels, strict=True):
-        area, left, top, mirrored = torch.rand(4, generator=generator).tolist()
-        side = (CROP_SCALE[0] + area * (CROP_SCALE[1] - CROP_SCALE[0])) ** 0.5
-        rows, cols = round(side * height), round(side * width)
-        row, col = round(top * (height - rows)), round(left * (width - cols))
-        image = image[None, :, row : row + rows, col : col + cols]
-        label = label[None, None, row : row + rows, col : col + cols]
-        image = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
-        label = F.interpolate(label, size=(height, width), mode="nearest-exact")
-        if mirrored < 0.5:
-            image, label = image.flip(3), label.flip(3)
-        cropped.append(image[0])
-        cropped_labels.append(label[0, 0])
-    return torch.stack(cropped), torch.stack(cropped_labels)

@@ -62,12 +62,19 @@ def save_backbone(
 
     The same weights give the same bytes. The file is written beside its place and moved into it.
     """
-    path = Path(path)
     metadata = {"format": "pt", **described(backbone, normalization, origin)}
+    write_tensors(unwrapped(backbone.model).state_dict(), Path(path), metadata)
+
+
+def write_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file beside its place and moves it there. The same content gives the same bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     # Clones, because safetensors refuses tensors that share memory, and tied weights do.
     tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in unwrapped(backbone.model).state_dict().items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
     }
     header, values = _safetensors(tensors, metadata)
     with replacing(path) as file:
@@ -179,9 +186,9 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
     shapes = {"channels": metadata.in_channels, "output_stride": metadata.output_stride}
     if module is None:
         with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
-            outline = _outline(name, **shapes)
-            if outline is not None:
-                _check_fits(stored, outline, path, name)
+            drawing = outline(name, **shapes)
+            if drawing is not None:
+                check_fits(stored, drawing, path, name)
             try:
                 backbone = create_backbone(name, **shapes)
             except UserError as error:
@@ -189,13 +196,13 @@ def load_backbone(path: Path | str, module: nn.Module | None = None) -> tuple[Ba
     else:
         backbone = Backbone(module, name=name, in_channels=metadata.in_channels, output_stride=metadata.output_stride)
     model = unwrapped(backbone.model)
-    _check_fits(stored, model, path, name)
+    check_fits(stored, model, path, name)
     model.load_state_dict({name: one.read() for name, one in stored.items()})
     check_finite(model.state_dict(), path)
     return backbone, metadata.normalization
 
 
-def _outline(name: str, *, channels: int, output_stride: int | None) -> nn.Module | None:
+def outline(name: str, *, channels: int, output_stride: int | None) -> nn.Module | None:
     """The model without memory for its weights, because a small file may name a model of many gigabytes.
 
     None if it cannot be made so. All of timm's 98 families can.
@@ -207,7 +214,7 @@ def _outline(name: str, *, channels: int, output_stride: int | None) -> nn.Modul
         return None
 
 
-def _check_fits(stored: Mapping[str, Stored], model: nn.Module, path: Path, name: str) -> None:
+def check_fits(stored: Mapping[str, Stored], model: nn.Module, path: Path, name: str) -> None:
     """Raises UserError unless the tensors of a file are those of a model, name by name."""
     own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     problems = (
