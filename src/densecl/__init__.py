@@ -11,19 +11,32 @@ from typing import TYPE_CHECKING, Any
 from densecl.version import __version__
 
 if TYPE_CHECKING:
-    from densecl.api import pretrain
+    from densecl.api import check, pretrain
     from densecl.config.recipe import Recipe
+    from densecl.embedding.embed import embed
     from densecl.evaluation.compare import evaluate
     from densecl.model.backbone import create_backbone
     from densecl.model.densecl import DenseCL
     from densecl.model.weights import load_backbone
 
-__all__ = ["DenseCL", "Recipe", "__version__", "create_backbone", "evaluate", "load_backbone", "pretrain"]
+__all__ = [
+    "DenseCL",
+    "Recipe",
+    "__version__",
+    "check",
+    "create_backbone",
+    "embed",
+    "evaluate",
+    "load_backbone",
+    "pretrain",
+]
 
 _HOMES = {
     "DenseCL": "densecl.model.densecl",
     "Recipe": "densecl.config.recipe",
+    "check": "densecl.api",
     "create_backbone": "densecl.model.backbone",
+    "embed": "densecl.embedding.embed",
     "evaluate": "densecl.evaluation.compare",
     "load_backbone": "densecl.model.weights",
     "pretrain": "densecl.api",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from densecl.checking.check import Checked
+    from densecl.config.recipe import Recipe
     from densecl.training.fit import RunResult
 
 
@@ -54,17 +57,63 @@ def pretrain(
     if config is not None:
         layers.append(Path(config))
 
+    if resume and recorded.is_file() and config is None:
+        from densecl.training.environment import find_world
+
+        if find_world() is not None:  # a resumed run may have other processes than before
+            settings = {"devices": "auto", "nodes": "auto"} | settings
+    recipe, dataset, module = _asked(data, backbone, layers, settings)
+
+    from densecl.training import run
+
+    return run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
+
+
+def check(
+    data: str | Path | Dataset[Any] | None = None,
+    *,
+    config: str | Path | None = None,
+    backbone: str | nn.Module | None = None,
+    usable: str | Path | None = None,
+    **settings: Any,
+) -> Checked:
+    """Read every image once, and say what a run would do and what should be put right before it.
+
+    Args:
+        data: As for `pretrain`.
+        config: A YAML file with some or all settings.
+        backbone: As for `pretrain`.
+        usable: A file for a list of the images that are of use: they can be read, are no copies, have more than one
+            color and are not tiny. `pretrain` takes it as data.
+        settings: Any setting of `pretrain`.
+
+    Returns:
+        What was found. Its `problems` has a line for each thing to put right.
+
+    Raises:
+        UserError: a wrong setting, no images at all, or a list that cannot be written.
+    """
+    layers = [] if config is None else [Path(config)]
+    recipe, dataset, module = _asked(data, backbone, layers, settings)
+
+    from densecl.checking import check as checking
+
+    return checking.check(recipe, None if usable is None else Path(usable).expanduser(), dataset, module)
+
+
+def _asked(
+    data: str | Path | Dataset[Any] | None,
+    backbone: str | nn.Module | None,
+    layers: Sequence[Path],
+    settings: dict[str, Any],
+) -> tuple[Recipe, Dataset[Any] | None, nn.Module | None]:
+    """The recipe of files and settings, and what Python gives instead of a path and a name."""
     dataset = None if data is None or isinstance(data, (str, Path)) else data
     module = None if backbone is None or isinstance(backbone, str) else backbone
     if data is not None:
         settings["data"] = _absolute(str(data)) if dataset is None else f"dataset:{type(dataset).__name__}"
     if backbone is not None:
         settings["backbone"] = backbone if module is None else f"module:{type(module).__name__}"
-    if resume and recorded.is_file() and config is None:
-        from densecl.training.environment import find_world
-
-        if find_world() is not None:  # a resumed run may have other processes than before
-            settings = {"devices": "auto", "nodes": "auto"} | settings
     recipe = make_recipe(layers, **settings)
     if dataset is None and recipe.data.startswith("dataset:"):
         raise UserError(f"This recipe was made in Python with a dataset ({recipe.data}): give it again as data=....")
@@ -72,8 +121,6 @@ def pretrain(
         raise UserError(f"This recipe was made in Python with a module ({recipe.backbone}): give it as backbone=....")
 
     from torch import nn
-
-    from densecl.training import run
 
     if module is not None and not isinstance(module, nn.Module):
         raise UserError(f"backbone takes a name or a module, not {module!r}. (A class? Then an instance of it.)")
@@ -83,7 +130,7 @@ def pretrain(
         recipe = dataclasses.replace(recipe, init=_absolute(recipe.init))
     if recipe.teacher is not None and os.path.exists(os.path.expanduser(recipe.teacher)):  # else a name of timm's
         recipe = dataclasses.replace(recipe, teacher=_absolute(recipe.teacher))
-    return run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
+    return recipe, dataset, module
 
 
 def _absolute(path: str) -> str:

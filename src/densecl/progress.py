@@ -54,7 +54,7 @@ class Screen:
 
 
 class Display:
-    """Shows the steps done, some numbers, and the time left.
+    """Shows the steps or images done, some numbers, and the time left.
 
     Args:
         console: where it is shown.
@@ -62,12 +62,16 @@ class Display:
         start_step: steps done before.
         title: names what is trained, if it is one of many. It stands before everything else, and the bar disappears at
             the end.
+        unit: what is counted.
     """
 
-    def __init__(self, console: Console, total_steps: int | None, start_step: int = 0, title: str = "") -> None:
+    def __init__(
+        self, console: Console, total_steps: int | None, start_step: int = 0, title: str = "", unit: str = "step"
+    ) -> None:
         self.console = console
         self.total_steps = total_steps
         self._title = f"{title}: " if title else ""
+        self._unit = unit
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._numbers = ""
@@ -92,7 +96,7 @@ class Display:
         if self._bar is None and (now - self._last_line >= LINE_EVERY or done == self.total_steps):
             self._last_line = now
             of = f"/{self.total_steps}" if self.total_steps is not None else ""
-            line = f"{self._title}step {done}{of}  {numbers}{_left(seconds_left)}"
+            line = f"{self._title}{self._unit} {done}{of}  {numbers}{_left(seconds_left)}"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
+from densecl.commands.values import size
 from densecl.errors import flag
 from densecl.evaluation.settings import Settings, meaning_of
 from densecl.evaluation.tasks import TASKS
@@ -71,13 +72,6 @@ def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -
     evaluate(weights, task, data, **settings)
 
 
-def _image_size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT or one number, not '{text}'")
-    return int(sides[0]), int(sides[-1])
-
-
 #: What argparse needs to know about a setting, by its type.
 _HOW_TO_READ: dict[Any, dict[str, Any]] = {
     bool: {"action": "store_true"},
@@ -87,7 +81,7 @@ _HOW_TO_READ: dict[Any, dict[str, Any]] = {
     float | None: {"type": float},
     str: {},
     str | None: {},
-    tuple[int, int] | None: {"type": _image_size},
+    tuple[int, int] | None: {"type": size},
     float | Sequence[float]: {"nargs": "+", "type": float},
     Sequence[int]: {"nargs": "+", "type": int},
     Sequence[str]: {"nargs": "+"},
