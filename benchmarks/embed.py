@@ -116,7 +116,7 @@ def main() -> None:
     ratio = statistics.median(one / other for one, other in rounds)
     print(f"ratio {ratio:.2f}")
     today = datetime.date.today().isoformat()
-    append(TABLE, Row(options.backbone, size, batches * batch_size, *rates, ratio, today, this_machine()))
+    append(TABLE, Row(options.backbone, size, batches * batch_size, rates[0], rates[1], ratio, today, this_machine()))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ PLAIN = {
     "views",
 }
 EVERYTHING = {
-    *PLAIN, "api", "augment", "cli", "commands", "config", "demo", "embedding", "evaluation", "images", "model",
-    "report", "training"
+    *PLAIN, "api", "augment", "checking", "cli", "commands", "config", "demo", "embedding", "evaluation", "images",
+    "model", "report", "training"
 }  # fmt: skip
 
 #: Room (a folder or a file at the top) -> the rooms that it may import.
@@ -54,7 +54,8 @@ MAY_IMPORT = {
     "embedding": {*PLAIN, "config", "evaluation", "images", "model"},
     "report": PLAIN,
     "training": {*PLAIN, "augment", "config", "images", "model"},
-    "api": {"config", "errors", "training"},
+    "checking": {*PLAIN, "augment", "config", "images", "model", "training"},
+    "api": {"checking", "config", "errors", "training"},
     "commands": EVERYTHING - {"cli"},
     "demo": EVERYTHING - {"cli", "commands"},
     "cli": EVERYTHING,

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from densecl.cli import main
 from densecl.embedding import embed as verb
 from densecl.embedding import work
 from densecl.embedding.formats import format_of
+from densecl.embedding.parts import Chunk
 from densecl.errors import UserError
 from densecl.evaluation.weights import Weights, open_weights
 from densecl.model.weights import load_backbone, save_backbone
@@ -75,7 +77,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "02.jpg").write_bytes((folder / "02.jpg").read_bytes()[:400])
     (folder / "05.jpg").write_text("no image")
     draw(folder / "10.png", 10)
-    shutil.copy(folder / "10.png", os.fsencode(folder) + b"/11\xff;=.png")
+    shutil.copy(folder / "10.png", folder / os.fsdecode(b"11\xff;=.png"))
     return folder
 
 
@@ -160,9 +162,9 @@ def test_killed_and_resumed_it_is_the_same_file(run: Path, photos: Path, tmp_pat
     densecl.embed(run, photos, whole, **SETTINGS)
     add = work.Parts.add
 
-    def die(parts: work.Parts, *rest: Any) -> None:
-        add(parts, *rest)
-        if len(parts.parts) == 2:
+    def die(self: work.Parts, start: int, stop: int, chunks: Sequence[Chunk]) -> None:
+        add(self, start, stop, chunks)
+        if len(self.parts) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def embed() -> None:
@@ -267,6 +269,7 @@ def test_no_image_can_be_used(run: Path, tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"None of the 1 images can be used. The first: .*a.jpg: not a JPEG"):
         densecl.embed(run, tmp_path / "photos", tmp_path / "v.npy", **SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_numbers_too_large_for_half_precision(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,9 +71,7 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
         found = inspect(asked, None, dataset, backbone)
         source = found.source.source if isinstance(found.source, CachedSource) else found.source
         if usable is not None and not isinstance(source, FileSource):
-            raise UserError(
-                "--usable writes a list of files. It goes neither with --tile nor with a data set in Python."
-            )
+            raise UserError("--usable writes a list of files. It cannot be used with --tile or a data set in Python.")
         resolution, problems = _resolved(asked, found)
         console.print(f"{shown(asked.data)}: {len(source)} images")
         for note in found.notes:
@@ -123,10 +122,9 @@ def _look(source: ImageSource, resolution: Resolution | None, asked: Any, consol
     """Reads every image, and tells what they are."""
     workers = 2 if resolution is None else resolution.resolved.workers
     display = Display(console, len(source), title="reading", unit="image")
+    progress = _shown_by(display)
     try:
-        seen = survey(
-            source, workers=workers, read_timeout=asked.read_timeout, progress=_shown_by(display, len(source))
-        )
+        seen = survey(source, workers=workers, read_timeout=asked.read_timeout, progress=progress)
     finally:
         display.close()
     copies = Copies(seen)
@@ -139,7 +137,7 @@ def _look(source: ImageSource, resolution: Resolution | None, asked: Any, consol
     return seen, copies
 
 
-def _shown_by(display: Display, total: int) -> Any:
+def _shown_by(display: Display) -> Any:
     def progress(done: int) -> None:
         display.report(done, "", None)
         display.step(done, None)
@@ -150,11 +148,8 @@ def _shown_by(display: Display, total: int) -> Any:
 def _write_usable(usable: Path, source: ImageSource, seen: Survey, copies: Copies, console: Console) -> None:
     names = [source.name(index) for index in range(len(source))]
     why = findings.reasons_to_leave_out(seen, copies, [to_cell(name) for name in names])
-    missing = write_list(
-        usable,
-        "The images that are of use. The others stand behind a #, with the reason.",
-        zip(names, why, strict=True),
-    )
+    heading = "The images that are of use. The others stand behind a #, with the reason."
+    missing = write_list(usable, heading, zip(names, why, strict=True))
     kept = sum(reason is None for reason in why) - missing
     console.print(f"{kept} of {len(names)} images are in {shown(usable)}, for pretrain --data")
     if missing:
@@ -194,7 +189,8 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
     else:
         whole = timeline.total_steps * cost.step_seconds
         console.print(f"{step}: {timeline.total_steps} steps in about {duration(whole)}")
-    console.print(f"memory: about {_gib(cost.memory)} a device, of {_gib(cost.free)} free")
+    free = "" if cost.free == math.inf else f", of {_gib(cost.free)} free"
+    console.print(f"memory: about {_gib(cost.memory)} a device{free}")
     problems = []
     if cost.memory > cost.free:
         problems.append(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from torch import Tensor, nn
+from torch import Tensor
 
 from densecl.augment import augment
 from densecl.config.recipe import Resolved
@@ -37,7 +38,7 @@ class Cost(NamedTuple):
 
 
 def measure(parts: Parts) -> Cost:
-    """Take a step on a few images, and scale it. Larger batches are computed a little faster: the time is an upper bound.
+    """Take a step on a few images, and scale it. Larger batches are a little faster, so it takes that time at most.
 
     Memory is what a step holds at once: the state, gradients, moments, and what the backward pass needs. The model of
     `parts` is trained with a rate of 0 meanwhile, but its queues and statistics change: use it for nothing else.
@@ -54,27 +55,29 @@ def measure(parts: Parts) -> Cost:
     )
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    views = [
-        view._replace(pixels=view.pixels.contiguous(memory_format=layout))
-        for view in _views(parts, _images(recipe), device)
-    ]
+    views = _views(parts, _images(recipe), device)
+    views = [view._replace(pixels=view.pixels.contiguous(memory_format=layout)) for view in views]
     images = len(views[0].pixels)
-    seconds, saved = math.inf, 0
-    while seconds == math.inf or (seconds <= SLOW_SECONDS and not saved):
-        # The first step also starts things up, so a quick one is repeated.
-        warm = seconds < math.inf
+
+    def step() -> tuple[float, int]:
+        """Its seconds, and the bytes that the backward pass needed."""
         started = time.perf_counter()
-        kept = _Saved(model)
-        with kept, torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            output = model(*views) if isinstance(model, DenseCL) else model(views[0].pixels)
+        with (
+            _Saved([*model.parameters(), *model.buffers()]) as saved,
+            torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"),
+        ):
+            output = model(views[0], views[1], views[2:]) if isinstance(model, DenseCL) else model(views[0].pixels)
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-        saved = kept.bytes if warm or seconds > SLOW_SECONDS else 0
-    state = sum(tensor.nbytes for tensor in model.state_dict().values())
+        return time.perf_counter() - started, saved.bytes
+
+    seconds, saved = step()
+    if seconds < SLOW_SECONDS:  # the first also starts things up
+        seconds, saved = step()
+    state = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     moments = 2 if recipe.optimizer == "adamw" else 1
     memory = state + (1 + moments) * trained + saved / images * recipe.images_at_once
@@ -93,18 +96,22 @@ def _views(parts: Parts, images: int, device: torch.device) -> list[Views]:
     chosen = [(0, number * len(pairs) // images) for number in range(images)]
     found = collate([pairs[place] for place in chosen]).pairs
     shift = parts.recipe.brightness == "shift"
-    crops = [move_data_to_device(crop, device) for crop in (found.first, found.second)]
+    crops = [move_data_to_device(crop, device) for crop in (found.first, found.second, *found.local)]
     return [augment(crop, parts.normalization, shift_brightness=shift) for crop in crops]
 
 
 class _Saved(torch.autograd.graph.saved_tensors_hooks):
     """Counts the bytes that are kept for the backward pass, each memory once, without the weights."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, weights: Sequence[Tensor]) -> None:
         self.bytes = 0
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in weights}
         self._alive: list[Tensor] = []  # or another tensor could get the same memory
         super().__init__(self._count, lambda tensor: tensor)
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        return self
 
     def _count(self, tensor: Tensor) -> Tensor:
         memory = tensor.untyped_storage()

@@ -11,8 +11,8 @@ from densecl.checking.survey import Survey
 from densecl.images.quarantine import MAX_BAD_FRACTION
 from densecl.names import listing
 
-#: Fraction of images that are copies, or nearly so, above which the list should be thinned out. Each copy takes the time
-#: of an image that would teach more, and in a batch it is a negative that shows the same. A guess.
+#: Fraction of images that are copies, or nearly so, above which they should be thinned out. Each takes the time of an
+#: image that would teach more, and in a batch it is a negative that shows the same. A guess.
 MANY_COPIES = 0.1
 
 #: Fraction of images of a single color, or tiny ones, above which they should be taken out. A guess.
@@ -59,15 +59,15 @@ def problems(survey: Survey, copies: Copies, *, image_size: int, listed: bool) -
     typical = int(np.median(survey.sides[survey.readable].min(axis=1)))
     if typical >= TINY and typical * ENLARGED < image_size:
         yield (
-            f"Most images are much smaller than a view: half of them have a side of {typical} px or less, and views have"
-            f" {image_size}. They would be enlarged, which shows nothing more. Give --image-size {_rounded(typical)}."
+            f"Most images are much smaller than a view: half of them have a side of {typical} px or less, and a view"
+            f" has {image_size}. To enlarge them shows nothing more. Give --image-size {_rounded(typical)}."
         )
 
 
 def remarks(survey: Survey, copies: Copies, *, channels: int) -> Iterator[str]:
     """A line for each group of facts about the images."""
-    kinds = [f"{count} {kind or 'of no known kind'}" for kind, count in survey.kinds.most_common()]
-    yield "files: " + ", ".join(one.replace("a ", "", 1).replace("an ", "", 1) for one in kinds)
+    if set(survey.kinds) != {""}:  # items of a data set in Python are no files
+        yield "files: " + ", ".join(f"{count} {_plain(kind)}" for kind, count in survey.kinds.most_common())
     height, width = survey.sides[survey.readable].T
     sizes = np.unique(survey.sides[survey.readable], axis=0)
     if len(sizes) == 1:
@@ -125,6 +125,11 @@ def reasons_to_leave_out(survey: Survey, copies: Copies, name: list[str]) -> lis
     return why
 
 
+def _plain(kind: str) -> str:
+    """Such as "JPEG" for "a JPEG image"."""
+    return kind.removeprefix("a ").removeprefix("an ").removesuffix(" image") or "of no known kind"
+
+
 def _rounded(side: int) -> int:
     """To a multiple of 32, the stride of most networks."""
-    return max(32, side // 32 * 32)
+    return 32 * max(1, round(side / 32))

@@ -19,7 +19,7 @@ from densecl.images.crops import resize
 from densecl.images.decode import BadImage
 from densecl.images.formats import head_of, kind_of
 from densecl.images.loader import make_loader
-from densecl.images.sources import ImageSource
+from densecl.images.sources import DatasetSource, ImageSource
 from densecl.images.whole import InOrder
 
 #: Images that a worker reads between two messages.
@@ -99,6 +99,8 @@ class SurveyedImages(Dataset[Seen]):
 
     def _kind(self, index: int) -> str:
         """What the file is by its first bytes. A tile's name goes on after its file's."""
+        if isinstance(self.source, DatasetSource):
+            return ""
         return kind_of(head_of(self.source.name(index).partition("#xywh=")[0])) or ""
 
 

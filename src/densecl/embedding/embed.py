@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from densecl.embedding.checks import check_numbers, check_out, device_of_name, s
 from densecl.embedding.duplicates import THRESHOLD, find_duplicates, tell_duplicates, write_kept
 from densecl.embedding.formats import format_of
 from densecl.embedding.plan import Plan, digest_of
-from densecl.embedding.work import Reading, make_file
+from densecl.embedding.work import Reading, make_file, parts_folder
 from densecl.errors import UserError
 from densecl.evaluation.weights import open_weights
 from densecl.images.decode import MAX_PIXELS
@@ -146,6 +147,7 @@ def embed(
             raise UserError(f"--out {shown(out)} exists already and holds {difference}. Choose another name.")
         count = len(stored.names.ends)
         console.print(f"{shown(out)} is complete.")
+        shutil.rmtree(parts_folder(out), ignore_errors=True)  # killed when all was done but this
     else:
         on_gpu = target.type != "cpu"
         reading = Reading(

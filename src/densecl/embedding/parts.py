@@ -164,7 +164,7 @@ def _plan_in(path: Path) -> Plan | None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other processes from working there meanwhile.
+    """Make the folder, and keep other processes from working there. If no part comes into it, it goes again.
 
     Raises:
         UserError: another one does.
@@ -175,4 +175,8 @@ def claimed(folder: Path) -> Iterator[None]:
             held.enter_context(lock(folder / ".lock", timeout=LEAVING))
         except Timeout as error:
             raise UserError(f"Another process is at work in {shown(folder)}. Wait for it, or stop it.") from error
-        yield
+        try:
+            yield
+        finally:
+            if folder.is_dir() and not any(_NAME.fullmatch(path.name) for path in folder.iterdir()):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -45,6 +45,11 @@ class Reading(NamedTuple):
     timeout: float  # seconds after which the reading of an image counts as stuck
 
 
+def parts_folder(out: Path) -> Path:
+    """Where the parts of a file lie while it is made."""
+    return out.with_name(f"{out.name}.parts")
+
+
 def make_file(
     out: Path,
     format: Format,
@@ -66,7 +71,7 @@ def make_file(
         UserError: parts of an earlier call are in the way, or no image can be used.
         KeyboardInterrupt, SystemExit: a signal asked to stop; what is done is saved.
     """
-    folder = out.with_name(f"{out.name}.parts")
+    folder = parts_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     interrupts = Interrupts()
     with claimed(folder):
@@ -96,6 +101,7 @@ def make_file(
         rows, bad = _rows(parts, source)
         if len(rows.index) == 0:
             first = bad[0]
+            parts.remove()
             raise UserError(
                 f"None of the {len(source)} images can be used. The first: {shown(source.name(first[0]))}: {first[1]}"
             )
