@@ -20,7 +20,12 @@ from densecl.images.sources import open_source
 from tests.embedding.photos import draw
 
 TINY = "--backbone resnet10t --image-size 64 --output-stride 8 --workers 0 --batch-size 4 --steps 10".split()  # noqa: SIM905
-SETTINGS = {"backbone": "resnet10t", "image_size": 64, "output_stride": 8, "workers": 0, "batch_size": 4, "steps": 10}
+SETTINGS = {"image_size": 64, "workers": 0, "batch_size": 4, "steps": 10}
+
+
+def tiny(stride: int = 8) -> torch.nn.Module:
+    """A backbone that is made and probed at once."""
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, stride, stride=stride), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_what_is_wrong_is_told_with_what_to_do(
     source = open_source(usable)
     kept = {os.path.basename(source.name(index)) for index in range(len(source))}
     assert kept == {f"{number:02d}.jpg" for number in range(24)}
-    assert main(["check", "--data", str(usable), *TINY]) == 0
+    assert not densecl.check(usable, backbone=tiny(), **SETTINGS).problems
 
 
 def test_label_maps_in_a_list_are_told(
@@ -88,36 +93,35 @@ def test_label_maps_in_a_list_are_told(
         areas = np.zeros((60, 80 + number), np.uint8)
         areas[20:50, 10:40] = 1 + number % 3
         Image.fromarray(areas).save(tmp_path / "labels" / f"{number:02d}.png")
-    assert main(["check", "--data", str(tmp_path / "*" / "*"), *TINY]) == 1
-    assert "24 label maps (labels/) are among the images. Take them out of the list" in capsys.readouterr().out
-    assert main(["check", "--data", str(tmp_path), *TINY]) == 0
+    (told,) = densecl.check(str(tmp_path / "*" / "*"), backbone=tiny(), **SETTINGS).problems
+    assert "24 label maps (labels/) are among the images. Take them out of the list" in told
+    assert not densecl.check(tmp_path, backbone=tiny(), **SETTINGS).problems
     assert "left out: 24 label maps (labels/)" in capsys.readouterr().out
 
 
 def test_settings_that_do_not_go_together(photos: Path, cheap: None) -> None:
-    found = densecl.check(photos, **{**SETTINGS, "image_size": 32, "output_stride": 32})
+    found = densecl.check(photos, backbone=tiny(64), **SETTINGS)
     assert found.resolved is None and "dense learning would mean nothing" in found.problems[0]
-    warned = densecl.check(photos, **{**SETTINGS, "image_size": 64, "output_stride": 32, "dense_weight": 0.5})
+    warned = densecl.check(photos, backbone=tiny(32), **SETTINGS)
     assert any("only 2x2 cells, on which the dense loss means little" in line for line in warned.problems)
 
 
 def test_too_little_memory(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "measure", lambda parts: Cost(1.0, 2.0**33, 2.0**32))
-    (line,) = densecl.check(photos, **SETTINGS).problems
+    (line,) = densecl.check(photos, backbone=tiny(), **SETTINGS).problems
     assert "A step needs about 8 GiB of memory, and 4 GiB are free. Give a smaller --batch-size than 4" in line
 
 
 def test_a_data_set_and_a_module_in_python(cheap: None) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=4, padding=1), torch.nn.ReLU())
     items = torch.utils.data.TensorDataset(torch.from_numpy(images).movedim(3, 1))
-    found = densecl.check(items, backbone=net, workers=0, batch_size=4, image_size=32, steps=3)
+    found = densecl.check(items, backbone=tiny(), workers=0, batch_size=4, image_size=32, steps=3)
     assert found.survey.images == 12 and not found.problems
 
 
 def test_hostile_names(photos: Path, cheap: None, capsys: pytest.CaptureFixture[str]) -> None:
     (photos / "\x1b[31m\n.png").write_text("broken")
-    densecl.check(photos, **SETTINGS)
+    densecl.check(photos, backbone=tiny(), **SETTINGS)
     told = capsys.readouterr().out
     assert "\x1b[31m" not in told and "\\x1b[31m\\n.png: not a" in told
 
@@ -138,4 +142,4 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     Path("there.txt").touch()
     with pytest.raises(UserError, match=complaint):
-        densecl.check(**{"data": photos, **SETTINGS, **settings})
+        densecl.check(**{"data": photos, "backbone": tiny(), **SETTINGS, **settings})

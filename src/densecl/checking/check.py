@@ -20,6 +20,7 @@ from densecl.config.outlook import outlook
 from densecl.config.recipe import Recipe, Resolved
 from densecl.config.resolve import Resolution, resolve
 from densecl.config.setting import seconds_in
+from densecl.cores import available_cores
 from densecl.errors import UserError
 from densecl.images.cache import CachedSource
 from densecl.images.companions import suspects, told
@@ -189,6 +190,8 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
     else:
         whole = timeline.total_steps * cost.step_seconds
         console.print(f"{step}: {timeline.total_steps} steps in about {duration(whole)}")
+    if _busy():
+        console.print("other programs are at work on this machine: alone, a run is faster than that")
     free = "" if cost.free == math.inf else f", of {_gib(cost.free)} free"
     console.print(f"memory: about {_gib(cost.memory)} a device{free}")
     problems = []
@@ -198,6 +201,14 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
             f" --batch-size than {resolved.batch_size}, --accumulate 2, or a smaller --image-size."
         )
     return cost, problems
+
+
+def _busy() -> bool:
+    """Whether more programs want a core than there are, beside this one."""
+    try:
+        return os.getloadavg()[0] > available_cores() + 1
+    except (AttributeError, OSError):  # not everywhere
+        return False
 
 
 def _gib(size: float) -> str:

@@ -25,7 +25,7 @@ TINY = 32
 ENLARGED = 2
 
 #: What takes images out, for messages.
-BY_LIST = "--list FILE writes a list without them, for --data"
+BY_LIST = "--usable FILE writes a list without them, for --data"
 
 
 def problems(survey: Survey, copies: Copies, *, image_size: int, listed: bool) -> Iterator[str]:
