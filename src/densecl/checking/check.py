@@ -192,12 +192,12 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
         console.print(f"{step}: {timeline.total_steps} steps in about {duration(whole)}")
     if _busy():
         console.print("other programs are at work on this machine: alone, a run is faster than that")
-    free = "" if cost.free == math.inf else f", of {_gib(cost.free)} free"
-    console.print(f"memory: about {_gib(cost.memory)} a device{free}")
+    free = "" if cost.free == math.inf else f", of {_amount(cost.free)} free"
+    console.print(f"memory: about {_amount(cost.memory)} a device{free}")
     problems = []
     if cost.memory > cost.free:
         problems.append(
-            f"A step needs about {_gib(cost.memory)} of memory, and {_gib(cost.free)} are free. Give a smaller"
+            f"A step needs about {_amount(cost.memory)} of memory, and {_amount(cost.free)} are free. Give a smaller"
             f" --batch-size than {resolved.batch_size}, --accumulate 2, or a smaller --image-size."
         )
     return cost, problems
@@ -211,8 +211,8 @@ def _busy() -> bool:
         return False
 
 
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2g} GiB"
+def _amount(size: float) -> str:
+    return f"{size / 2**30:.2g} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _short(seconds: float) -> str:
