@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import inspect
 import multiprocessing
@@ -11,7 +10,6 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +24,6 @@ from densecl.embedding import work
 from densecl.embedding.formats import format_of
 from densecl.embedding.parts import Chunk
 from densecl.errors import UserError
-from densecl.evaluation.weights import Weights, open_weights
 from densecl.model.weights import load_backbone, save_backbone
 from densecl.normalization import Normalization
 from tests.embedding.photos import SETTINGS, draw
@@ -34,29 +31,6 @@ from tests.embedding.photos import SETTINGS, draw
 PARAMETERS = inspect.signature(densecl.embed).parameters
 BAD = ("02.jpg", "05.jpg")
 parquet = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow")
-
-
-@pytest.fixture(autouse=True)
-def networks_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To make a network takes longer than everything else here."""
-    make = Weights.backbone
-    monkeypatch.setattr(verb, "open_weights", lambda names, backbone: _opened(str(names[0]), backbone))
-
-    def kept(weights: Weights, *arguments: Any, **named: Any) -> Any:
-        key = weights.name, arguments, *named.items()
-        if key not in NETWORKS:
-            NETWORKS[key] = make(weights, *arguments, **named)
-        return NETWORKS[key]
-
-    monkeypatch.setattr(Weights, "backbone", kept)
-
-
-NETWORKS: dict[Any, Any] = {}
-
-
-@functools.cache
-def _opened(name: str, backbone: str | None) -> list[Weights]:
-    return open_weights([name], backbone)
 
 
 @pytest.fixture(scope="module")
