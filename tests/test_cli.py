@@ -63,7 +63,7 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "paper: 0.3" in text
 
 
-@pytest.mark.parametrize("command", ["pretrain", "evaluate", "finetune", "predict", "demo"])
+@pytest.mark.parametrize("command", ["pretrain", "check", "evaluate", "export", "finetune", "predict", "embed", "demo"])
 def test_help_fits_into_80_columns_and_breaks_no_flag(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,13 +80,13 @@ def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
-    assert listed == ["pretrain", "evaluate", "export", "finetune", "predict", "demo"]
+    assert listed == ["pretrain", "check", "evaluate", "export", "finetune", "predict", "embed", "demo"]
 
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("", "Give a command: pretrain, evaluate, export, finetune, predict or demo."),
+        ("", "Give a command: pretrain, check, evaluate, export, finetune, predict, embed or demo."),
         ("pretran --data x", "There is no command 'pretran'. Did you mean 'pretrain'?"),
         ("--verbose", "There is no command '--verbose'."),
         ("pretrain --data x --out OUT --metod moco", "There is no flag --metod. Did you mean '--method'?"),

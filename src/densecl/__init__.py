@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from densecl.version import __version__
 
 if TYPE_CHECKING:
-    from densecl.api import pretrain
+    from densecl.api import check, pretrain
     from densecl.config.recipe import Recipe
+    from densecl.embedding.embed import embed
     from densecl.evaluation.compare import evaluate
     from densecl.exports.export import export
     from densecl.finetuning.predict import predict
@@ -25,7 +26,9 @@ __all__ = [
     "DenseCL",
     "Recipe",
     "__version__",
+    "check",
     "create_backbone",
+    "embed",
     "evaluate",
     "export",
     "finetune",
@@ -37,7 +40,9 @@ __all__ = [
 _HOMES = {
     "DenseCL": "densecl.model.densecl",
     "Recipe": "densecl.config.recipe",
+    "check": "densecl.api",
     "create_backbone": "densecl.model.backbone",
+    "embed": "densecl.embedding.embed",
     "evaluate": "densecl.evaluation.compare",
     "export": "densecl.exports.export",
     "finetune": "densecl.finetuning.run",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from densecl.checking.check import Checked
+    from densecl.config.recipe import Recipe
     from densecl.training.fit import RunResult
 
 
@@ -59,34 +61,85 @@ def pretrain(
     if config is not None:
         layers.append(Path(config))
 
+    if resume and recorded.is_file() and config is None and find_world() is not None:
+        settings = {"devices": "auto", "nodes": "auto"} | settings  # it may have other processes than before
+    recipe, dataset, module = _asked(data, backbone, layers, settings)
+    if find_world() is None:  # else the processes tell it once, together
+        check_early(recipe, out, resume=resume)
+        _say_reading(recipe, dataset)
+    recipe = _located(recipe, dataset, module)
+
+    from densecl.training import run
+
+    return run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
+
+
+def check(
+    data: str | Path | Sequence[str | Path] | Dataset[Any] | None = None,
+    *,
+    config: str | Path | None = None,
+    backbone: str | nn.Module | None = None,
+    usable: str | Path | None = None,
+    **settings: Any,
+) -> Checked:
+    """Read every image once, and say what a run would do and what should be put right before it.
+
+    Args:
+        data: As for `pretrain`.
+        config: A YAML file with some or all settings.
+        backbone: As for `pretrain`.
+        usable: A file for a list of the images that are of use: they can be read, are no copies, have more than one
+            color and are not tiny. `pretrain` takes it as data.
+        settings: Any setting of `pretrain`.
+
+    Returns:
+        What was found. Its `problems` has a line for each thing to put right.
+
+    Raises:
+        UserError: a wrong setting, no images at all, or a list that cannot be written.
+    """
+    layers = [] if config is None else [Path(config)]
+    recipe, dataset, module = _asked(data, backbone, layers, settings)
+    check_early(recipe)
+    _say_reading(recipe, dataset)
+    recipe = _located(recipe, dataset, module)
+
+    from densecl.checking import check as checking
+
+    return checking.check(recipe, None if usable is None else Path(usable).expanduser(), dataset, module)
+
+
+def _asked(
+    data: Any, backbone: str | nn.Module | None, layers: Sequence[Path], settings: dict[str, Any]
+) -> tuple[Recipe, Dataset[Any] | None, nn.Module | None]:
+    """The recipe of files and settings, and what Python gives instead of a path and a name."""
     paths = _paths(data)
-    dataset: Any = None if paths else data
+    dataset = None if paths else data
     module = None if backbone is None or isinstance(backbone, str) else backbone
     if data is not None:
         settings["data"] = tuple(map(_absolute, paths)) if paths else f"dataset:{type(dataset).__name__}"
     if backbone is not None:
         settings["backbone"] = backbone if module is None else f"module:{type(module).__name__}"
-    world = find_world()
-    if resume and recorded.is_file() and config is None and world is not None:
-        settings = {"devices": "auto", "nodes": "auto"} | settings  # it may have other processes than before
     recipe = make_recipe(layers, **settings)
     if dataset is None and recipe.sources[0].startswith("dataset:"):
         raise UserError(f"This recipe was made in Python with a dataset ({recipe.data}): give it again as data=....")
     if module is None and recipe.backbone.startswith("module:"):
         raise UserError(f"This recipe was made in Python with a module ({recipe.backbone}): give it as backbone=....")
+    return dataclasses.replace(recipe, backbone=understood(recipe.backbone)), dataset, module
 
-    if world is None:  # else the processes tell it once, together
-        recipe = dataclasses.replace(recipe, backbone=understood(recipe.backbone))
-        check_early(recipe, out, resume=resume)
-        from densecl.progress import Screen
 
-        screen = Screen()  # now, because torch takes seconds to load
-        screen.write(f"Reading {listing(map(shown, recipe.sources), 'and') if dataset is None else 'the images'} ...\n")
-        screen.flush()
+def _say_reading(recipe: Recipe, dataset: Dataset[Any] | None) -> None:
+    """Now, because torch takes seconds to load."""
+    from densecl.progress import Screen
 
+    screen = Screen()
+    screen.write(f"Reading {listing(map(shown, recipe.sources), 'and') if dataset is None else 'the images'} ...\n")
+    screen.flush()
+
+
+def _located(recipe: Recipe, dataset: Dataset[Any] | None, module: nn.Module | None) -> Recipe:
+    """The recipe with paths that are the same from everywhere. Loads torch, to look at the module."""
     from torch import nn
-
-    from densecl.training import run
 
     if module is not None and not isinstance(module, nn.Module):
         raise UserError(f"backbone takes a name or a module, not {module!r}. (A class? Then an instance of it.)")
@@ -97,7 +150,7 @@ def pretrain(
         recipe = dataclasses.replace(recipe, init=_absolute(recipe.init))
     if recipe.teacher is not None and os.path.exists(os.path.expanduser(recipe.teacher)):  # else a name of timm's
         recipe = dataclasses.replace(recipe, teacher=_absolute(recipe.teacher))
-    return run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
+    return recipe
 
 
 def _paths(data: Any) -> tuple[str, ...]:

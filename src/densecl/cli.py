@@ -18,17 +18,19 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from densecl.commands.check import add_check
 from densecl.commands.demo import add_demo
+from densecl.commands.embed import add_embed
 from densecl.commands.evaluate import add_evaluate
 from densecl.commands.export import add_export
 from densecl.commands.finetune import add_finetune
 from densecl.commands.help import HelpInLines
 from densecl.commands.predict import add_predict
 from densecl.commands.pretrain import add_pretrain
+from densecl.cores import allowed_cores, available_cores
 from densecl.errors import SharedError, UserError, nearest
 from densecl.names import listing, printable, shown
 from densecl.synonyms import meant
-from densecl.training.cores import allowed_cores, available_cores
 from densecl.version import __version__
 
 #: What the system says of a path that cannot be used, wherever that comes out.
@@ -39,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in `arguments` (those of the process when not given).
 
     Returns:
-        The exit code: 0, 2 for what the user can put right (told on stderr, in a line or two), or
-        130 after Ctrl-C.
+        The exit code: 0, 1 if `check` has found something to put right, 2 for what the user can put right (told on
+        stderr, in a line or two), or 130 after Ctrl-C.
     """
     # Before torch is loaded: its threads on the CPU otherwise wait by spinning for milliseconds, and wherever anything
     # else wants a core (measured on two: one busy process beside the training), steps take several times as long. To
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
-        options.pop("run")(**options)
+        return options.pop("run")(**options) or 0
     except SharedError:
         return 2
     except UserError as error:
@@ -72,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
             return _complain(f"{shown(error.filename)}: {error.strerror}.")
         raise
-    return 0
 
 
 def _complain(message: str) -> int:
@@ -125,10 +126,12 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--version", action="version", version=f"densecl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_pretrain(commands)
+    add_check(commands)
     add_evaluate(commands)
     add_export(commands)
     add_finetune(commands)
     add_predict(commands)
+    add_embed(commands)
     add_demo(commands)
 
     command = arguments[0] if arguments else None

@@ -6,6 +6,8 @@ are not UTF-8. None of these may reach a terminal or a table unchanged.
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 import unicodedata
@@ -70,6 +72,13 @@ def from_cell(cell: str) -> str:
         return chr(min(int(short or long, 16), 0x10FFFF))
 
     return _ESCAPE.sub(original, cell)
+
+
+def to_csv(rows: Iterable[Iterable[str]]) -> bytes:
+    """Rows of a CSV file, each cell by `to_cell`."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(map(to_cell, row) for row in rows)
+    return text.getvalue().encode()
 
 
 def _escaped(character: str) -> str:

@@ -63,7 +63,7 @@ class Screen:
 
 
 class Display:
-    """Shows the steps done, some numbers, and the time left.
+    """Shows the steps or images done, some numbers, and the time left.
 
     Args:
         console: where it is shown.

@@ -6,6 +6,7 @@ import pytest
 
 from densecl.errors import UserError
 from densecl.images.decode import BadImage
+from densecl.images.lists import write_list
 from densecl.images.sources import open_source
 from tests.images.folders import names, touch
 
@@ -119,3 +120,18 @@ def test_a_header_of_one_column_is_no_image(root, tmp_path):
     source = open_source(tmp_path / "list.csv")
     assert names(source) == [str(root / "a.jpg"), str(root / "b.jpg")]
     assert source.notes() == ("left out: the first line of the list, 'path'",)
+
+
+def test_a_list_that_was_written_is_read_as_it_was_meant(tmp_path):
+    folder = os.path.join(tmp_path, "  odd 'folder' ")
+    said = ["a.jpg", "#b.jpg", "c\udcff.jpg", " d.jpg", "'e'.jpg", "back\\slash.jpg", "é.jpg", "Z = 1.jpg"]
+    unsayable = ["line\nbreak.jpg", "blank.jpg "]  # the second is read without its blank, which is another image
+    os.mkdir(folder)
+    for name in (*said, *unsayable, "blank.jpg", "out\n/etc.jpg"):
+        with open(os.path.join(folder, name.replace("/", "_")), "w"):
+            pass
+    rows = [(os.path.join(folder, name), None) for name in (*said, *unsayable)]
+    missing = write_list(tmp_path / "list.txt", "a heading", [*rows, (f"{folder}/out\n/etc.jpg", "why\nnot")])
+    assert missing == 2
+    assert names(open_source(tmp_path / "list.txt")) == [os.path.join(folder, name) for name in said]
+    assert (tmp_path / "list.txt").read_bytes().splitlines()[-1].startswith(b"#   why\\nnot: ")

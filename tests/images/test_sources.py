@@ -118,6 +118,8 @@ def test_sides_are_those_of_the_image_itself(root):
     assert source.read(0).shape == (3, 100, 75)
     assert source.sides(0) == (400, 300)
     assert CachedSource(source, root / "cache").sides(0) == (400, 300)
+    for read in (source, CachedSource(source, root / "cache"), open_source(root)):
+        assert read.sides_after(0, read.read(0)) == (400, 300)
     assert open_source(root, tile=160).sides(0) == (160, 160)
     assert open_source([np.zeros((20, 30, 3), np.uint8)]).sides(0) == (20, 30)
     (root / "a.jpg").write_bytes(b"")

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
+from densecl.commands.values import size
 from densecl.errors import flag
 from densecl.evaluation.settings import meaning_of
 
@@ -25,17 +26,6 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
         groups[meaning.group].add_argument(flag(field.name), help=meaning.help.replace("%", "%%"), **how)
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """
-    Raises:
-        ArgumentTypeError: it is no size.
-    """
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT or one number, not '{text}'")
-    return int(sides[0]), int(sides[-1])
-
-
 #: What argparse needs to know about a setting, by its type.
 _BY_TYPE: dict[Any, dict[str, Any]] = {
     bool: {"action": "store_true"},
@@ -45,7 +35,7 @@ _BY_TYPE: dict[Any, dict[str, Any]] = {
     float | None: {"type": float},
     str: {},
     str | None: {},
-    tuple[int, int] | None: {"type": image_size},
+    tuple[int, int] | None: {"type": size},
     float | Sequence[float]: {"nargs": "+", "type": float},
     Sequence[int]: {"nargs": "+", "type": int},
     Sequence[str]: {"nargs": "+"},

@@ -30,6 +30,11 @@ def add_pretrain(commands: Any) -> None:
     run.add_argument("--out", metavar="RUN", type=Path, required=True, help="Folder that the run is written to.")
     run.add_argument("--resume", action="store_true", help="Go on from the last checkpoint in RUN.")
     run.add_argument("--config", metavar="FILE", help="YAML file of settings, such as another run's recipe.yaml.")
+    add_settings(parser)
+
+
+def add_settings(parser: Any) -> None:
+    """Add a flag for each setting of a run, by topic."""
     for title, settings in meanings().items():
         group = parser.add_argument_group(title)
         for name, meaning in settings.items():

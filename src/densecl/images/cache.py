@@ -102,6 +102,9 @@ class CachedSource(ImageSource):
     def sides(self, index: int) -> tuple[int, int]:
         return self.source.sides(index)
 
+    def sides_after(self, index: int, pixels: Shaped[Tensor, "channels _ _"]) -> tuple[int, int]:
+        return self.source.sides_after(index, pixels)
+
     def name(self, index: int) -> str:
         return self.source.name(index)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 from densecl.errors import UserError
+from densecl.files import replacing
 from densecl.images.decode import EXTENSIONS
 from densecl.images.paths import Found, PathIndex
 from densecl.images.presence import local_path
-from densecl.names import on_disk, shown
+from densecl.names import on_disk, shown, to_cell
 
 #: What `--data` takes, for messages.
 NEEDED = "--data takes a folder of images, a text file with a path per line, a quoted glob, or one image"
@@ -77,6 +78,37 @@ def read_list(file: Path, head: bytes) -> Found:
     if len(paths) == 0:
         raise UserError(f"{shown(file)} lists no images; it needs a path per line")
     return Found(paths, tuple(notes))
+
+
+def as_line(path: str) -> bytes | None:
+    """An absolute path as a line of a list; None for a name that no line can say, such as one with a line break."""
+    line = os.fsencode(path)
+    plain = not set(line) & set(b"\r\n\0") and len(line) <= LONGEST
+    return line if plain and _as_meant(os.path.dirname(path), line) == line else None
+
+
+def write_list(path: Path, heading: str, rows: Iterable[tuple[str, str | None]]) -> int:
+    """Write a list of images, which `read_list` reads.
+
+    Args:
+        path: of the list.
+        heading: a comment at its top.
+        rows: absolute paths; each with None, or with the reason why it is left out. Those stand in comments.
+
+    Returns:
+        How many paths no line can say. They are missing from the list.
+    """
+    unsayable = 0
+    with replacing(path) as file:
+        file.write(f"# {heading}\n".encode())
+        for name, reason in rows:
+            if reason is not None:
+                file.write(f"#   {to_cell(reason)}: {to_cell(name)}\n".encode())
+                continue
+            line = as_line(name)
+            unsayable += line is None
+            file.write(b"" if line is None else line + b"\n")
+    return unsayable
 
 
 def _as_meant(folder: str, line: bytes) -> bytes:

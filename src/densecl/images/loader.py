@@ -10,16 +10,15 @@ import functools
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader
 
 from densecl.errors import UserError
-from densecl.images.batch import Batch, collate
-from densecl.images.pairs import CropPairDataset
-from densecl.images.sampler import StepSampler
+from densecl.images.batch import collate
+from densecl.images.sources import ImageSource
 from densecl.images.worker import LOOK_AFTER, MARKS, start_worker
 
 #: Seconds after which the reading of a single image counts as stuck.
@@ -29,8 +28,18 @@ READ_TIMEOUT = 300.0
 GRACE = 5.0
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """A data set that the loader can watch: it says which image of its source it reads."""
+
+    source: ImageSource
+    on_read: Callable[[int | None], None]
+
+    def __getitem__(self, place: Any, /) -> Any: ...
+
+
 class BatchLoader(DataLoader[Any]):
-    """A loader of `Batch`es that ends with a message when its workers are stuck.
+    """A loader of batches that ends with a message when its workers are stuck.
 
     A worker may be stopped, or may read from a network share that no longer answers; torch would wait for it without
     end. So each worker marks what it does. The loader gives up when, while it waits for a batch, no worker begins or
@@ -39,19 +48,30 @@ class BatchLoader(DataLoader[Any]):
     Args:
         dataset: the samples.
         sampler: the batches of places.
+        collate: puts the samples of a batch together.
         workers: number of data-loading workers. 0: read in this process, where nothing can be watched.
         pin_memory: put batches where a GPU can fetch them.
         read_timeout: seconds.
+        resumable: whether the user can go on with --resume.
     """
 
     def __init__(
-        self, dataset: CropPairDataset, sampler: StepSampler, *, workers: int, pin_memory: bool, read_timeout: float
+        self,
+        dataset: Readable,
+        sampler: Iterable[list[Any]],
+        *,
+        collate: Callable[[list[Any]], Any],
+        workers: int,
+        pin_memory: bool,
+        read_timeout: float,
+        resumable: bool,
     ) -> None:
         #: What each worker is doing, see `worker.MARKS`.
         self.marks = multiprocessing.RawArray("q", MARKS * max(1, workers))
         self.read_timeout = read_timeout
+        self.resumable = resumable
         super().__init__(
-            dataset,
+            dataset,  # pyright: ignore[reportArgumentType]
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
@@ -64,7 +84,7 @@ class BatchLoader(DataLoader[Any]):
         batches = super().__iter__()
         return self._watched(batches) if self.num_workers else batches
 
-    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
         """
         Raises:
             UserError: no image was read for too long.
@@ -99,7 +119,7 @@ class BatchLoader(DataLoader[Any]):
         what = f"{at[0]} does not go on" if at else "the data-loading workers do not answer"
         return UserError(
             f"No image was read for {self.read_timeout:g} s: {what}. Is the process stopped, or the disk or network"
-            " share gone? Go on with --resume; --read-timeout waits longer."
+            f" share gone? {'Go on with --resume; ' * self.resumable}--read-timeout waits longer."
         )
 
 
@@ -159,12 +179,22 @@ def _kill(processes: set[int]) -> None:
 
 
 def make_loader(
-    dataset: CropPairDataset,
-    sampler: StepSampler,
+    dataset: Readable,
+    sampler: Iterable[list[Any]],
     *,
+    collate: Callable[[list[Any]], Any] = collate,
     workers: int,
     pin_memory: bool = False,
     read_timeout: float = READ_TIMEOUT,
+    resumable: bool = True,
 ) -> BatchLoader:
-    """A loader of `Batch`es, read by this many workers (0: by this process)."""
-    return BatchLoader(dataset, sampler, workers=workers, pin_memory=pin_memory, read_timeout=read_timeout)
+    """A loader of batches, read by this many workers (0: by this process). The arguments are those of `BatchLoader`."""
+    return BatchLoader(
+        dataset,
+        sampler,
+        collate=collate,
+        workers=workers,
+        pin_memory=pin_memory,
+        read_timeout=read_timeout,
+        resumable=resumable,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import operator
 import os
 import re
 from array import array
@@ -90,6 +91,14 @@ class PathIndex:
         """Names relative to one folder, in their order."""
         packed = Strings.pack(names)
         return cls(Strings.pack([absolute(folder)]), np.array([len(packed.ends)]), packed)
+
+
+def by_folder(paths: PathIndex) -> PathIndex:
+    """The same files in the order of a folder's listing, by folder and name, however they were listed."""
+    found = sorted({os.path.split(os.path.abspath(os.fsencode(paths[index]))) for index in range(len(paths))})
+    folders = [folder for folder, _ in itertools.groupby(found, key=operator.itemgetter(0))]
+    counts = np.array([sum(1 for _ in files) for _, files in itertools.groupby(found, key=operator.itemgetter(0))])
+    return PathIndex(Strings.pack(folders), counts, Strings.pack(name for _, name in found))
 
 
 class Found(NamedTuple):

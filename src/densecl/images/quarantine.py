@@ -10,7 +10,7 @@ from pathlib import Path
 from densecl.errors import UserError
 from densecl.files import append, lock, replacing
 from densecl.images.pairs import ATTEMPTS, BadRecord
-from densecl.names import from_cell, shown, to_cell
+from densecl.names import from_cell, shown, to_csv
 
 
 class Quarantine:
@@ -72,11 +72,11 @@ class Quarantine:
         with lock(self._lock):
             self._met.update(self._read_new_rows())
             new = {name: reason for name, reason in self._met.items() if name not in self._rows}
-            text = _to_csv(new.items())
+            text = to_csv(new.items())
             if self._read:
                 append(self.path, text)
             else:
-                text = _to_csv([self.HEADER]) + text
+                text = to_csv([self.HEADER]) + text
                 with replacing(self.path) as file:
                     file.write(text)
             self._read += len(text)
@@ -99,9 +99,3 @@ class Quarantine:
         self._read += whole
         self._rows.update(found)
         return found
-
-
-def _to_csv(rows: Iterable[tuple[str, str]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(map(to_cell, row) for row in rows)
-    return text.getvalue().encode()

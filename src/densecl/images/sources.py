@@ -52,7 +52,11 @@ class ImageSource(ABC):
         Raises:
             BadImage: they are not known.
         """
-        height, width = self.read(index).shape[1:]
+        return self.sides_after(index, self.read(index))
+
+    def sides_after(self, index: int, pixels: Shaped[Tensor, "channels _ _"]) -> tuple[int, int]:
+        """As `sides`, for an image that was just read."""
+        height, width = pixels.shape[1:]
         return height, width
 
     @abstractmethod
@@ -143,6 +147,10 @@ class FileSource(ImageSource):
 
     def sides(self, index: int) -> tuple[int, int]:
         return measure(self.paths[index], self.channels)
+
+    def sides_after(self, index: int, pixels: Shaped[Tensor, "channels _ _"]) -> tuple[int, int]:
+        whole = self.least_side is None or min(pixels.shape[1:]) < self.least_side
+        return super().sides_after(index, pixels) if whole else self.sides(index)
 
     def name(self, index: int) -> str:
         return self.paths[index]

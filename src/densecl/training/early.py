@@ -20,11 +20,11 @@ from densecl.training.vacant import check_folder, check_free, check_makeable
 WEIGHTS = (".safetensors", ".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
 
 
-def check_early(settings: Settings[Any], out: Path, *, resume: bool) -> None:
+def check_early(settings: Settings[Any], out: Path | None = None, *, resume: bool = False) -> None:
     """
     Args:
         settings: of the run. Images and backbone that were given in Python are not looked at.
-        out: its folder.
+        out: its folder, if it has one.
         resume: whether it goes on from there.
 
     Raises:
@@ -39,6 +39,8 @@ def check_early(settings: Settings[Any], out: Path, *, resume: bool) -> None:
         source = getattr(settings, name)
         if source is not None and is_path(source) and not Path(source).expanduser().exists():
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
+    if out is None:
+        return
     check_folder(out)
     if not resume:
         check_free(out)

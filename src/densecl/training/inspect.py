@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from densecl.config.facts import Facts, Machine, Network, Pixels, Reliance, Scale, Stage
 from densecl.config.rules import side_of_local_crops
 from densecl.config.settings import Settings
+from densecl.cores import available_cores
 from densecl.errors import UserError
 from densecl.images.cache import CachedSource
 from densecl.images.crops import least_side, scales_of_crops
@@ -25,7 +26,6 @@ from densecl.model.weights import Start, initialize_from
 from densecl.names import shown
 from densecl.normalization import IMAGENET
 from densecl.training.checkpoints import Checkpoint, load_checkpoint
-from densecl.training.cores import available_cores
 from densecl.training.guidance import Guides, facts_of, open_guides
 from densecl.training.optimizer import layers_from_the_end
 from densecl.training.processor import fast_in_bf16, fast_in_fp16

@@ -23,9 +23,9 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from densecl.cores import available_cores
 from densecl.errors import UserError
 from densecl.interrupts import STOPPING, Interrupts
-from densecl.training.cores import available_cores
 
 #: Seconds that a process has to leave once it has told how it ended.
 GRACE = 10.0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from densecl.training.cores import available_cores
+from densecl.cores import available_cores
 from densecl.version import __version__
 
 #: Distributions whose versions may bear on the result.

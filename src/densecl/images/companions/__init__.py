@@ -14,7 +14,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,15 @@ PAIRED = 0.9
 MOSTLY = 0.5
 
 
-def set_aside(paths: PathIndex, root: Path) -> Found:
-    """The images below `root` without those that are surely no photographs, and what to tell the user."""
+class Suspects(NamedTuple):
+    """Images that are no photographs, grouped by what their names say."""
+
+    out: list[Kind]  # surely none
+    doubtful: list[Kind]  # perhaps none
+
+
+def suspects(paths: PathIndex, root: Path) -> Suspects:
+    """The images below `root` that are no photographs, or seem to be none."""
     tree = Tree(paths, root)
     kinds = [kind for kind in hinted(paths, tree.parts) if _may_be(tree, kind)]
     for kind in kinds:
@@ -43,22 +50,28 @@ def set_aside(paths: PathIndex, root: Path) -> Found:
     verdicts = [(kind, _verdict(tree, kind)) for kind in kinds]
     out = [kind for kind, verdict in verdicts if verdict == "out"]
     doubtful = [kind for kind, verdict in verdicts if verdict == "doubtful"] + _unnamed(tree)
+    return Suspects(out, doubtful)
+
+
+def set_aside(paths: PathIndex, root: Path) -> Found:
+    """The images below `root` without those that are surely no photographs, and what to tell the user."""
+    out, doubtful = suspects(paths, root)
     notes = []
     if out:
         chosen = np.ones(len(paths), bool)
         for kind in out:
             chosen[kind.images] = False
         paths = paths.keep(chosen)
-        notes.append(f"left out: {_told(out)}. To train on these too, give --data a glob or a list of files.")
+        notes.append(f"left out: {told(out)}. To train on these too, give --data a glob or a list of files.")
     if doubtful:
         notes.append(
-            f"warning: perhaps no photographs, but trained on: {_told(doubtful)}. To leave them out, give --data the"
+            f"warning: perhaps no photographs, but trained on: {told(doubtful)}. To leave them out, give --data the"
             " folder of the photographs, a glob or a list of files."
         )
     return Found(paths, tuple(notes))
 
 
-def _told(kinds: Sequence[Kind]) -> str:
+def told(kinds: Sequence[Kind]) -> str:
     """Such as "24 label maps (SegmentationClass/, SegmentationObject/), 3 thumbnails (*_thumb)"."""
     parts = []
     for what in dict.fromkeys(kind.hint.what for kind in kinds):

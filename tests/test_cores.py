@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from densecl.training import cores
+from densecl import cores
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,6 @@ def test_cores_are_no_more_than_quota_and_affinity(monkeypatch, quota: float, ex
 def test_cores_follow_the_affinity() -> None:
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from densecl.training.cores import available_cores; print(available_cores())"
+        "from densecl.cores import available_cores; print(available_cores())"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "1\n"
