@@ -91,6 +91,7 @@ class Display:
         self._log = log
         self._line = ProgressLine(start_step, total_steps)
         self._reported = self._told = -LINE_EVERY
+        self._noted = False
         self._bar: Live | None = None
         if console.is_terminal or console.is_jupyter:
             if title:  # on its own line, because the bar needs the whole width of a narrow terminal
@@ -125,9 +126,10 @@ class Display:
             self._plainly("  ".join(filter(None, words)))
 
     def note(self, text: str) -> None:
-        """Show what is done beside the steps, until the next step is."""
-        if self._bar is None and not self._line.note:
+        """Show what is done beside the steps, until the next step is. Without a bar only the first one is shown."""
+        if self._bar is None and not self._noted:
             self._plainly(self._title + text)
+        self._noted = True
         self._line.note = text
 
     def close(self) -> None:

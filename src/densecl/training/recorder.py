@@ -187,7 +187,7 @@ class Recorder(pl.Callback):
             new_part=self._part > part,
         )
         if due.row:
-            self._log(trainer, module)
+            self._log(trainer, module, show=not due.matches)  # else it is shown with the new match accuracy
         elif self.display is not None and self.display.stale:
             self._show_latest(trainer, module)
         module.last = None  # its memory is free for what follows
@@ -216,7 +216,7 @@ class Recorder(pl.Callback):
         self.timeline.seconds, signal, minutes = self.peers.agree(own)
         return int(signal) or None, minutes
 
-    def _log(self, trainer: pl.Trainer, module: DenseCLModule) -> None:
+    def _log(self, trainer: pl.Trainer, module: DenseCLModule, *, show: bool) -> None:
         assert module.last is not None
         measures = mean_over_processes(measure(module.model, *module.last)).tolist()  # waits for the device
         measures, guided = measures[: len(MEASURES)], measures[len(MEASURES) :]
@@ -231,8 +231,8 @@ class Recorder(pl.Callback):
                 self.metrics.append(self.row)
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
             self.loggers.log(numbers, self.done)
-            if self.display is not None:
-                self._latest = self.row
+            self._latest = self.row
+            if self.display is not None and show:
                 self._report()
         self.alarm.check(self.done, self.row)
 
