@@ -143,7 +143,7 @@ def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         assert not (tmp_path / "a" / "b").exists()
     assert (tmp_path / "a/b/one").read_text() == "1" and [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
     assert (tmp_path / "a/b").stat().st_mode == (tmp_path / "a").stat().st_mode  # not for its owner alone
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "a" / "c") as folder:
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "a" / "c") as folder:  # noqa: PT012
         (folder / "one").write_text("1")
         raise RuntimeError
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
