@@ -56,7 +56,7 @@ class Line(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="The round trip of weights through every target.")
     parser.add_argument("--targets", nargs="+", default=list(targets.TARGETS), choices=targets.TARGETS)
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=BACKBONES)
     parser.add_argument("--lists", action="store_true")

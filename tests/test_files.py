@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock, Timeout
 
-from densecl.files import append, free_bytes, lock, replacing
+from densecl.files import append, free_bytes, lock, new_folder, replacing
 
 #: What file systems say of an operation that they do not have: CIFS, NFS, FUSE, mounted buckets.
 LACKING = ["EPERM", "EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"]
@@ -135,3 +135,28 @@ def test_free_space_may_be_unknown(tmp_path: Path, monkeypatch) -> None:
     for reason in ("ENOSYS", "EIO", "ESTALE"):
         monkeypatch.setattr(shutil, "disk_usage", refuse(reason))
         assert free_bytes(tmp_path) is None
+
+
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "a" / "b") as folder:
+        (folder / "one").write_text("1")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a/b/one").read_text() == "1" and [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert (tmp_path / "a/b").stat().st_mode == (tmp_path / "a").stat().st_mode  # not for its owner alone
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "a" / "c") as folder:  # noqa: PT012
+        (folder / "one").write_text("1")
+        raise RuntimeError
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    with pytest.raises(OSError), new_folder(tmp_path / "a" / "b"):  # noqa: PT011
+        pass
+    assert (tmp_path / "a/b/one").is_file()
+
+
+def test_a_new_folder_where_none_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another device")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "one").write_text("1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "one"]

@@ -9,6 +9,6 @@ from densecl.exports import program, verify
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "IMAGE", (32, 64))
-    monkeypatch.setattr(program, "IMAGE", (32, 64))
-    monkeypatch.setattr(program, "EXAMPLE", (64, 96))
+    monkeypatch.setattr(verify, "IMAGE", (64, 128))
+    monkeypatch.setattr(program, "IMAGE", (64, 128))
+    monkeypatch.setattr(program, "EXAMPLE", (96, 160))

@@ -24,6 +24,7 @@ from densecl.training.launch import launch
 from densecl.training.metrics import COLUMNS
 from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
+from densecl.version import __version__
 from tests.training.test_resume import assert_same_run, rows
 
 HALF = Normalization((0.5,) * 3, (0.25,) * 3)
@@ -132,6 +133,9 @@ def test_what_a_run_with_a_teacher_leaves(following, tmp_path: Path, capsys) -> 
     with safetensors.safe_open(run.backbone, framework="pt") as file:
         said = file.metadata()
     assert said["teacher"] == "test_resnet" and said["teacher_license"] == "unknown"
+    assert said["steps"] == str(run.steps) and said["method"] == read_recipe(run.out / "recipe.yaml").method
+    assert said["images"] == "24" and len(said["data_fingerprint"]) == 64 and said["densecl_version"] == __version__
+    assert "/" not in said["init"]  # its folders are nobody's business
     assert read_recipe(run.out / "recipe.yaml").teacher_license == "unknown"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -63,9 +64,9 @@ def test_a_frozen_batch_norm_is_found(resnet: Path, tmp_path: Path, monkeypatch:
     ("stride", "dilated"), [(8, [False, True, True]), (16, [False, False, True]), (32, [False] * 3)]
 )
 def test_dilation_is_timms(stride: int, dilated: list[bool]) -> None:
-    ours = timm.create_model("resnet50", num_classes=0, output_stride=stride).eval()
+    ours: Any = timm.create_model("resnet50", num_classes=0, output_stride=stride).eval()
     found = _dilation(stride)
-    theirs = torchvision.models.resnet50(replace_stride_with_dilation=found)
+    theirs: Any = torchvision.models.resnet50(replace_stride_with_dilation=found)
     theirs.fc = torch.nn.Identity()
     theirs.load_state_dict(ours.state_dict())
     pixels = torch.randn(1, 3, 32, 64)

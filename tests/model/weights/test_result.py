@@ -16,7 +16,7 @@ from torch import nn
 
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone, create_backbone
-from densecl.model.weights import initialize_from, load_backbone, save_backbone
+from densecl.model.weights import initialize_from, load_backbone, read_metadata, save_backbone
 from densecl.normalization import Normalization
 
 NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -95,6 +95,16 @@ def test_metadata_is_readable_without_densecl(tmp_path):
         metadata = file.metadata()
     assert metadata["architecture"] == "resnet18"
     assert json.loads(metadata["mean"]) == [0.1, 0.2, 0.3] and json.loads(metadata["std"]) == [0.4, 0.5, 0.6]
+
+
+def test_where_weights_come_from(tmp_path: Path) -> None:
+    path, backbone = tmp_path / "b.safetensors", create_backbone("test_resnet")
+    save_backbone(backbone, path, NORMALIZATION)
+    metadata = read_metadata(path)
+    assert metadata is not None and metadata.provenance == {}  # as a file of an older version
+    save_backbone(backbone, path, NORMALIZATION, {"method": "moco", "steps": "7", "something": "else"})
+    metadata = read_metadata(path)
+    assert metadata is not None and metadata.provenance == {"method": "moco", "steps": "7"}
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:

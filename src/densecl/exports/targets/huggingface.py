@@ -54,7 +54,7 @@ Before the upload, `"local-dir:FOLDER"` and `"FOLDER"` do the same.
         yield from super().load(delivery, folder)
         if importlib.util.find_spec("transformers") is None:
             return
-        import transformers
+        import transformers  # pyright: ignore[reportMissingImports]
 
         model: Any = transformers.AutoModel.from_pretrained(folder).eval()
         own: Any = delivery.network.model

@@ -39,7 +39,7 @@ class OnnxTarget(Target):
         return None
 
     def write(self, delivery: Delivery, folder: Path) -> None:
-        import onnx
+        import onnx  # pyright: ignore[reportMissingImports]
 
         self.program = trace(delivery.network)
         names = {0: "batch"} if self.program.size else {0: "batch", 2: "height", 3: "width"}
@@ -73,7 +73,7 @@ It takes {self.program.images}, and returns {", ".join(self.program.outputs)}.
         return None  # batch norm is folded into the convolutions, so that the tensors are others
 
     def load(self, delivery: Delivery, folder: Path) -> Iterator[Loaded]:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
 
         session = onnxruntime.InferenceSession(folder / self.weights, providers=["CPUExecutionProvider"])
         yield Loaded(

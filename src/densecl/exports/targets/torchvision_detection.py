@@ -82,7 +82,7 @@ The model takes pixels from 0 to 1 and normalizes them itself. Pyramid and heads
                 **pyramid,
             )
             backbone.body.load_state_dict(load_file(folder / self.weights))
-            body = kind(backbone, num_classes=2).eval().backbone.body
+            body: Any = kind(backbone, num_classes=2).eval().backbone.body
             if any(isinstance(module, FrozenBatchNorm2d) for module in body.modules()):
                 raise failed(self, f"the batch norm of {kind.__name__} is frozen.")
             if not all(parameter.requires_grad for parameter in body.parameters()):
