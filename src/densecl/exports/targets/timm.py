@@ -114,8 +114,7 @@ def write_timm_folder(delivery: Delivery, folder: Path) -> None:
         "architecture": delivery.architecture,
         "num_classes": 0,
         "num_features": model.num_features,
-        # num_classes stands above; transformers would pass it twice
-        "model_args": {name: value for name, value in settings.items() if name != "num_classes"},
+        "model_args": settings,
         "pretrained_cfg": {
             **own,
             "tag": "densecl",
