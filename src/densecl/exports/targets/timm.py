@@ -106,6 +106,7 @@ def write_timm_folder(delivery: Delivery, folder: Path) -> None:
     own = {name: model.pretrained_cfg[name] for name in KEPT if model.pretrained_cfg.get(name) is not None}
     own["input_size"] = (delivery.channels, *own.get("input_size", (0, 224, 224))[1:])
     settings = model_settings(delivery.architecture, channels=delivery.channels, output_stride=network.output_stride)
+    del settings["num_classes"]  # stands above, and transformers would give it twice
     if own.get("fixed_input_size") and ("dynamic_img_size" in settings or "strict_img_size" in settings):
         # With these settings timm forgets for which size it makes the network, and resamples position embeddings.
         settings["img_size"] = own["input_size"][1:]
@@ -113,8 +114,7 @@ def write_timm_folder(delivery: Delivery, folder: Path) -> None:
         "architecture": delivery.architecture,
         "num_classes": 0,
         "num_features": model.num_features,
-        # num_classes stands above; transformers would pass it twice
-        "model_args": {name: value for name, value in settings.items() if name != "num_classes"},
+        "model_args": settings,
         "pretrained_cfg": {
             **own,
             "tag": "densecl",
