@@ -56,6 +56,7 @@ Before the upload, `"local-dir:FOLDER"` and `"FOLDER"` do the same.
             return
         import transformers  # pyright: ignore[reportMissingImports]
 
+        transformers.utils.logging.disable_progress_bar()
         model: Any = transformers.AutoModel.from_pretrained(folder).eval()
         own: Any = delivery.network.model
         prefix = "timm_model."
