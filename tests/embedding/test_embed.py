@@ -177,6 +177,8 @@ def test_ctrl_c_saves_what_is_done(
     assert "going on after 4 images" in capsys.readouterr().out
     densecl.embed(run, photos, tmp_path / "v.npy", resume=True, **SETTINGS)
     assert "v.npy is complete" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exists already and holds vectors of images and not of cells"):
+        densecl.embed(run, photos, tmp_path / "v.npy", resume=True, dense=True, **SETTINGS)
 
 
 def test_a_damaged_part_is_told(run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def check_out(out: Path, format: Format, listed: Path | None, *, resume: bool) -
         out: the file of vectors.
         format: of the file.
         listed: the list of images without near-duplicates, if there shall be one.
-        resume: the files may be there.
+        resume: the file of vectors may be there. A list may not, because somebody may have worked on it.
 
     Raises:
         UserError: a file is in the way.
@@ -82,13 +82,13 @@ def check_out(out: Path, format: Format, listed: Path | None, *, resume: bool) -
         raise UserError(f"--out {shown(out)} is a folder. Give the name of a file.")
     if listed is not None and listed.suffix.lower() != ".txt":
         raise UserError(f"--duplicates {shown(listed)}: the list is a text file. Give it a name that ends with .txt.")
+    if listed is not None and listed.exists():
+        raise UserError(f"--duplicates {shown(listed)} exists already. Choose another name, or remove it.")
     if resume:
         return
     for path in (out, *format.companions(out), skipped_file(out)):
         if path.exists():
             raise UserError(f"--out {shown(out)}: {shown(path)} exists already. Choose another name, or remove it.")
-    if listed is not None and listed.exists():
-        raise UserError(f"--duplicates {shown(listed)} exists already. Choose another name, or remove it.")
 
 
 def skipped_file(out: Path) -> Path:

@@ -142,7 +142,7 @@ def embed(
     )
     if resume and out.exists():
         stored = format.read(out)
-        difference = "something else" if stored is None else stored.plan.difference(plan)
+        difference = "something else" if stored is None else plan.difference(stored.plan)
         if stored is None or difference is not None:
             raise UserError(f"--out {shown(out)} exists already and holds {difference}. Choose another name.")
         count = len(stored.names.ends)
