@@ -72,3 +72,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as ``" Did you mean 'resnet18'?"``, or nothing when no choice is close to `name`."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """What an error of a library says, without line breaks, colors and what is beyond `limit` characters."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch colors some of its messages
+    text = " ".join(text.split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from densecl.errors import UserError
+from densecl.errors import UserError, one_line
 from densecl.exports.verify import IMAGE, quiet
-from densecl.model.backbone import Backbone, one_line
+from densecl.model.backbone import Backbone
 
 #: Maps of a smaller stride are left out, as detectors do.
 LEAST_STRIDE = 4

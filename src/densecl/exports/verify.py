@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from densecl.errors import UserError
+from densecl.errors import UserError, one_line
 from densecl.exports.committed import committed_shapes
 from densecl.exports.delivery import Delivery
 from densecl.exports.target import Loaded, Target
-from densecl.model.backbone import Backbone, one_line
+from densecl.model.backbone import Backbone
 from densecl.model.weights.tensor_files import size
 
 #: The image that networks are compared on: (height, width). Not square, so that axes in the wrong order are found.

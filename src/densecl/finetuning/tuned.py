@@ -22,7 +22,8 @@ from densecl.evaluation.learn_pixels import Segmenter
 from densecl.evaluation.settings import LONGEST_SIDE
 from densecl.evaluation.weights import Weights
 from densecl.finetuning.settings import ARCHITECTURES
-from densecl.model.backbone import Backbone, create_backbone, known_to_timm
+from densecl.model.backbone import Backbone, create_backbone
+from densecl.model.timm_models import known_to_timm
 from densecl.model.weights import (
     check_finite,
     check_fits,

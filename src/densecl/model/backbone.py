@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densecl.architectures import understood, unknown_backbone
 from densecl.borrowed import evaluating
-from densecl.errors import UserError
+from densecl.errors import UserError, one_line
+from densecl.model.timm_models import create_model, initialize
 
 #: Sides of images that models are often built for.
 USUAL_SIZES = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 336, 384, 448, 512)
@@ -342,65 +342,6 @@ def create_backbone(name: str, *, channels: int = 3, output_stride: int | None =
     return backbone
 
 
-def create_model(name: str, *, channels: int, output_stride: int | None, pretrained: bool = False) -> nn.Module:
-    return _create_model(name, channels, output_stride, pretrained)[0]
-
-
-def model_settings(name: str, *, channels: int, output_stride: int | None) -> dict[str, Any]:
-    """What `create_model` asks of timm besides the name: with it `timm.create_model` makes the same network."""
-    with torch.random.fork_rng(devices=[]):
-        return _create_model(name, channels, output_stride, pretrained=False)[1]
-
-
-def _create_model(
-    name: str, channels: int, output_stride: int | None, pretrained: bool
-) -> tuple[nn.Module, dict[str, Any]]:
-    settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
-    # Convolutional networks take an output stride, ViTs a dynamic image size, the Swin of older timm a size that is not
-    # strict. Each refuses the settings of the others.
-    attempts: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
-    if output_stride:
-        attempts.insert(0, {"output_stride": output_stride})
-    for special in attempts:
-        try:
-            return timm.create_model(name, pretrained=pretrained, **settings, **special), settings | special
-        except (TypeError, NotImplementedError, AssertionError):
-            continue
-    return timm.create_model(name, pretrained=pretrained, **settings), settings
-
-
-def known_to_timm(name: str) -> bool:
-    """Whether a name is that of a model in timm, with or without a tag; never one of a hub or a folder."""
-    if not re.fullmatch(r"\w+(\.\w+)?", name, re.ASCII) or not timm.is_model(name.split(".")[0]):
-        return False
-    try:
-        return "." not in name or timm.get_pretrained_cfg(name) is not None
-    except RuntimeError:  # it has no such tag
-        return False
-
-
-@torch.no_grad()
-def initialize(model: nn.Module) -> None:
-    """The paper's initialization: convolutions kaiming normal (fan in), batch norm 1 and 0, none of them zero.
-
-    timm's ResNets use fan out, and zero the last batch norm of each residual branch.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, _BatchNorm) and module.affine:
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-
-
 def _because(error: BaseException) -> str:
     """The end of a sentence: what the model said, if it said anything."""
     return f": {one_line(error).rstrip('.')}." if str(error).strip() else "."
-
-
-def one_line(error: BaseException, limit: int = 160) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch colors some of its messages
-    text = " ".join(text.split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -17,7 +17,8 @@ from torch import Tensor
 from densecl.exports.delivery import Delivery
 from densecl.exports.target import Loaded, Target
 from densecl.files import replacing
-from densecl.model.backbone import Backbone, model_settings
+from densecl.model.backbone import Backbone
+from densecl.model.timm_models import model_settings
 from densecl.model.weights import save_backbone
 
 #: What timm's own configuration of an architecture may say of ours, too. Not its license, nor where to download.

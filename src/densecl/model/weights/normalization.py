@@ -8,7 +8,8 @@ from typing import Any
 
 import timm
 
-from densecl.model.backbone import Backbone, known_to_timm
+from densecl.model.backbone import Backbone
+from densecl.model.timm_models import known_to_timm
 from densecl.model.weights.fitting import Fit
 from densecl.model.weights.result import are_numbers, read_metadata
 from densecl.model.weights.tensor_files import is_safetensors

@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from densecl.errors import UserError
+from densecl.errors import UserError, one_line
 from densecl.files import replacing
-from densecl.model.backbone import Backbone, create_backbone, create_model, known_to_timm, one_line, unwrapped
+from densecl.model.backbone import Backbone, create_backbone, unwrapped
+from densecl.model.timm_models import create_model, known_to_timm
 from densecl.model.weights.pickles import Stored
 from densecl.model.weights.tensor_files import check_finite, is_safetensors, read_tensors, shown, size
 from densecl.normalization import Normalization

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from densecl.errors import UserError, nearest
-from densecl.model.backbone import Backbone, create_model, one_line
+from densecl.errors import UserError, nearest, one_line
+from densecl.model.backbone import Backbone
+from densecl.model.timm_models import create_model
 from densecl.model.weights.fitting import Fit, adapted_to_channels, best_fit, why_not
 from densecl.model.weights.layouts import Layout, layout_of
 from densecl.model.weights.normalization import normalization_of

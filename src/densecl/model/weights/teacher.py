@@ -12,7 +12,8 @@ import timm
 import torch
 
 from densecl.errors import UserError, nearest
-from densecl.model.backbone import Backbone, create_backbone, known_to_timm
+from densecl.model.backbone import Backbone, create_backbone
+from densecl.model.timm_models import known_to_timm
 from densecl.model.weights.result import load_backbone, read_metadata
 from densecl.model.weights.start import initialize_from, weights_file
 from densecl.model.weights.tensor_files import is_safetensors, read_tensors, shown

@@ -13,8 +13,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from densecl.errors import UserError
-from densecl.model.backbone import one_line
+from densecl.errors import UserError, one_line
 from densecl.model.weights.pickle_machine import Made, NotPlainError
 from densecl.model.weights.pickles import Stored, array_tensor, read_pickled
 
