@@ -87,7 +87,7 @@ def training_images(options: argparse.Namespace) -> Iterator[str]:
 
 
 def judge(weights: str, options: argparse.Namespace, split: str, seed: int) -> dict[str, float]:
-    size = {"image_size": (options.size, options.size)} if options.size else {}
+    size: dict[str, Any] = {"image_size": (options.size, options.size)} if options.size else {}
     results = evaluate(
         [weights],
         ("segmentation", "retrieval"),

@@ -114,7 +114,7 @@ def tau(rows: Sequence[dict[str, str]], measure: str, judged: str) -> float:
     for domain in domains:
         some = [row for row in rows if row["domain"] == domain]
         if len(some) > 3:
-            found.append(float(kendalltau(values(some, measure), values(some, judged)).statistic))
+            found.append(kendalltau(values(some, measure), values(some, judged))[0])
     found = [one for one in found if not math.isnan(one)]
     return statistics.mean(found) if found else math.nan
 

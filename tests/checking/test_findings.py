@@ -46,19 +46,21 @@ def twice(count: int) -> np.ndarray:
 def test_limits(above: dict, below: dict, told: str) -> None:
     for facts, expected in ((above, 1), (below, 0)):
         survey = make_survey(IMAGES, **facts)
-        found = list(problems(survey, Copies(survey), image_size=224, listed=False))
+        found = list(problems(survey, Copies(survey), image_size=224, max_bad_images=0.05, listed=False))
         assert len(found) == expected
         assert all(told in line for line in found)
     if "constant" in above:
-        (line,) = problems(make_survey(IMAGES, **above), Copies(make_survey(IMAGES)), image_size=224, listed=True)
+        (line,) = problems(
+            make_survey(IMAGES, **above), Copies(make_survey(IMAGES)), image_size=224, max_bad_images=0.05, listed=True
+        )
         assert "take the list that was written" in line
 
 
 def test_the_size_that_is_proposed_is_one_that_is_not_complained_of() -> None:
     survey = make_survey(IMAGES, sides=sides(60, 100))
-    (line,) = problems(survey, Copies(survey), image_size=224, listed=False)
+    (line,) = problems(survey, Copies(survey), image_size=224, max_bad_images=0.05, listed=False)
     assert line.endswith("Give --image-size 96.")
-    assert not list(problems(survey, Copies(survey), image_size=96, listed=False))
+    assert not list(problems(survey, Copies(survey), image_size=96, max_bad_images=0.05, listed=False))
 
 
 def test_remarks() -> None:

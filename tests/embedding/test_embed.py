@@ -164,8 +164,8 @@ def test_ctrl_c_saves_what_is_done(
 ) -> None:
     report = work.Display.step
 
-    def interrupt(display: work.Display, done: int, left: float | None) -> None:
-        report(display, done, left)
+    def interrupt(display: work.Display, done: int, fraction: float, left: float | None) -> None:
+        report(display, done, fraction, left)
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(work.Display, "step", interrupt)

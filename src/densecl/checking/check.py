@@ -81,7 +81,13 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
         if isinstance(source, FileSource) and not all(map(os.path.isdir, asked.sources)):
             problems += _no_photographs(source)
         seen, copies = _look(source, resolution, asked, console)
-        problems += findings.problems(seen, copies, image_size=asked.image_size, listed=usable is not None)
+        problems += findings.problems(
+            seen,
+            copies,
+            image_size=asked.image_size,
+            max_bad_images=asked.max_bad_images,
+            listed=usable is not None,
+        )
         if usable is not None:
             _write_usable(usable, source, seen, copies, console)
         cost = None

@@ -8,7 +8,6 @@ import numpy as np
 
 from densecl.checking.copies import Copies
 from densecl.checking.survey import Survey
-from densecl.images.quarantine import MAX_BAD_FRACTION
 from densecl.names import listing
 
 #: Fraction of images that are copies, or nearly so, above which they should be thinned out. Each takes the time of an
@@ -28,21 +27,22 @@ ENLARGED = 2
 BY_LIST = "--usable FILE writes a list without them, for --data"
 
 
-def problems(survey: Survey, copies: Copies, *, image_size: int, listed: bool) -> Iterator[str]:
+def problems(survey: Survey, copies: Copies, *, image_size: int, max_bad_images: float, listed: bool) -> Iterator[str]:
     """A line for each thing about the images that should be put right before a run.
 
     Args:
         survey: of all images.
         copies: among them.
         image_size: side of a view.
+        max_bad_images: a run stops when a larger fraction of the images is bad.
         listed: whether a list without the useless images is being written anyway.
     """
     how = "take the list that was written" if listed else BY_LIST
     images = survey.images
     unreadable = images - int(survey.readable.sum())
-    if unreadable > MAX_BAD_FRACTION * images:
+    if unreadable > max_bad_images * images:
         yield (
-            f"{unreadable} of {images} images cannot be read, and a run stops at {MAX_BAD_FRACTION:.0%}. Mend or remove"
+            f"{unreadable} of {images} images cannot be read, and a run stops at {100 * max_bad_images:.3g}%. Mend or remove"
             f" them; {how}."
         )
     doubled = copies.exact_count + copies.near_count

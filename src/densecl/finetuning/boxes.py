@@ -88,12 +88,11 @@ class Boxes(Tuning):
 
     def validate(self, model: nn.Module, tuned: Tuned) -> Validation:
         found = detect_all(model, self.test, self.longer_side, self.batch_size)
-        scores: dict[str, float] = dict(
-            zip(OF_BOXES, average_precision(found, self._truth, len(self.classes)), strict=True)
-        )
+        by_box = average_precision(found, self._truth, len(self.classes))
+        scores = dict(zip(OF_BOXES, (by_box.ap, by_box.ap50, by_box.ap75), strict=True))
         if self.network == "mask-rcnn":
             by_mask = average_precision(found, self._truth, len(self.classes), by_mask=True)
-            scores |= dict(zip(OF_MASKS, by_mask, strict=True))
+            scores |= dict(zip(OF_MASKS, (by_mask.ap, by_mask.ap50, by_mask.ap75), strict=True))
         threshold, *decided = best_threshold(found, self._truth)
         return Validation(scores | dict(zip(DECIDED, decided, strict=True)), threshold)
 

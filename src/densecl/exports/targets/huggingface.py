@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ Before the upload, `"local-dir:FOLDER"` and `"FOLDER"` do the same.
         yield from super().load(delivery, folder)
         if importlib.util.find_spec("transformers") is None:
             return
-        import transformers  # pyright: ignore[reportMissingImports]
+        transformers: Any = importlib.import_module("transformers")
 
         transformers.utils.logging.disable_progress_bar()
         model: Any = transformers.AutoModel.from_pretrained(folder).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -39,7 +40,7 @@ class OnnxTarget(Target):
         return None
 
     def write(self, delivery: Delivery, folder: Path) -> None:
-        import onnx  # pyright: ignore[reportMissingImports]
+        onnx: Any = importlib.import_module("onnx")
 
         self.program = trace(delivery.network)
         names = {0: "batch"} if self.program.size else {0: "batch", 2: "height", 3: "width"}
