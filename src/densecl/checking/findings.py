@@ -42,8 +42,8 @@ def problems(survey: Survey, copies: Copies, *, image_size: int, max_bad_images:
     unreadable = images - int(survey.readable.sum())
     if unreadable > max_bad_images * images:
         yield (
-            f"{unreadable} of {images} images cannot be read, and a run stops at {100 * max_bad_images:.3g}%. Mend or remove"
-            f" them; {how}."
+            f"{unreadable} of {images} images cannot be read, and a run stops at {100 * max_bad_images:.3g}%. Mend or"
+            f" remove them; {how}."
         )
     doubled = copies.exact_count + copies.near_count
     if doubled > MANY_COPIES * images:
