@@ -27,7 +27,7 @@ COLUMNS = {"images": "vector", "cells": "cells"}
 def check() -> None:
     if importlib.util.find_spec("pyarrow") is None:
         raise UserError(
-            "Parquet needs pyarrow: pip install 'densecl[parquet]', or give --out a name that ends with .safetensors"
+            "Parquet needs pyarrow: pip install pyarrow, or give --out a name that ends with .safetensors"
             " or .npy."
         )
 
