@@ -256,7 +256,7 @@ def test_wrong_files(
         ("random", "tim", ["--backbone", "test_vit"], "--to takes timm, .* not 'tim'. Did you mean 'timm'?"),
         ("RESNET", "timm", ["--backbone", "test_vit"], "test_vit: .* says that it is a test_resnet. Leave it out."),
         ("nowhere", "timm", [], "nowhere: no such run folder or file of weights"),
-        ("random", "onnx", ["--backbone", "test_vit"], r"needs onnx. Install it: pip install 'densecl\[onnx\]'"),
+        ("random", "onnx", ["--backbone", "test_vit"], "Install it: pip install onnx onnxscript onnxruntime"),
     ],
 )
 def test_wrong_lines(

@@ -41,7 +41,8 @@ TARGETS = {
     ),
     "onnx": Row(
         "densecl.exports.targets.onnx:OnnxTarget",
-        "one file that gives the feature maps without torch, for any batch and size; needs densecl[onnx]",
+        "one file that gives the feature maps without torch, for any batch and size; needs onnx, onnxscript and"
+        " onnxruntime",
     ),
     "torch-export": Row(
         "densecl.exports.targets.torch_export:TorchExportTarget",

@@ -19,7 +19,7 @@ from densecl.model.backbone import Backbone
 from densecl.model.weights.result import described
 
 #: What pip installs for it.
-INSTALL = "pip install 'densecl[onnx]'"
+INSTALL = "pip install onnx onnxscript onnxruntime"
 
 #: The name of the input.
 PIXELS = "pixels"
