@@ -237,10 +237,13 @@ def test_instructions_load_the_file_and_do_not_draw(name: str, delivery: Deliver
         assert target.refusal(create_backbone("test_convnext", channels=5)) is not None
 
 
-def test_the_library_itself_where_it_is_installed(tmp_path: Path) -> None:
-    pytest.importorskip("segmentation_models_pytorch")
-    delivery = delivered("test_convnext")
-    target = targets.load("smp")
+@pytest.mark.parametrize(("name", "architecture"), [("smp", "test_convnext"), ("transformers", "test_resnet")])
+def test_the_library_itself_where_it_is_installed(name: str, architecture: str, tmp_path: Path) -> None:
+    target = targets.load(name)
+    pytest.importorskip(target.library)
+    delivery = delivered(architecture)
     target.write(delivery, tmp_path)
-    (finding,) = verify(target, delivery, tmp_path)
-    assert finding.matched == finding.total and finding.difference == 0
+    findings = verify(target, delivery, tmp_path)
+    assert len(findings) == 1 + (name == "transformers")
+    for finding in findings:
+        assert finding.matched == finding.total and finding.difference == 0

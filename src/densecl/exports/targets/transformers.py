@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
+
 from densecl.exports.delivery import Delivery
 from densecl.exports.target import Loaded, Target
 from densecl.exports.targets.timm import under_our_names, unnormed_maps, write_timm_folder
@@ -31,10 +34,14 @@ class TransformersTarget(Target):
 As a backbone with feature maps, for detectors and segmenters:
 
 ```python
+import timm
 from transformers import AutoBackbone, TimmBackboneConfig
 
-config = TimmBackboneConfig(backbone="local-dir:FOLDER", out_indices={indices}{more})
-backbone = AutoBackbone.from_config(config, pretrained=True)
+indices = {indices}
+config = TimmBackboneConfig(backbone="local-dir:FOLDER", out_indices=indices{more})
+backbone = AutoBackbone.from_config(config)
+trained = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True, out_indices=indices)
+backbone._backbone.load_state_dict(trained.state_dict())  # strict: every tensor has its place
 maps = backbone(pixels).feature_maps
 ```
 
@@ -56,7 +63,8 @@ model = AutoModel.from_pretrained("FOLDER")
 
     def mistakes(self, delivery: Delivery) -> list[str]:
         return [
-            "`AutoBackbone.from_config(config)` without `pretrained=True`: the weights are drawn.",
+            "`AutoBackbone.from_config(config)` alone: the weights are drawn. With `pretrained=True` they are read, but"
+            " transformers 5.24 then sets all means and variances of batch norm to 0 and 1.",
             '`AutoBackbone.from_pretrained("FOLDER")`: it asks the hub for a repository of that name, and fails.',
             "An image processor with other numbers: give it the mean and deviation below.",
         ]
@@ -70,8 +78,13 @@ model = AutoModel.from_pretrained("FOLDER")
         settings: Any = {"num_channels": delivery.channels}
         if (count := _maps_of_features_only(delivery)) is not None:
             config = TimmBackboneConfig(backbone=f"local-dir:{folder}", out_indices=list(range(count)), **settings)
-            backbone = AutoBackbone.from_config(config, pretrained=True).eval()
+            backbone = AutoBackbone.from_config(config).eval()
             parts = backbone._backbone
+            # Not by from_config(config, pretrained=True): that resets the statistics of batch norm after reading them.
+            trained = timm.create_model(
+                f"local-dir:{folder}", pretrained=True, features_only=True, out_indices=config.out_indices
+            )
+            parts.load_state_dict(trained.state_dict())
             yield Loaded(
                 "AutoBackbone",
                 under_our_names(parts.state_dict(), delivery.state),
@@ -99,9 +112,6 @@ def _channels_first(maps: Any, channels: list[int]) -> list[Any]:
 
 def _maps_of_features_only(delivery: Delivery) -> int | None:
     """How many maps timm's `features_only` has of the network; None if it has not that way."""
-    import timm
-    import torch
-
     if not hasattr(delivery.network.model, "forward_intermediates"):
         return None
     try:
