@@ -176,12 +176,20 @@ LAYOUTS = (
         naming="mmpretrain",
         checked="the networks of mmpretrain 1.2",
     ),
-    Layout("a network of transformers", naming="transformers", checked="the networks of transformers 5.24"),
-    Layout("a network of torchvision, with its names", naming="torchvision", checked="the networks of torchvision"),
+    Layout(
+        "a network of transformers",
+        naming="transformers",
+        checked="ResNet, ConvNeXt and ConvNeXt V2 of transformers 5.24",
+    ),
+    Layout(
+        "a network of torchvision, with its names",
+        naming="torchvision",
+        checked="ConvNeXt and ViT-B/16 of torchvision 0.29",
+    ),
     Layout(
         "a network of timm's with features_only (also smp's tu- and transformers' TimmBackbone)",
         naming="features_only",
-        checked="timm",
+        checked="timm; smp 0.6's tu-convnext_nano",
     ),
     # --- whose names are timm's: known by what stands before them, or beside them -----------------
     Layout(
@@ -200,14 +208,14 @@ LAYOUTS = (
     Layout("LightlySSL's or another Lightning checkpoint", place=r"(?:.*\.)?backbone(?:_momentum)?\.",
            beside=r"^pytorch-lightning_version$", checked="a checkpoint of Lightning"),
     Layout("a Lightning checkpoint", beside=r"^pytorch-lightning_version$", checked="a checkpoint of Lightning"),
-    Layout("a torchvision detector", place=r"(?:.*\.)?backbone\.body\.", checked="torchvision's Faster R-CNN"),
+    Layout("a torchvision detector", place=r"(?:.*\.)?backbone\.body\.", checked="Faster R-CNN of torchvision 0.29"),
     Layout(
         "a torchvision segmenter", place=r"(?:.*\.)?backbone\.", beside=r"(?:^|\.)classifier\.\d",
-        checked="torchvision's DeepLab",
+        checked="DeepLabV3 of torchvision 0.29",
     ),
     Layout(
         "a segmenter of segmentation-models-pytorch", place=r"(?:.*\.)?encoder\.(?:model\.)?",
-        beside=r"(?:^|\.)segmentation_head\.\d", checked="its Unet",
+        beside=r"(?:^|\.)segmentation_head\.\d", checked="Unet of smp 0.6",
     ),
     Layout("transformers' wrapper of timm", place=r"(?:.*\.)?(?:timm_model|_backbone)\.", checked="transformers 5.24"),
     Layout(
