@@ -1,10 +1,10 @@
 """Files of other libraries as starting weights: made by the library itself, read by us, and both networks compared.
 
-    python benchmarks/imports.py [--only torchvision transformers ...]
+    python benchmarks/imports.py [--only torchvision transformers ...] [--networks ResNetModel ...]
 
 Random weights. Each network is saved in the way that its library saves it, and read as `--init` reads it. Both run on
-one image. Writes docs/benchmarks/imports.csv and prints it; the rows of libraries that are not there stay. So run it
-where each library is installed. Takes some minutes. Downloads nothing.
+one image. Writes docs/benchmarks/imports.csv and prints it; rows of other libraries and networks stay. So run it where
+each library is installed. Takes some minutes. Downloads nothing.
 """
 
 from __future__ import annotations
@@ -55,15 +55,18 @@ class Line(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
-    for library in parser.parse_args().only:
+    parser.add_argument("--networks", nargs="+")
+    options = parser.parse_args()
+    for library in options.only:
         if importlib.util.find_spec(library) is None:
             continue
-        found = []
         for case in LIBRARIES[library]():
+            if options.networks and case.network not in options.networks:
+                continue
             with tempfile.TemporaryDirectory() as folder:
-                found.append(tried(library, case, Path(folder)))
-            print(*found[-1], sep=", ", flush=True)
-        keep(library, found)
+                line = tried(library, case, Path(folder))
+            print(*line, sep=", ", flush=True)
+            keep(line)
 
 
 def tried(library: str, case: Case, folder: Path) -> Line:
@@ -77,7 +80,9 @@ def tried(library: str, case: Case, folder: Path) -> Line:
     try:
         report = initialize_from(backbone, folder / case.file).report
     except UserError as error:
-        return Line(named, case.network, case.ours, f"refused: {error.args[0]}".replace(str(folder), ""), "", "")
+        return Line(
+            named, case.network, case.ours, f"refused: {error.args[0]}".replace(f"{folder / case.file}: ", ""), "", ""
+        )
     pixels = torch.randn(IMAGE)
     model: Any = backbone.model
     with torch.no_grad():
@@ -97,10 +102,13 @@ def randomize(model: nn.Module) -> None:
                 tensor.uniform_(0.5, 1)
 
 
-def keep(library: str, found: list[Line]) -> None:
-    """Replaces the rows of this library in the table."""
-    kept = [row for row in rows.read(TABLE) if row["library"].split()[0] != library]
-    kept += [line._asdict() for line in found]
+def keep(line: Line) -> None:
+    """Replaces the row of this network in the table."""
+
+    def key(row: dict[str, str]) -> tuple[str, ...]:
+        return row["library"].split()[0], row["network"], row["read_as"]
+
+    kept = [row for row in rows.read(TABLE) if key(row) != key(line._asdict())] + [line._asdict()]
     order = list(LIBRARIES)
     kept.sort(key=lambda row: order.index(row["library"].split()[0]))
     with TABLE.open("w", newline="", encoding="utf-8") as file:
@@ -163,7 +171,7 @@ def of_transformers() -> Iterator[Case]:
         ("vit_base_patch16_224", transformers.ViTModel(transformers.ViTConfig())),
     ):
         yield Case(type(model).__name__, ours, model, folder_of(model), last(model), file="model.safetensors")
-    config = transformers.TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args={"num_classes": 0})
+    config = transformers.TimmWrapperConfig(architecture="vit_tiny_patch16_224")
     wrapper: Any = transformers.TimmWrapperModel(config)
     yield Case(
         "TimmWrapperModel", "vit_tiny_patch16_224", wrapper, folder_of(wrapper), last(wrapper),
