@@ -217,7 +217,11 @@ LAYOUTS = (
         "a segmenter of segmentation-models-pytorch", place=r"(?:.*\.)?encoder\.(?:model\.)?",
         beside=r"(?:^|\.)segmentation_head\.\d", checked="Unet of smp 0.6",
     ),
-    Layout("transformers' wrapper of timm", place=r"(?:.*\.)?(?:timm_model|_backbone)\.", checked="transformers 5.24"),
+    Layout(
+        "transformers' wrapper of timm",
+        place=r"(?:.*\.)?(?:timm_model|_backbone)\.",
+        checked="the names of TimmWrapperModel in transformers 5.24",
+    ),
     Layout(
         "a checkpoint of timm's training",
         place=r"state_dict(?:_ema)?\.(?:module\.)?",
