@@ -13,7 +13,7 @@ from densecl.training.logs import Loggers, start_loggers
 def test_a_missing_logger_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
-    with pytest.raises(UserError, match=r"pip install 'densecl\[wandb\]'"):
+    with pytest.raises(UserError, match="pip install wandb"):
         start_loggers(("wandb",), tmp_path, 0, {})
 
 
