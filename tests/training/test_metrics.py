@@ -29,3 +29,7 @@ def test_what_a_row_shows() -> None:
     assert brief == ["loss 4.250", "match 22.5 %", "80 images/s", "waiting for data 7 %", "epoch 0.10"]
     slow = in_brief({**row, "images_per_second": 0.42}, None, in_epochs=False)
     assert slow == ["loss 4.250", "0.4 images/s", "waiting for data 7 %"]
+
+
+def test_a_resumed_run_has_no_speed_before_its_first_row() -> None:
+    assert in_brief({"epoch": 1.5, "loss": 4.25}, None, in_epochs=True) == ["loss 4.250", "epoch 1.50"]

@@ -523,7 +523,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tiny, tmp_path: 
                 def write(self, data: object) -> int:
                     raise OSError(28, os.strerror(28))
 
-            monkeypatch.setattr(Path, "open", lambda self, mode: Full(self, mode))
+            monkeypatch.setattr(Path, "open", lambda self, mode, **_: Full(self, mode))
         save(checkpoint, path)
 
     monkeypatch.setattr(recorder, "save_checkpoint", full)

@@ -69,16 +69,19 @@ def in_brief(row: Mapping[str, float | int], matched: float | None, *, in_epochs
     """The numbers that a user wants to see while the run goes on, the most important one first.
 
     Args:
-        row: with loss, images per second and fraction of waiting.
+        row: with the loss; and with images per second and the fraction of waiting, as far as they are known: a resumed
+            run has none before its first row.
         matched: the last match accuracy on the fixed pairs.
         in_epochs: whether the length of the run is given in epochs, so that they mean something to the user.
     """
-    rate, waiting = row["images_per_second"], row["data_wait"]
+    rate, waiting = row.get("images_per_second"), row.get("data_wait")
     numbers = [f"loss {row['loss']:.3f}"]
     if matched is not None and matched == matched:
         numbers.append(f"match {matched:.1%}".replace("%", " %"))
-    numbers.append(f"{rate:.1f} images/s" if rate < 10 else f"{rate:.0f} images/s")
-    numbers.append(f"waiting for data {waiting:.0%}".replace("%", " %"))
+    if rate is not None:
+        numbers.append(f"{rate:.1f} images/s" if rate < 10 else f"{rate:.0f} images/s")
+    if waiting is not None:
+        numbers.append(f"waiting for data {waiting:.0%}".replace("%", " %"))
     if in_epochs:
         numbers.append(f"epoch {row['epoch']:.2f}")
     return numbers
