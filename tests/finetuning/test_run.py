@@ -67,6 +67,7 @@ def test_what_a_run_says_of_itself(weights: Path, squares: Path, tune: Tune, tmp
     run = tune(weights, "detection", squares, tmp_path / "run", steps=1)
     said = capsys.readouterr().out
     assert "4 images to learn from, 2 to validate on (val)" in said and "2 classes: red, green" in said
+    assert ("No object was found in validation" in said) == (run.best_scores["f1"] == 0)
     with safe_open(run.best, framework="pt") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
     assert metadata["classes"] == ["red", "green"] and metadata["backbone"] == "resnet10t"
@@ -180,7 +181,7 @@ def test_data_that_changed(weights: Path, squares: Path, tune: Tune, killed: Cal
 
 
 def test_a_signal_ends_a_run_after_a_checkpoint(
-    weights: Path, squares: Path, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, squares: Path, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     import os
     import signal
@@ -196,6 +197,7 @@ def test_a_signal_ends_a_run_after_a_checkpoint(
 
     monkeypatch.setattr(Descent, "step", hook)
     with pytest.raises(SystemExit) as left:
-        tune(weights, "detection", squares, tmp_path / "run")
+        tune(weights, "detection", squares, tmp_path / "my run")
     assert left.value.code == 143
-    assert torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)["step"] == 2
+    assert torch.load(tmp_path / "my run" / CHECKPOINT, weights_only=True)["step"] == 2
+    assert f"Go on with: densecl finetune --out '{tmp_path}/my run' --resume\n" in capsys.readouterr().out
