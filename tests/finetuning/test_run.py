@@ -13,6 +13,7 @@ from safetensors import safe_open
 from densecl.cli import main
 from densecl.errors import UserError
 from densecl.evaluation.compare import evaluate
+from densecl.evaluation.weights import open_weights
 from densecl.finetuning.fit import BEST, CHECKPOINT, LAST, TIMINGS
 from densecl.finetuning.run import TunedRun
 from densecl.finetuning.tuned import load_tuned
@@ -76,6 +77,10 @@ def test_what_a_run_says_of_itself(weights: Path, squares: Path, tune: Tune, tmp
     assert metadata["threshold"] == run.threshold and metadata["step"] == 1
     model, tuned = load_tuned(run.out)
     assert tuned.classes == ("red", "green") and not model.training
+    (onward,) = open_weights([run.out], "resnet10t")  # its backbone goes on, with what its pixels need
+    assert onward.normalization.std == (0.25,) * 3
+    own = dict(model.backbone.backbone.model.named_parameters())
+    assert onward.state is not None and all(torch.equal(onward.state[name], one) for name, one in own.items())
     norms = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
     assert norms and all(int(model.state_dict()[name]) == 1 for name in norms)  # batch norm was trained
     # A complete run has nothing left to do; without --resume its folder is taken.
