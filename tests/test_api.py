@@ -17,8 +17,12 @@ from densecl.training import run
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Path, dict[str, Any]]]:
-    """What the training room was asked for, instead of a run."""
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Path, dict[str, Any]]]:
+    """What the training room was asked for, instead of a run. In a folder that has images and weights."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("images", "photos"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "weights.pth").touch()
     runs = []
     monkeypatch.setattr(run, "pretrain", lambda recipe, out, **options: runs.append((recipe, out, options)))
     return runs
@@ -55,7 +59,7 @@ def test_a_recipe_made_with_python_objects_needs_them_again(line: str, what: str
 
 
 def test_resume_starts_from_the_settings_of_the_run(tmp_path: Path, runs: list) -> None:
-    recorded = make_recipe(data="/images", queue_length=512, dim=32, steps=4)
+    recorded = make_recipe(data=str(tmp_path / "images"), queue_length=512, dim=32, steps=4)
     write_recipe(recorded, tmp_path / "recipe.yaml")
     (tmp_path / "config").write_text("dim: 64\n")
     assert main(["pretrain", "--out", str(tmp_path), "--resume"]) == 0
@@ -66,7 +70,6 @@ def test_resume_starts_from_the_settings_of_the_run(tmp_path: Path, runs: list) 
 
 
 def test_paths_are_recorded_as_seen_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     densecl.pretrain("photos/../images/", "~/run", init="weights.pth")
     recipe, out, _ = runs[0]

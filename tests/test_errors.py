@@ -80,14 +80,14 @@ def test_python_is_told_of_parameters(call: Any, named: str) -> None:
 def test_the_command_line_is_told_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretrain", "--data", "x", "--out", "y", "--image-size", "8"]) == 2
     assert "error: --image-size must be at least 16 pixels, not 8." in capsys.readouterr().err
-    assert cli.main(["evaluate", "random", "--data", "x", "--task", "segmentation", "--steps", "3"]) == 2
+    assert cli.main(["evaluate", "random", "--data", "/", "--task", "segmentation", "--steps", "3"]) == 2
     assert "error: --steps is for detection and with --fine-tune." in capsys.readouterr().err
 
 
 def test_every_switch_is_known() -> None:
     of_a_run = {flag(name) for name, kind in setting_types().items() if bool in (kind, *get_args(kind))}
     of_an_evaluation = {flag(each.name) for each in dataclasses.fields(Settings) if each.type == "bool"}
-    assert {f"--{name}" for name in SWITCHES} == of_a_run | of_an_evaluation | {"--resume"}
+    assert {f"--{name}" for name in SWITCHES} == of_a_run | of_an_evaluation | {"--resume", "--per-class"}
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.name)

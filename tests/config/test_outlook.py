@@ -45,6 +45,7 @@ def test_a_receptive_field_of_several_views() -> None:
     (warning,) = resolved(known, image_size=64).warnings
     assert warning.startswith("the receptive field of resnet18 is 6.8 times the view (in the paper 1.9 times)")
     assert not resolved(known, image_size=64, dense_weight=0.0).warnings
+    assert not resolved(known, image_size=64, init="imagenet").warnings
 
 
 @pytest.mark.parametrize(

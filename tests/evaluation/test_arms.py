@@ -17,6 +17,7 @@ from densecl.evaluation.verdict import Comparison, judge_differences
 class Shape:
     name = "shape"
     title = "shape, drawn"
+    class_names: ClassVar[Mapping[str, str]] = {}
     columns: ClassVar = {"round": "round", "hue": "hue"}
 
 

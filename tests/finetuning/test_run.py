@@ -41,7 +41,9 @@ def test_it_scores_as_evaluate_does_and_a_killed_run_ends_the_same(
     (judged,) = evaluate(
         [weights], task, folder, fine_tune=True, seeds=1, first_seed=3, json=None, test_split="val", **settings
     )
-    assert {name: whole.last_scores[name] for name in judged.scores} == pytest.approx(judged.scores, nan_ok=True, abs=0)
+    assert judged.scores.keys() & {"ap", "miou"}
+    for name in judged.scores.keys() & whole.last_scores.keys():  # single classes are told by evaluate alone
+        assert whole.last_scores[name] == pytest.approx(judged.scores[name], nan_ok=True, abs=0)
 
     killed(3)
     with pytest.raises(Killed):

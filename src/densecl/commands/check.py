@@ -31,7 +31,7 @@ def add_check(commands: Any) -> None:
     add_settings(parser)
 
 
-def _check(data: str | None = None, **settings: Any) -> int:
+def _check(data: str | list[str] | None = None, **settings: Any) -> int:
     from densecl import api
 
     return 1 if api.check(data, **settings).problems else 0

@@ -189,7 +189,7 @@ def _jitter(chosen: Grounds, facts: Facts) -> Choice:
 def _grayscale_probability(chosen: Grounds, facts: Facts) -> Choice:
     if facts.reliance is None or facts.reliance.color <= automatic.TELLS:
         return Choice({"grayscale_probability": automatic.GRAYSCALE})
-    return Choice({"grayscale_probability": 0.0}, "the same")
+    return Choice({"grayscale_probability": 0.0}, "for the same reason")
 
 
 @rule("mean", "std", rests_on=("data", "channels", "brightness", "init", "backbone"))

@@ -89,7 +89,7 @@ class Boxes(Tuning):
     def validate(self, model: nn.Module, tuned: Tuned) -> Validation:
         found = detect_all(model, self.test, self.longer_side, self.batch_size)
         by_box = average_precision(found, self._truth, len(self.classes))
-        scores = dict(zip(OF_BOXES, (by_box.ap, by_box.ap50, by_box.ap75), strict=True))
+        scores: dict[str, float] = dict(zip(OF_BOXES, (by_box.ap, by_box.ap50, by_box.ap75), strict=True))
         if self.network == "mask-rcnn":
             by_mask = average_precision(found, self._truth, len(self.classes), by_mask=True)
             scores |= dict(zip(OF_MASKS, (by_mask.ap, by_mask.ap50, by_mask.ap75), strict=True))

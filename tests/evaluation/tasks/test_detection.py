@@ -53,7 +53,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     before = torch.get_rng_state()
     (found,) = evaluate(["random"], "detection", tmp_path, **settings)
     assert torch.equal(torch.get_rng_state(), before)
-    assert set(found.scores) == {"ap", "ap50", "ap75"} and 0 <= found.scores["ap"] <= found.scores["ap50"] <= 100
+    assert (
+        set(found.scores) == {"ap", "ap50", "ap75", "ap_1", "ap_2", "ap_3"}
+        and 0 <= found.scores["ap"] <= found.scores["ap50"] <= 100
+    )
     assert "no training image has a blue, so nothing can find it" in capsys.readouterr().err
 
 

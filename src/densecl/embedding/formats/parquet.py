@@ -27,8 +27,7 @@ COLUMNS = {"images": "vector", "cells": "cells"}
 def check() -> None:
     if importlib.util.find_spec("pyarrow") is None:
         raise UserError(
-            "Parquet needs pyarrow: pip install pyarrow, or give --out a name that ends with .safetensors"
-            " or .npy."
+            "Parquet needs pyarrow: pip install pyarrow, or give --out a name that ends with .safetensors or .npy."
         )
 
 
