@@ -74,6 +74,16 @@ def test_remarks() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("count", "told"), [(1, "1 is nearly the same as another"), (2, "2 are nearly the same as others")]
+)
+def test_one_is_told_as_one(count: int, told: str) -> None:
+    look = make_survey(IMAGES).look
+    look[:count] = look[-1]
+    survey = make_survey(IMAGES, look=look)
+    assert told in list(remarks(survey, Copies(survey), channels=3))
+
+
 def test_why_an_image_is_left_out() -> None:
     digest = make_survey(5).digest
     digest[1] = digest[0]

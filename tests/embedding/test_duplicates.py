@@ -104,7 +104,7 @@ def test_what_is_kept_is_a_source_of_images(tmp_path: Path, capsys: pytest.Captu
     assert {os.path.basename(source.name(index)) for index in range(len(source))} == {"a.jpg", "b \udcff.jpg", "#c.jpg"}
     assert "#   like the one above, 1.000: " in kept.read_text(errors="surrogateescape")
     told = capsys.readouterr().out
-    assert "1 groups of near-duplicates (cosine from 0.9): 4 of 5 images stay" in told
+    assert "1 group of near-duplicates (cosine from 0.9): 4 of 5 images stay" in told
     assert "warning: 1 names cannot stand in a list" in told
     # Anew from the file that is there, with another threshold.
     other = tmp_path / "other.txt"

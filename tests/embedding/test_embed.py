@@ -213,7 +213,7 @@ def test_images_of_a_data_set_in_python(run: Path, tmp_path: Path) -> None:
     ("settings", "complaint"),
     [
         ({"out": "v.pkl"}, "must end with .safetensors, .npy or .parquet"),
-        ({"out": "there.npy"}, "there.npy exists already"),
+        ({"out": "there.npy"}, "there.npy exists already. Go on from it with resume=True, choose another"),
         ({"out": "there2.npy"}, "there2.csv exists already"),
         ({"dtype": "float61"}, "takes float32 or float16, not 'float61'. Did you mean"),
         ({"image_size": 0}, "sides must be 1 to 8192"),

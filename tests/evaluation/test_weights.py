@@ -75,6 +75,9 @@ def test_files_of_others_need_to_be_told_the_backbone(tmp_path: Path, run: Path)
         assert open_weights([run, tmp_path / file])[1].architecture == "resnet10t"
     with pytest.raises(UserError, match="tensors of resnet18 matched"):
         open_weights([tmp_path / "w.pth"], "resnet18")
+    with pytest.raises(UserError, match="resnet18: .* says that it is a resnet10t. Leave it out"):
+        open_weights([run], "resnet18")
+    assert open_weights([run, "random"], "resnet18")[1].architecture == "resnet18"
 
 
 def test_wrong_names(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,11 @@ def test_the_whole_way(
     assert main(line) == 2
     assert "exists already and holds files" in capsys.readouterr().err
     array = [np.zeros((40, 50, 3), np.uint8), np.zeros((64, 64), np.uint8)]
-    found = predict(run.last, array, tmp_path / "arrays", image_size=(96, 96), pictures=1)
+    capsys.readouterr()
+    found = predict(run.last, array, tmp_path / "arrays", image_size=(96, 96), pictures=1, threshold=1.0)
+    assert (
+        "No detection has a score of at least 1.00. A lower --threshold shows weaker ones." in capsys.readouterr().out
+    )
     assert found.images == 2 and (tmp_path / "arrays/pictures/item 0.jpg").exists()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.png").write_bytes(b"nothing")

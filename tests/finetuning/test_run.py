@@ -13,6 +13,7 @@ from safetensors import safe_open
 from densecl.cli import main
 from densecl.errors import UserError
 from densecl.evaluation.compare import evaluate
+from densecl.evaluation.weights import open_weights
 from densecl.finetuning.fit import BEST, CHECKPOINT, LAST, TIMINGS
 from densecl.finetuning.run import TunedRun
 from densecl.finetuning.tuned import load_tuned
@@ -69,6 +70,7 @@ def test_what_a_run_says_of_itself(weights: Path, squares: Path, tune: Tune, tmp
     run = tune(weights, "detection", squares, tmp_path / "run", steps=1)
     said = capsys.readouterr().out
     assert "4 images to learn from, 2 to validate on (val)" in said and "2 classes: red, green" in said
+    assert ("No object was found in validation" in said) == (run.best_scores["f1"] == 0)
     with safe_open(run.best, framework="pt") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
     assert metadata["classes"] == ["red", "green"] and metadata["backbone"] == "resnet10t"
@@ -77,6 +79,10 @@ def test_what_a_run_says_of_itself(weights: Path, squares: Path, tune: Tune, tmp
     assert metadata["threshold"] == run.threshold and metadata["step"] == 1
     model, tuned = load_tuned(run.out)
     assert tuned.classes == ("red", "green") and not model.training
+    (onward,) = open_weights([run.out], "resnet10t")  # its backbone goes on, with what its pixels need
+    assert onward.normalization.std == (0.25,) * 3
+    own = dict(model.backbone.backbone.model.named_parameters())
+    assert onward.state is not None and all(torch.equal(onward.state[name], one) for name, one in own.items())
     norms = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
     assert norms and all(int(model.state_dict()[name]) == 1 for name in norms)  # batch norm was trained
     # A complete run has nothing left to do; without --resume its folder is taken.
@@ -182,7 +188,7 @@ def test_data_that_changed(weights: Path, squares: Path, tune: Tune, killed: Cal
 
 
 def test_a_signal_ends_a_run_after_a_checkpoint(
-    weights: Path, squares: Path, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, squares: Path, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     import os
     import signal
@@ -198,6 +204,7 @@ def test_a_signal_ends_a_run_after_a_checkpoint(
 
     monkeypatch.setattr(Descent, "step", hook)
     with pytest.raises(SystemExit) as left:
-        tune(weights, "detection", squares, tmp_path / "run")
+        tune(weights, "detection", squares, tmp_path / "my run")
     assert left.value.code == 143
-    assert torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)["step"] == 2
+    assert torch.load(tmp_path / "my run" / CHECKPOINT, weights_only=True)["step"] == 2
+    assert f"Go on with: densecl finetune --out '{tmp_path}/my run' --resume\n" in capsys.readouterr().out

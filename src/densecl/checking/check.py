@@ -39,6 +39,9 @@ from densecl.training.timeline import Timeline
 #: Images that cannot be read of which the reason is shown; a list has all.
 SHOWN = 5
 
+#: Above this a run takes longer than a night, and whoever asked for nothing is told how to have a shorter one.
+LONG_SECONDS = 12 * 3600.0
+
 
 class Checked(NamedTuple):
     """What was found."""
@@ -90,6 +93,8 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
         )
         if usable is not None:
             _write_usable(usable, source, seen, copies, console)
+        elif isinstance(source, FileSource) and any(findings.reasons_to_leave_out(seen, copies, [""] * len(source))):
+            console.print("which images these are: --usable FILE writes a list that says it")
         cost = None
         if resolution is not None:
             cost, costly = _tell_run(resolution, found, console)
@@ -197,6 +202,8 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
     else:
         whole = timeline.total_steps * cost.step_seconds
         console.print(f"{step}: {timeline.total_steps} steps in about {duration(whole)}")
+        if whole > LONG_SECONDS and resolved.steps is None:
+            console.print("shorter: --time-limit 8h, or fewer --epochs")
     if _busy():
         console.print("other programs are at work on this machine: alone, a run is faster than that")
     free = "" if cost.free == math.inf else f", of {_amount(cost.free)} free"

@@ -82,15 +82,15 @@ def remarks(survey: Survey, copies: Copies, *, channels: int) -> Iterator[str]:
     bits = [f"{count} of {bits} bits" for count, bits in ((readable - deep, 8), (deep, 16)) if count]
     yield f"pixels: {colors}; {listing(bits, 'and')}" + (", which are mixed" if 0 < deep < readable else "")
     few = {
-        "cannot be read": survey.images - readable,
-        "have the same pixels as another": copies.exact_count,
-        "are nearly the same as another": copies.near_count,
-        "have one color alone": int(survey.constant.sum()),
-        f"have a side below {TINY} px": int(is_tiny(survey).sum()),
+        ("cannot be read", "cannot be read"): survey.images - readable,
+        ("has the same pixels as another", "have the same pixels as others"): copies.exact_count,
+        ("is nearly the same as another", "are nearly the same as others"): copies.near_count,
+        ("has one color alone", "have one color alone"): int(survey.constant.sum()),
+        (f"has a side below {TINY} px", f"have a side below {TINY} px"): int(is_tiny(survey).sum()),
     }
-    for what, count in few.items():
+    for (one, several), count in few.items():
         if count:
-            yield f"{count} {what}"
+            yield f"{count} {one if count == 1 else several}"
 
 
 def is_tiny(survey: Survey) -> np.ndarray:

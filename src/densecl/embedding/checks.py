@@ -88,7 +88,8 @@ def check_out(out: Path, format: Format, listed: Path | None, *, resume: bool) -
         return
     for path in (out, *format.companions(out), skipped_file(out)):
         if path.exists():
-            raise UserError(f"--out {shown(out)}: {shown(path)} exists already. Choose another name, or remove it.")
+            hint = "Go on from it with --resume, choose" if out.exists() else "Choose"
+            raise UserError(f"--out {shown(out)}: {shown(path)} exists already. {hint} another name, or remove it.")
 
 
 def skipped_file(out: Path) -> Path:

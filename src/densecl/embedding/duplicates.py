@@ -181,7 +181,8 @@ def tell_duplicates(
     """How many groups there are, the largest of them, and where the list is."""
     images, sizes = len(found.leader), np.bincount(found.leader)
     console.print(
-        f"{found.groups} groups of near-duplicates (cosine from {threshold:g}): {found.kept} of {images} images stay"
+        f"{found.groups} group{'' if found.groups == 1 else 's'} of near-duplicates (cosine from {threshold:g}):"
+        f" {found.kept} of {images} images stay"
     )
     for leader in np.argsort(-sizes, kind="stable")[:SHOWN].tolist():
         if sizes[leader] > 1:

@@ -164,7 +164,9 @@ def _write_skipped(out: Path, source: ImageSource, bad: Sequence[tuple[int, str]
 
 def _stop(received: signal.Signals, done: int, console: Console) -> None:
     """Ends the process as the signal asks for, once all is saved."""
-    message = f"Stopped by {received.name} after {done} images, which are saved. Go on with --resume."
+    message = (
+        f"Stopped by {received.name} after {done} images, which are saved. Go on with the same command and --resume."
+    )
     console.print(message)
     if received == signal.SIGINT:
         raise KeyboardInterrupt(message)

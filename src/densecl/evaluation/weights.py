@@ -15,6 +15,7 @@ from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.timm_models import known_to_timm
 from densecl.model.weights import initialize_from, load_backbone, read_metadata, weights_file
+from densecl.names import shown
 from densecl.normalization import IMAGENET as IMAGENET_NORMALIZATION
 from densecl.normalization import Normalization
 
@@ -94,7 +95,8 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
             that do.
 
     Raises:
-        UserError: a file that is not there, does not fit, or does not say what it is; a name given twice.
+        UserError: a file that is not there, does not fit, or does not say what it is; a name given twice; the only
+            weights say another network than `architecture`.
     """
     names = [str(name) for name in names]
     if not names:
@@ -110,6 +112,8 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
 
     ours = {name: _load(name) for name in names if _is_ours(name)}
     known = next(iter(ours.values()), None)
+    if len(names) == 1 and architecture is not None:
+        _check_agrees(names[0], ours[names[0]].architecture if ours else of_timm.get(names[0]), architecture)
     if architecture is None:
         # timm's tag says whose weights, and is left out: "imagenet" means those that timm prefers.
         said = {name: model.split(".")[0] for name, model in of_timm.items()}
@@ -137,6 +141,17 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
         else:
             found.append(_initialized(name, architecture, Path(name).expanduser()))
     return found
+
+
+def _check_agrees(name: str, said: str | None, architecture: str) -> None:
+    """
+    Raises:
+        UserError: the weights say that they are of another network, so `architecture` would be ignored.
+    """
+    if said is not None and said.split(".")[0] != architecture.split(".")[0]:
+        raise UserError(
+            f"--backbone {shown(architecture)}: {shown(name)} says that it is a {shown(said)}. Leave it out."
+        )
 
 
 def _timm_name(name: str) -> str | None:

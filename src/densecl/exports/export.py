@@ -56,10 +56,6 @@ def export(weights: str | Path, to: str, out: str | Path, *, backbone: str | Non
     out = Path(out).expanduser()
     _check_free(out, target)
     (opened,) = open_weights([weights], backbone)
-    if backbone is not None and backbone.split(".")[0] != opened.architecture.split(".")[0]:
-        raise UserError(
-            f"--backbone {backbone}: {shown(weights)} says that it is a {opened.architecture}. Leave it out."
-        )
     delivery = _delivery(target, opened)
     with new_folder(out) as folder:
         target.write(delivery, folder)

@@ -114,6 +114,9 @@ def predict(run: str | Path, data: Any, out: str | Path, **settings: Any) -> Pre
         else f"label maps in {shown(out / 'labels')}"
     )
     say(f"{work.done} images in {duration(time.monotonic() - started)}: {what}")
+    if objects == 0:
+        least = tuned.threshold if chosen.threshold is None else chosen.threshold
+        say(f"No detection has a score of at least {least or 0.0:.2f}. A lower --threshold shows weaker ones.")
     if bad:
         say(f"{bad} of {len(source)} images could not be used: see {shown(out / 'quarantine.csv')}")
     return Predicted(out, work.done, bad, objects)

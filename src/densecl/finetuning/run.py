@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 import signal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,7 +144,7 @@ def finetune(
             display.close()
             interrupts.ignore()
         if stopped is not None:
-            _stop(stopped, fit.descent.done, say)
+            _stop(stopped, fit.descent.done, out, say)
         return _finish(fit, asked, say)
 
 
@@ -216,21 +217,25 @@ def _finish(fit: Fit, asked: Asked, say: Any) -> TunedRun:
     value = best.scores[name]
     say(f"Done: {fit.descent.done} steps in {duration(fit.seconds)}.")
     say(f"The best weights are of step {best.step}, with {name} {value:.1f} in validation: {shown(out / BEST)}")
-    if best.threshold is not None:
+    if best.threshold is not None and not best.scores["f1"] > 0:
+        say("No object was found in validation. Give more --steps, in another --out.")
+    elif best.threshold is not None:
         f1, precision, recall = (best.scores[each] for each in ("f1", "precision", "recall"))
         say(
             f"Detections with a score of at least {best.threshold:.2f} count: that gives the best F1, {f1:.1f}"
             f" (precision {precision:.1f}, recall {recall:.1f})."
         )
     say(f"Predictions beside the truth: {shown(out / PICTURE)}")
-    say(f"Next: densecl predict {shown(out)} --data IMAGES --out FOLDER")
+    say(f"Next: {shown(shlex.join(('densecl', 'predict', str(out))), 2000)} --data IMAGES --out FOLDER")
     return TunedRun(out, out / BEST, out / LAST, best.step, dict(best.scores), dict(fit.last.scores), best.threshold)
 
 
-def _stop(received: signal.Signals, done: int, say: Any) -> None:
+def _stop(received: signal.Signals, done: int, out: Path, say: Any) -> None:
     """Ends the process as the signal asks for, once all is saved."""
-    message = f"Stopped by {received.name} after step {done}, which is saved. Go on with --resume."
+    command = shlex.join(("densecl", "finetune", "--out", str(out), "--resume"))
+    message = f"Stopped by {received.name} after step {done}, which is saved."
     say(message)
+    say(f"Go on with: {shown(command, 2000)}")
     if received == signal.SIGINT:
-        raise KeyboardInterrupt(message)
+        raise KeyboardInterrupt(f"{message} Go on with --resume.")
     raise SystemExit(128 + received)

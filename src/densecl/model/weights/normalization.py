@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import timm
 
 from densecl.model.backbone import Backbone
@@ -32,8 +33,11 @@ def normalization_of(backbone: Backbone, path: Path | None, fit: Fit) -> tuple[N
 def _of_file(path: Path) -> Normalization | None:
     """As the file, the result of the same run, or timm's ``config.json`` beside it says."""
     result = path.parent.parent / "backbone.safetensors" if path.name == "last.ckpt" else path
-    if result.is_file() and is_safetensors(result) and (metadata := read_metadata(result)) is not None:
-        return metadata.normalization
+    if result.is_file() and is_safetensors(result):
+        if (metadata := read_metadata(result)) is not None:
+            return metadata.normalization
+        if (found := _of_fine_tuned(result)) is not None:
+            return found
     beside = path.with_name("config.json")
     try:
         if beside.stat().st_size > 1_000_000:  # one has 1 kB
@@ -42,6 +46,16 @@ def _of_file(path: Path) -> Normalization | None:
     except (OSError, ValueError, RecursionError):  # there is none
         return None
     return _of_configuration(said.get("pretrained_cfg")) if isinstance(said, dict) else None
+
+
+def _of_fine_tuned(path: Path) -> Normalization | None:
+    """As the metadata of a file of `finetune` say it: its backbone is part of a detector or a segmenter."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        said = file.metadata() or {}
+    try:
+        return _of_configuration({name: json.loads(said[name]) for name in ("mean", "std")})
+    except (KeyError, ValueError, RecursionError):
+        return None
 
 
 def _of_architecture(name: str) -> Normalization | None:

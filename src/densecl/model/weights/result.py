@@ -119,7 +119,7 @@ def read_metadata(path: Path | str) -> Metadata | None:
         with safetensors.safe_open(path, framework="pt") as file:
             said = file.metadata() or {}
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} cannot be read as weights: {one_line(error)}.") from error
+        raise UserError(f"{path} cannot be read as weights: it is damaged or cut off ({one_line(error)}).") from error
     except OSError as error:  # safetensors says of a file without permission that it is not there
         raise UserError(f"{path} cannot be opened. Are you allowed to read it?") from error
     if "architecture" not in said:

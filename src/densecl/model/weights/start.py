@@ -25,7 +25,13 @@ LEAST_MATCHED = 0.5
 MUCH_LEFT_OVER = 0.05
 
 #: Files to look for in a folder: first those of our runs, then those of others.
-IN_A_FOLDER = ("backbone.safetensors", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
+IN_A_FOLDER = (
+    "backbone.safetensors",
+    "best.safetensors",  # of a run of finetune
+    "checkpoints/last.ckpt",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 
 
 class Start(NamedTuple):
