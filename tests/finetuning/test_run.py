@@ -81,7 +81,7 @@ def test_what_a_run_says_of_itself(weights: Path, squares: Path, tune: Tune, tmp
     assert tuned.classes == ("red", "green") and not model.training
     (onward,) = open_weights([run.out], "resnet10t")  # its backbone goes on, with what its pixels need
     assert onward.normalization.std == (0.25,) * 3
-    own = dict(model.backbone.backbone.model.named_parameters())
+    own = dict(model.get_submodule("backbone.backbone.model").named_parameters())
     assert onward.state is not None and all(torch.equal(onward.state[name], one) for name, one in own.items())
     norms = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
     assert norms and all(int(model.state_dict()[name]) == 1 for name in norms)  # batch norm was trained
