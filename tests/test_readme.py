@@ -41,7 +41,8 @@ def test_the_code_runs(code: str, home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("page", ["README.md", "docs/settings.md"])
 def test_the_flags_exist(page: str) -> None:
-    known = {flag(name) for name in field_names()} | {"--help", "--out", "--resume", "--config", "--task", "--baseline"}
+    known = {flag(name) for name in field_names()}
+    known |= {"--help", "--out", "--resume", "--config", "--task", "--baseline", "--fine-tune"}
     assert set(re.findall(r"--[a-z][a-z-]*", (ROOT / page).read_text())) <= known
 
 
