@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -246,11 +248,11 @@ def test_kept_maps_are_made_once_and_a_stopped_run_ends_the_same(
     assert 0 < float(rows(whole.out / "metrics.csv")[0]["teacher_loss"]) < 4
 
 
-def test_the_teacher_is_followed_at_the_places_of_the_view(kept, tmp_path: Path) -> None:
+def test_the_teacher_is_followed_at_the_places_of_the_view(kept, following, tmp_path: Path) -> None:
     """Where a view is the whole image in its own colors, cut out cells are those of the view."""
     plain = {"crop_scale": (1.0, 1.0), "jitter_probability": 0.0, "grayscale_probability": 0.0, "blur_probability": 0.0}
     plain |= {"teacher_size": 64, "image_size": 64, "output_stride": 16, "flip_probability": 0.0, "steps": 2}
-    runs = [pretrain(kept("alone", **plain | more), tmp_path / f"run{len(more)}") for more in ({}, {"teacher_cache": None})]
+    runs = [pretrain(make("alone", **plain), tmp_path / f"{number}") for number, make in enumerate((kept, following))]
     cut, seen = ([float(row["teacher_loss"]) for row in rows(run.out / "metrics.csv")] for run in runs)
     assert cut == pytest.approx(seen, rel=0.02)
 

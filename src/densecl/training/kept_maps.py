@@ -77,7 +77,8 @@ def make_maps(
         return
     maps.check_space(len(missing))
     rank, processes = (0, 1) if world is None else (world.rank, world.size)
-    mine = missing[rank::processes]
+    # By their number: the others may have made some of them before this process looked what is missing.
+    mine = [index for index in missing if index % processes == rank]
     display = None
     if voice is not None:
         told = f"--teacher-cache: {len(missing)} maps are missing, {len(missing) * maps.bytes_each / 1e9:.3g} GB"
