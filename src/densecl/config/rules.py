@@ -290,7 +290,7 @@ def _teacher_size(chosen: Grounds, facts: Facts) -> Choice:
     grids, student = facts.teacher.grids, cells_to_follow(chosen, facts.network.followed_grid)
     enough = [size for size in grids if has_enough_cells(grids[size], student)]
     size = min(enough) if enough else max(grids, key=lambda size: min(grids[size]))
-    whose = "the student has" if chosen.teacher_cache is None else "in its smallest crop the student has as many as in"
+    whose = "the student has" if chosen.teacher_cache is None else "the smallest crop needs"
     because = f"{in_cells(grids[size])} cells; {whose} {in_cells(student)}"
     if size != chosen.image_size and chosen.image_size in grids:
         because += f", and at {chosen.image_size} px the teacher would have {in_cells(grids[chosen.image_size])}"
