@@ -169,7 +169,7 @@ class Recorder(pl.Callback):
             told = self._say if share > COST else self.voice.log
             told(f"What was watched took {duration(self.watching.seconds)}, {share:.1%} of the time.")
         time = self._frozen_time
-        if time is not None and time.total > 0:
+        if time is not None and time.seconds > 0:
             steps = self.done - self.timeline.start_step
             self._say(
                 f"The frozen networks took {time.seconds / time.total:.0%} of the time, {time.seconds / steps:.3g} s a"
