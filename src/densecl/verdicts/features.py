@@ -88,8 +88,10 @@ def few_matches(record: Record) -> Found | None:
     if not distinct < FEW:
         return None
     by_features = record.recipe.get("matching") in ("features", "mutual", "both")
-    advice = "Try --matching geometry, or a lower --base-learning-rate." if by_features else (
-        "Try a lower --base-learning-rate."
+    advice = (
+        "Try --matching geometry, or a lower --base-learning-rate."
+        if by_features
+        else ("Try a lower --base-learning-rate.")
     )
     return Found(
         "fault" if by_features else "warning",

@@ -100,7 +100,9 @@ def easy_queue(record: Record) -> Found | None:
         return None
     seen = f"The {length} keys of the queue are as easy as {length / easier:.0f} images of the batch would be"
     if easier >= FAR_EASIER:
-        return Found("fault", f"{seen}: its keys are of no use. It gets no new ones, or batch norm gives the positive away.")
+        return Found(
+            "fault", f"{seen}: its keys are of no use. It gets no new ones, or batch norm gives the positive away."
+        )
     return Found(
         "warning",
         f"{seen}: the network knows them by their age, or knows the positive by the statistics of batch norm. Use"

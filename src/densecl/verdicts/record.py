@@ -19,8 +19,16 @@ RECENT = 5
 #: moves by this over the square root of n. Twice that counts as a change.
 MOVES = 0.16
 
-#: The same for the probe's mIoU in points, over all its images.
-PROBE_NOISE = 1.8
+#: The same for the probe's mIoU and one labeled image, in points. Drawing the images anew moves the difference of two
+#: networks by this over the square root of their number: docs/watching.md.
+PROBE_MOVES = 4.0
+
+#: What the probe has to change by before it counts as a change: with 20 images, which are asked about of the 30 that
+#: are enough.
+PROBE_NOISE = 2 * PROBE_MOVES / math.sqrt(20)
+
+#: A run is watched after each of so many parts of it, and before its first step.
+PARTS = 10
 
 #: A larger recipe or table of a run is not read.
 MAX_RECIPE, MAX_TABLE = 1_000_000, 100_000_000
@@ -46,9 +54,7 @@ class Record:
 
     def until(self, step: float) -> Record:
         """What was known after this step."""
-        metrics, watched = (
-            [row for row in rows if row["step"] <= step] for rows in (self.metrics, self.watched)
-        )
+        metrics, watched = ([row for row in rows if row["step"] <= step] for rows in (self.metrics, self.watched))
         return Record(self.recipe, metrics, watched)
 
     def recent(self, name: str, rows: int = RECENT) -> float:
@@ -61,11 +67,15 @@ class Record:
         return [(int(row["step"]), row[name]) for row in self.watched if name in row]
 
     def progress(self, row: Numbers) -> float:
-        """The fraction of the run, 0 to 1, that is done after a row of metrics.csv; nan if its length is not known."""
+        """The fraction of the run, 0 to 1, that is done after a row of metrics.csv; nan if the row does not say.
+
+        With a time limit it is as many tenths as there are measurements.
+        """
         for length, done in (("steps", "step"), ("epochs", "epoch")):
             if self.recipe.get(length):
                 return row[done] / self.recipe[length] if done in row else math.nan
-        return math.nan
+        measured = sum(one["step"] <= row["step"] for one in self.watched)
+        return max(0, measured - 1) / PARTS
 
     def warmed_up(self, row: Numbers) -> bool:
         """Whether the learning rate has been raised to its height by then."""

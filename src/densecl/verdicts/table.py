@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from densecl.verdicts import course, features, losses
-from densecl.verdicts.record import Record
+from densecl.verdicts.record import PROBE_NOISE, Record
 from densecl.verdicts.verdict import LEVELS, Found, Row, Verdict
 
-FACTS = "our facts"
+#: Before this step nothing bad is said of what is learned: no run has learned anything by then.
+EARLY = 40
 
 #: Name -> verdict, in the order in which they are told.
 VERDICTS: dict[str, Row] = {
@@ -16,7 +17,7 @@ VERDICTS: dict[str, Row] = {
         features.learning,
         "it learns",
         "probe or match_accuracy (watched.csv)",
-        f"risen by more than noise: {features.PROBE_NOISE} mIoU, or twice 0.16 / sqrt(pairs)",
+        f"risen by more than noise: {PROBE_NOISE:.1f} mIoU, or twice 0.16 / sqrt(pairs)",
         "measured: how far the match accuracy of a view pair moves without learning",
     ),
     "queue-filling": Row(
@@ -90,7 +91,7 @@ VERDICTS: dict[str, Row] = {
         "too small a grid",
         "match_chance (watched.csv)",
         f"{features.COARSE} or more",
-        f"{FACTS}: below 4x4 cells, which have 0.18, the dense loss means little",
+        "our facts: below 4x4 cells, which have 0.18, the dense loss means little",
         told_before=True,
     ),
     "long-queue": Row(
@@ -98,7 +99,7 @@ VERDICTS: dict[str, Row] = {
         "the queue is longer than the data",
         "queue_length against the images, from step, epoch and batch size",
         "more keys than images",
-        f"{FACTS}: with 170 images both losses only rose",
+        "our facts: with 170 images both losses only rose",
         told_before=True,
     ),
     "flat": Row(
@@ -120,8 +121,13 @@ VERDICTS: dict[str, Row] = {
 
 def seen(record: Record) -> dict[str, Found]:
     """What the verdicts find in a record as it stands, by name."""
-    found = {name: row.judge(record) for name, row in VERDICTS.items()}
-    return {name: one for name, one in found.items() if one is not None}
+    found = {}
+    for name, row in VERDICTS.items():
+        one = row.judge(record)
+        early = record.step < EARLY and not row.told_before
+        if one is not None and not (early and one.level in ("warning", "fault")):
+            found[name] = one
+    return found
 
 
 def verdicts(record: Record) -> list[Verdict]:
