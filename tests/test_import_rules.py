@@ -31,7 +31,7 @@ PLAIN = {
 }
 EVERYTHING = {
     *PLAIN, "api", "augment", "checking", "cli", "commands", "config", "demo", "embedding", "evaluation", "exports",
-    "finetuning", "images", "model", "report", "training"
+    "finetuning", "images", "model", "report", "training", "verdicts"
 }  # fmt: skip
 
 #: Room (a folder or a file at the top) -> the rooms that it may import.
@@ -59,7 +59,8 @@ MAY_IMPORT = {
     "embedding": {*PLAIN, "config", "evaluation", "images", "model"},
     "finetuning": {*PLAIN, "evaluation", "images", "model", "report", "training"},
     "report": PLAIN,
-    "training": {*PLAIN, "augment", "config", "evaluation", "images", "model"},
+    "training": {*PLAIN, "augment", "config", "evaluation", "images", "model", "verdicts"},
+    "verdicts": PLAIN,
     "checking": {*PLAIN, "augment", "config", "images", "model", "training"},
     "api": {"architectures", "checking", "config", "errors", "names", "progress", "training"},
     "commands": EVERYTHING - {"cli"},
