@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
 
 from densecl.augment import augment
 from densecl.borrowed import evaluating
@@ -18,7 +20,7 @@ from densecl.images.pairs import BadRecord, CropPairDataset
 from densecl.model import Backbone
 from densecl.model.correspondence import correspondence
 from densecl.normalization import Normalization
-from densecl.views import CropPair
+from densecl.views import CropPair, Views
 
 #: The most and the fewest view pairs, whatever the length of the run.
 MOST_PAIRS, FEWEST_PAIRS = 256, 64
@@ -51,6 +53,16 @@ class Matched(NamedTuple):
     pairs: int  # of views, that were measured
 
 
+class FirstPairs(NamedTuple):
+    """The first of the pairs, `PAIRS_AT_ONCE` at most, and what the backbone made of them."""
+
+    pair: CropPair  # on the CPU, the colors unchanged
+    first: Views
+    second: Views
+    query_features: Float[Tensor, "batch channels rows cols"]
+    key_features: Float[Tensor, "batch channels rows cols"]
+
+
 def pairs_for(images_seen: int | None) -> int:
     """How many pairs a run measures: so many that all measurements cost a tenth of it.
 
@@ -75,6 +87,9 @@ class FixedPairs:
         shift_brightness: of the run, see `augment`.
         count: how many pairs.
         seconds: that the first measurement may take.
+
+    Attributes:
+        first_pairs: those, as the backbone saw them in the last measurement.
     """
 
     def __init__(
@@ -97,6 +112,7 @@ class FixedPairs:
         # In an order in which those from a part of the data do not come one after the other.
         order = np.random.default_rng(0).permutation(count)
         self.places = [(FIXED_EPOCH, spread[number]) for number in order]
+        self.first_pairs: FirstPairs | None = None
         self._kept: dict[int, CropPair] = {}  # by the number of their first pair
 
     def keep_to(self, count: int) -> None:
@@ -136,6 +152,8 @@ class FixedPairs:
                     augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops
                 )
                 query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
+                if done == 0:
+                    self.first_pairs = FirstPairs(pair, first, second, query_features, key_features)
                 found = correspondence(query_features, key_features, first, second)
                 guessed = found.right.float().mean(dim=2)  # probability that a random match of a cell is right
                 measured.append(torch.stack([found.hits.sum(), guessed.sum(), found.judged.sum()]))

@@ -28,6 +28,7 @@ from densecl.training.learned import pairs_measured
 from densecl.training.logs import Loggers
 from densecl.training.metrics import COLUMNS, FOLLOWING, MATCH_COLUMNS, Row, in_brief, metrics_row
 from densecl.training.module import DenseCLModule
+from densecl.training.moments import Moments
 from densecl.training.peers import Peers
 from densecl.training.provenance import after
 from densecl.training.rhythm import Rhythm
@@ -118,6 +119,7 @@ class Recorder(pl.Callback):
             columns = COLUMNS if guidance is None else (*COLUMNS, *FOLLOWING)
             self.metrics = Table(self.out / "metrics.csv", columns, last_step=last)
             self.matches = Table(self.out / "match_accuracy.csv", MATCH_COLUMNS, last_step=last)
+            self.moments = Moments(self.out / "moments", pl_module.normalization, self.source.name, start)
             if start > 0 and (pairs := pairs_measured(self.matches.path)):
                 self.fixed_pairs.keep_to(pairs)
             if self.voice is not None:
@@ -271,6 +273,7 @@ class Recorder(pl.Callback):
             self.display.note("")
             if self._latest:
                 self._report()
+        self.moments.keep(self.done, self.fixed_pairs.first_pairs)
         with self._writing(self.matches.path, module):
             self.matches.append(dict(zip(MATCH_COLUMNS, (self.done, *matched), strict=True)))
 
