@@ -57,7 +57,15 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in set(field_names()) - {"settled"}:  # the run's own note
         assert f"  --{name.replace('_', '-')}" in text
-    titles = ["the run:", "the data:", "the backbone:", "the method:", "optimization:", "the machine:", "what is kept:"]
+    titles = [
+        "the run:",
+        "the data:",
+        "the backbone:",
+        "the method:",
+        "optimization:",
+        "the machine:",
+        "what is watched and kept:",
+    ]
     places = [text.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places)
     assert "paper: 0.3" in text

@@ -148,6 +148,8 @@ def _located(recipe: Recipe, dataset: Dataset[Any] | None, module: nn.Module | N
         recipe = dataclasses.replace(recipe, data=there if len(there) != 1 else there[0])
     if recipe.init is not None:
         recipe = dataclasses.replace(recipe, init=_absolute(recipe.init))
+    if recipe.probe is not None:
+        recipe = dataclasses.replace(recipe, probe=_absolute(recipe.probe))
     if recipe.teacher is not None and os.path.exists(os.path.expanduser(recipe.teacher)):  # else a name of timm's
         recipe = dataclasses.replace(recipe, teacher=_absolute(recipe.teacher))
     return recipe

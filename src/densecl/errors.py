@@ -17,6 +17,7 @@ SWITCHES = (
     "compile",
     "symmetric",
     "sync-batch-norm",
+    "keep-best",
 )
 
 #: A setting as it is typed, with its value if that can be no word of the sentence; or anything in quotes, which may be

@@ -29,6 +29,7 @@ def check(settings: Settings[Any]) -> None:
     _check_data(settings)
     _check_local_crops(settings)
     _check_teacher(settings)
+    _check_probe(settings)
     if settings.recipe == "paper" and settings.method not in ("auto", "moco"):
         raise UserError(f"--recipe paper is that of moco, not of {settings.method}. Leave it out.")
     lowest = settings.temperature
@@ -76,6 +77,12 @@ def _check_teacher(settings: Settings[Any]) -> None:
         raise UserError("--local-crops belong to the self-supervised loss, and with --teacher-weight 1 there is none.")
     if settings.anchor and settings.init is None:
         raise UserError(f"--anchor {settings.anchor:g} keeps the features near those of --init. Give that, too.")
+
+
+def _check_probe(settings: Settings[Any]) -> None:
+    for name in ("probe_ignore", "probe_classes"):
+        if settings.probe is None and getattr(settings, name) is not None:
+            raise UserError(f"{flag(name)} says something of the labels of --probe. Give that, too.")
 
 
 def _check_shares(settings: Settings[Any], batch_size: int) -> None:

@@ -29,7 +29,7 @@ GROUPS: Mapping[str, type] = {
     "a teacher, an anchor": TeacherSettings,
     "optimization": OptimizationSettings,
     "the machine": MachineSettings,
-    "what is kept": RecordSettings,
+    "what is watched and kept": RecordSettings,
     "the defaults": PresetSettings,
 }
 

@@ -24,6 +24,7 @@ from densecl.normalization import Normalization
 from densecl.training.environment import settle_devices
 from densecl.training.guidance import Guides, described, make_guidance
 from densecl.training.inspect import inspect
+from densecl.training.probe import Probe, open_probe
 from densecl.training.provenance import provenance
 from densecl.training.timeline import Timeline
 
@@ -40,6 +41,8 @@ class Parts:
     timeline: Timeline  # how long it is, and where it goes on
     optimizer_state: dict[str, Any] | None = None
     loss_scale: dict[str, Any] | None = None  # with --precision fp16
+    start_cells: torch.Tensor | None = None  # what the run began with, see `watching`
+    probe: Probe | None = None  # labeled images to watch it by
     origin: Mapping[str, str] = field(default_factory=dict)  # what the result says of where it comes from
     follows: tuple[str, ...] = ()  # lines for the user: the frozen networks
 
@@ -65,6 +68,8 @@ def build(
     torch.manual_seed(asked.seed)
     source, backbone, guides, checkpoint, facts, notes = inspect(asked, resume_from, dataset, module)
     resolved, reasons, warnings = resolve(asked, facts)
+    normalization = Normalization(resolved.mean, resolved.std)
+    probe = open_probe(resolved, backbone, normalization)
     model = make_model(resolved, backbone, guides)
     timeline = Timeline.plan(
         facts.images,
@@ -84,15 +89,18 @@ def build(
         resolved,
         source,
         model,
-        Normalization(resolved.mean, resolved.std),
+        normalization,
         tuple(outlook(resolved, facts)),
         timeline,
         optimizer_state=None if checkpoint is None else checkpoint["optimizer"],
         loss_scale=None if checkpoint is None else checkpoint.get("loss_scale"),
+        start_cells=None if checkpoint is None else checkpoint.get("start_cells"),
+        probe=probe,
         origin=provenance(resolved, source, guides),
         follows=tuple(described(resolved, guides)),
     )
-    return parts, [*notes, *reasons, *(f"warning: {warning}" for warning in warnings)]
+    probed = [] if probe is None else [probe.describe()]
+    return parts, [*notes, *probed, *reasons, *(f"warning: {warning}" for warning in warnings)]
 
 
 def make_model(resolved: Resolved, backbone: Backbone, guides: Guides) -> DenseCL | Distillation:

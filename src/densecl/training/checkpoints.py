@@ -50,6 +50,7 @@ class Checkpoint(_Checkpoint, total=False):
     """What ``last.ckpt`` holds."""
 
     loss_scale: dict[str, Any]  # how much the loss is scaled, with --precision fp16
+    start_cells: torch.Tensor  # of the fixed pairs as the run began, in float16: see `watching`
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -120,6 +121,7 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: isinstance(value, dict),
     "optimizer": lambda value: isinstance(value, dict),
     "loss_scale": lambda value: isinstance(value, dict),
+    "start_cells": lambda value: isinstance(value, torch.Tensor) and value.dtype == torch.float16 and value.ndim == 2,
 }
 
 

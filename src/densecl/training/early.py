@@ -39,6 +39,8 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
         source = getattr(settings, name)
         if source is not None and is_path(source) and not Path(source).expanduser().exists():
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
+    if settings.probe is not None and not Path(settings.probe).expanduser().is_dir():
+        raise UserError(f"--probe {shown(settings.probe)}: no such folder of labeled images.")
     if out is None:
         return
     check_folder(out)

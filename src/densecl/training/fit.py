@@ -37,6 +37,7 @@ from densecl.training.recorder import Recorder
 from densecl.training.rhythm import Rhythm
 from densecl.training.schedules import Schedules
 from densecl.training.voice import Voice
+from densecl.training.watching import Watching
 from densecl.views import Photometrics
 
 
@@ -91,7 +92,8 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
         rhythm=Rhythm(recipe.log_every, recipe.checkpoint_every, recipe.checkpoint_minutes),
         interrupts=interrupts,
         quarantine=quarantine,
-        fixed_pairs=_fixed_pairs(parts, pairs, quarantine),
+        watching=_watching(parts, pairs, quarantine, out),
+        keep_best=recipe.keep_best,
         loggers=loggers,
         voice=voice,
         in_epochs=recipe.epochs is not None,
@@ -219,17 +221,21 @@ def _precision(parts: Parts, device: str) -> Precision:
     return plugin
 
 
-def _fixed_pairs(parts: Parts, pairs: CropPairDataset, quarantine: Quarantine) -> FixedPairs:
-    timeline = parts.timeline
-    steps, limit = timeline.total_steps, timeline.time_limit
-    return FixedPairs(
+def _watching(parts: Parts, pairs: CropPairDataset, quarantine: Quarantine, out: Path) -> Watching:
+    recipe, probe = parts.recipe, parts.probe
+    steps, limit = parts.timeline.total_steps, parts.timeline.time_limit
+    fixed_pairs = FixedPairs(
         pairs,
         parts.normalization,
         quarantine.record,
-        shift_brightness=parts.recipe.brightness == "shift",
-        count=pairs_for(None if steps is None else steps * parts.recipe.batch_size),
-        seconds=MOST_SECONDS if limit is None else min(MOST_SECONDS, COST * limit / TIMES),
+        shift_brightness=recipe.brightness == "shift",
+        count=pairs_for(
+            None if steps is None else steps * recipe.batch_size,
+            beside=0.0 if probe is None else probe.passes(recipe.image_size),
+        ),
+        seconds=MOST_SECONDS if limit is None else min(MOST_SECONDS, COST * limit / (TIMES + 1)),
     )
+    return Watching(out, fixed_pairs, probe, patience=recipe.stop_early, start_cells=parts.start_cells)
 
 
 def _acknowledge(received: signal.Signals, voice: Voice) -> None:

@@ -4,52 +4,102 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from densecl.config.settings import Settings
 from densecl.names import shown
+from densecl.training import best
+from densecl.training.headline import CALLED, FORMER_FILE, headline
+from densecl.training.headline import FILE as WATCHED
 from densecl.training.table import read_rows
 
 #: The match accuracy on one pair of views moves by about this much without learning, so that the mean over n pairs
 #: moves by this over the square root of n. Twice that counts as a change.
 MOVES = 0.16
 
+#: The same for the probe's mIoU and one labeled image, in points. Drawing the images anew moves the difference of two
+#: networks by this over the square root of their number: docs/watching.md.
+PROBE_MOVES = 4.0
 
-def pairs_measured(path: Path) -> int | None:
-    """The number of view pairs in a run's match_accuracy.csv; None if it does not say."""
-    rows = read_rows(path)
-    return int(rows[-1]["pairs"]) if rows and (rows[-1].get("pairs") or "").isdigit() else None
+#: Pairs and labeled images, where it is not known how many there were.
+_PAIRS, _IMAGES = 256, 20
 
 
-def verdict(path: Path, *, random_start: bool = True) -> str | None:
-    """Whether a run learned, by its match_accuracy.csv.
+def verdict(out: Path, *, random_start: bool = True, probed: int | None = None) -> list[str]:
+    """Whether a run learned, by what was watched: the most telling number first.
 
     Args:
-        path: of the file.
+        out: the run's folder.
         random_start: whether the run began with random weights.
+        probed: labeled images that the probe asks about.
 
     Returns:
-        A sentence; None if there are not two measurements.
+        A sentence for the probe, one for the match accuracy, and one for the best weights, as far as there are any.
     """
-    rows = [row for row in read_rows(path) if row.get("match_accuracy")]
-    if len(rows) < 2:
+    path = out / WATCHED if (out / WATCHED).is_file() else out / FORMER_FILE
+    rows = read_rows(path)
+    sentences = (_of_probe(rows, random_start, probed), _of_matches(rows, random_start), _of_best(out, rows))
+    return [sentence for sentence in sentences if sentence is not None]
+
+
+def _of_probe(rows: Sequence[Mapping[str, str]], random_start: bool, probed: int | None) -> str | None:
+    found = _first_and_last(rows, "probe")
+    if found is None:
         return None
-    first, last = float(rows[0]["match_accuracy"]), float(rows[-1]["match_accuracy"])
-    chance = float(rows[-1]["match_chance"])
-    if not all(map(math.isfinite, (first, last, chance))):
-        return None
-    noise = 2 * MOVES / math.sqrt(pairs_measured(path) or 256)
+    first, last = found
+    noise = 2 * PROBE_MOVES / math.sqrt(probed or _IMAGES)
+    began_with = "random weights" if random_start else "the starting weights"
     if last - first > noise:
-        found = "it learned"
-    elif not random_start:
-        found = "no better than the starting weights by this measure; let evaluate judge"
+        said = "it learned"
     elif first - last > noise:
-        found = "it got worse, try a lower --base-learning-rate"
+        said = f"worse than {began_with}: do not use it"
+    elif random_start:
+        said = "nothing learned yet, train longer"
     else:
-        found = "nothing learned yet, train longer"
-    return f"Match accuracy on fixed views: {_percent(first)} -> {_percent(last)} (chance {_percent(chance)}): {found}."
+        said = f"no better than {began_with}, as far as so few images can tell"
+    images = f"{probed} labeled images" if probed else "labeled images"
+    return f"Probe (retrieval on {images}): {first:.1f} -> {last:.1f} mIoU: {said}."
+
+
+def _of_matches(rows: Sequence[Mapping[str, str]], random_start: bool) -> str | None:
+    found = _first_and_last(rows, "match_accuracy")
+    if found is None or not (rows[-1].get("match_chance") or ""):
+        return None
+    (first, last), chance = found, float(rows[-1]["match_chance"])
+    noise = 2 * MOVES / math.sqrt(int(rows[-1].get("pairs") or _PAIRS))
+    if last - first > noise:
+        said = "it learned"
+    elif not random_start:
+        said = "no better than the starting weights by this measure; let evaluate judge"
+    elif first - last > noise:
+        said = "it got worse, try a lower --base-learning-rate"
+    else:
+        said = "nothing learned yet, train longer"
+    return f"Match accuracy on fixed views: {_percent(first)} -> {_percent(last)} (chance {_percent(chance)}): {said}."
+
+
+def _of_best(out: Path, rows: Sequence[Mapping[str, str]]) -> str | None:
+    kept = best.kept(out)
+    found = headline(rows)
+    if kept is None or found is None or kept.name != found.name:
+        return None
+    value, file = found.in_words(kept.moment.value), shown(out / best.FILE)
+    said = f"Best by {CALLED[kept.name]}: step {kept.moment.step}, {value}, in {file}"
+    if found.best.step == 0:
+        return f"{said}. The weights that it began with were better: {found.in_words(found.best.value)}."
+    if kept.moment.step == found.moments[-1].step:
+        return f"{said}. These are the last weights, too."
+    return f"{said}. The last weights have {found.in_words(found.moments[-1].value)}."
+
+
+def _first_and_last(rows: Sequence[Mapping[str, str]], name: str) -> tuple[float, float] | None:
+    """The first and the last value of a column; None if there are not two numbers, the last one in the last row."""
+    values = [float(row[name]) for row in rows if row.get(name)]
+    if len(values) < 2 or not rows[-1].get(name) or not all(map(math.isfinite, values)):
+        return None
+    return values[0], values[-1]
 
 
 def _percent(fraction: float) -> str:

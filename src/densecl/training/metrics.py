@@ -1,4 +1,4 @@
-"""What stands in a row of metrics.csv and of match_accuracy.csv."""
+"""What stands in a row of metrics.csv, and which numbers stand beside the bar."""
 
 from __future__ import annotations
 
@@ -36,10 +36,6 @@ COLUMNS = (
 #: Columns that metrics.csv has further right if the run follows frozen networks.
 FOLLOWING = (*GUIDED_MEASURES, FROZEN_SHARE)
 
-#: Columns of match_accuracy.csv: matching by the backbone's features on fixed view pairs, its chance level, and how
-#: many pairs there are.
-MATCH_COLUMNS = ("step", "match_accuracy", "match_chance", "pairs")
-
 
 def metrics_row(
     step: int, epoch: float, measures: Sequence[float], settings: Settings, timings: tuple[float, float, float]
@@ -65,19 +61,23 @@ def metrics_row(
     }
 
 
-def in_brief(row: Mapping[str, float | int], matched: float | None, *, in_epochs: bool) -> list[str]:
+def in_brief(row: Mapping[str, float | int], watched: Mapping[str, float | int], *, in_epochs: bool) -> list[str]:
     """The numbers that a user wants to see while the run goes on, the most important one first.
 
     Args:
         row: with the loss; and with images per second and the fraction of waiting, as far as they are known: a resumed
             run has none before its first row.
-        matched: the last match accuracy on the fixed pairs.
+        watched: the last row of watched.csv, as far as it was measured.
         in_epochs: whether the length of the run is given in epochs, so that they mean something to the user.
     """
     rate, waiting = row.get("images_per_second"), row.get("data_wait")
     numbers = [f"loss {row['loss']:.3f}"]
-    if matched is not None and matched == matched:
-        numbers.append(f"match {matched:.1%}".replace("%", " %"))
+    if "probe" in watched:
+        numbers.append(f"probe {watched['probe']:.1f} mIoU")
+    if "match_accuracy" in watched:
+        numbers.append(f"match {watched['match_accuracy']:.1%}".replace("%", " %"))
+    if "effective_rank" in watched:
+        numbers.append(f"rank {watched['effective_rank']:.0f}")
     if rate is not None:
         numbers.append(f"{rate:.1f} images/s" if rate < 10 else f"{rate:.0f} images/s")
     if waiting is not None:

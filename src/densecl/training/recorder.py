@@ -19,14 +19,15 @@ from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
 from densecl.model.distributed import mean_over_processes
 from densecl.progress import Display
+from densecl.training import best
 from densecl.training.alarms import CollapseAlarm, not_finite
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
 from densecl.training.diagnosis import MEASURES, measure
-from densecl.training.fixed_pairs import TIMES, FixedPairs
+from densecl.training.fixed_pairs import TIMES
 from densecl.training.frozen_time import FrozenTime
-from densecl.training.learned import pairs_measured
+from densecl.training.headline import CALLED
 from densecl.training.logs import Loggers
-from densecl.training.metrics import COLUMNS, FOLLOWING, MATCH_COLUMNS, Row, in_brief, metrics_row
+from densecl.training.metrics import COLUMNS, FOLLOWING, Row, in_brief, metrics_row
 from densecl.training.module import DenseCLModule
 from densecl.training.moments import Moments
 from densecl.training.peers import Peers
@@ -35,14 +36,15 @@ from densecl.training.rhythm import Rhythm
 from densecl.training.table import Table
 from densecl.training.timeline import Timeline
 from densecl.training.voice import Voice
+from densecl.training.watching import Watching
 from densecl.training.window import Window
 
 
 class Recorder(pl.Callback):
     """Watches a run of `DenseCLModule` and keeps what is worth keeping.
 
-    After the steps for which it is due: a row of metrics.csv, also for the other loggers; the match accuracy on fixed
-    views; ``checkpoints/last.ckpt`` and ``backbone.safetensors``. Only the first process writes these.
+    After the steps for which it is due: a row of metrics.csv, also for the other loggers; a row of watched.csv;
+    ``checkpoints/last.ckpt`` and ``backbone.safetensors``; ``best.safetensors``. Only the first process writes these.
 
     Args:
         out: the run's folder.
@@ -52,7 +54,8 @@ class Recorder(pl.Callback):
         rhythm: when something is due.
         interrupts: signals that ask the run to stop.
         quarantine: for the bad images of each batch.
-        fixed_pairs: on which the backbone's match accuracy is measured.
+        watching: what is measured of the backbone.
+        keep_best: keep the best weights by the headline, too.
         loggers: get the numbers of metrics.csv, too.
         voice: on the first process, tells how it goes.
         in_epochs: whether the length of the run is given in epochs.
@@ -62,6 +65,7 @@ class Recorder(pl.Callback):
         done: steps done in all.
         row: the last one of metrics.csv.
         stopped_by: the signal that ended the run before its time, or None.
+        stopped_early: whether it ended before its time because it had stopped gaining.
     """
 
     def __init__(
@@ -74,11 +78,12 @@ class Recorder(pl.Callback):
         rhythm: Rhythm,
         interrupts: Interrupts,
         quarantine: Quarantine,
-        fixed_pairs: FixedPairs,
+        watching: Watching,
         loggers: list[Logger],
         voice: Voice | None,
         in_epochs: bool,
         peers: Peers,
+        keep_best: bool = False,
     ) -> None:
         self.out = out
         self.source = source
@@ -87,7 +92,8 @@ class Recorder(pl.Callback):
         self.rhythm = rhythm
         self.interrupts = interrupts
         self.quarantine = quarantine
-        self.fixed_pairs = fixed_pairs
+        self.watching = watching
+        self.keep_best = keep_best
         self.loggers = Loggers(loggers, self._say)
         self.voice = voice
         self.in_epochs = in_epochs
@@ -95,9 +101,9 @@ class Recorder(pl.Callback):
         self.display: Display | None = None
         self.alarm = CollapseAlarm()
         self.stopped_by: int | None = None
+        self.stopped_early = False
         self.done = self._saved_step = timeline.start_step
         self.row: Row = {}
-        self.matched: float | None = None  # the last match accuracy
         self._latest: Row = {}  # as `row`, but newer where rows are far apart
         self._part = self._parts_done()
         self._frozen_time: FrozenTime | None = None
@@ -118,15 +124,15 @@ class Recorder(pl.Callback):
             last = start if start > 0 else -1
             columns = COLUMNS if guidance is None else (*COLUMNS, *FOLLOWING)
             self.metrics = Table(self.out / "metrics.csv", columns, last_step=last)
-            self.matches = Table(self.out / "match_accuracy.csv", MATCH_COLUMNS, last_step=last)
+            self.watching.open(start)
             self.moments = Moments(self.out / "moments", pl_module.normalization, self.source.name, start)
-            if start > 0 and (pairs := pairs_measured(self.matches.path)):
-                self.fixed_pairs.keep_to(pairs)
             if self.voice is not None:
                 # Its thread must begin after the workers were forked.
                 self.display = Display(self.voice.console, self.timeline.total_steps, start, log=self.voice.log)
             if start == 0:
-                self._measure_matches(pl_module)
+                self._watch(pl_module)
+            else:
+                self._keep_best(pl_module)  # it may have been killed just before it did
         self.peers.first_is_done("the start")
         self._saved_at = self.timeline.now()
         self._window = Window(self.timeline.now)
@@ -189,22 +195,27 @@ class Recorder(pl.Callback):
             new_part=self._part > part,
         )
         if due.row:
-            self._log(trainer, module, show=not due.matches)  # else it is shown with the new match accuracy
+            self._log(trainer, module, show=not due.watch)  # else it is shown with what is watched
         elif self.display is not None and self.display.stale:
             self._show_latest(trainer, module)
         module.last = None  # its memory is free for what follows
         if self.display is not None:
             self.display.step(self.done, self.timeline.progress(self.done), self._seconds_left())
         if trainer.is_global_zero:
-            if due.matches:
-                self._measure_matches(module)
-            if due.checkpoint:
+            if due.watch:
+                self._watch(module)
+            if (due.checkpoint or self.watching.stalled) and self.done > self._saved_step:
                 self._save(module)
-        if due.checkpoint or due.matches:
+        if due.checkpoint or due.watch:
             self.peers.first_is_done(f"step {self.done}")
         if due.checkpoint:
             self._saved_at = self.timeline.now()
-        if ended or self.stopped_by is not None:
+        if due.watch and self.watching.patience is not None and not ended:
+            self.stopped_early = bool(max(self.peers.agree([float(self.watching.stalled)])))
+            if self.stopped_early and (found := self.watching.headline) is not None:
+                at_best = f"{found.in_words(found.best.value)} after step {found.best.step}"
+                self._say(f"Stopped early after step {self.done}: {CALLED[found.name]} was best with {at_best}.")
+        if ended or self.stopped_early or self.stopped_by is not None:
             trainer.should_stop = True
 
     def _agree(self) -> tuple[int | None, float]:
@@ -249,33 +260,52 @@ class Recorder(pl.Callback):
 
     def _report(self) -> None:
         assert self.display is not None
-        numbers = in_brief(self._latest, self.matched, in_epochs=self.in_epochs)
+        numbers = in_brief(self._latest, self.watching.last, in_epochs=self.in_epochs)
         self.display.report(self.done, numbers, self._seconds_left())
 
     def _parts_done(self) -> int:
-        """How many of the run's parts, after each of which the match accuracy is measured, are done."""
+        """How many of the run's parts are done, after each of which the backbone is measured."""
         return int(TIMES * self.timeline.progress(self.done) + 1e-9)
 
-    def _measure_matches(self, module: DenseCLModule) -> None:
-        def show(done: int, total: int) -> None:
+    def _watch(self, module: DenseCLModule) -> None:
+        """What is measured about ten times in a run, and what follows from it."""
+
+        def show(what: str, done: int, total: int) -> None:
             if self.display is not None:
-                self.display.note(f"measuring match accuracy, pair {done + 1} of {total}")
+                self.display.note(f"{what} {done + 1} of {total}")
 
         def stop() -> bool:  # nobody waits for the first one; the others are one step long at most
             return self.done == 0 and self.interrupts.received is not None
 
         with self._writing(self.quarantine.path, module):
-            matched = self.fixed_pairs.match_accuracy(module.model.backbone, stop=stop, show=show)
-        if matched is None:
+            row = self.watching.measure(module.model.backbone, self.done, stop=stop, show=show)
+        if row is None:
             return
-        self.matched = matched.accuracy
+        self.moments.keep(self.done, self.watching.fixed_pairs.first_pairs)
+        with self._writing(self.watching.path, module):
+            self.watching.keep(row)
+        measured = {name: value for name, value in self.watching.last.items() if name not in ("step", "pairs")}
+        self.loggers.log({f"watched/{name}": value for name, value in measured.items()}, self.done)
         if self.display is not None:
             self.display.note("")
             if self._latest:
                 self._report()
-        self.moments.keep(self.done, self.fixed_pairs.first_pairs)
-        with self._writing(self.matches.path, module):
-            self.matches.append(dict(zip(MATCH_COLUMNS, (self.done, *matched), strict=True)))
+        self._keep_best(module)
+
+    def _keep_best(self, module: DenseCLModule) -> None:
+        """Keeps the weights as the best, if they are.
+
+        The checkpoint comes first. So whatever is killed when, a run that goes on from it has the best weights of what
+        it knows, or makes them from the checkpoint.
+        """
+        found = best.newest(self.watching.headline) if self.keep_best else None
+        if found is None or found.moment.step != self.done or found == best.kept(self.out):
+            return
+        self._check_finite(module)
+        if self.done > self._saved_step:
+            self._save(module)
+        with self._writing(self.out / best.FILE, module):
+            best.keep(module.model.backbone, self.out, module.normalization, module.origin, found)
 
     def _save(self, module: DenseCLModule) -> None:
         """Writes checkpoint and backbone, but never weights that are not finite."""
@@ -291,6 +321,8 @@ class Recorder(pl.Callback):
             model=module.model.state_dict(),
             optimizer=module.trainer.optimizers[0].state_dict(),
         )
+        if self.watching.start_cells is not None:
+            checkpoint["start_cells"] = self.watching.start_cells
         if loss_scale := module.trainer.precision_plugin.state_dict():  # with float16
             checkpoint["loss_scale"] = loss_scale
         # The result goes first, so that a run whose checkpoint says that it is complete has one.

@@ -10,7 +10,7 @@ class Due(NamedTuple):
     """What is to be done after a step."""
 
     row: bool  # of metrics.csv
-    matches: bool  # measure the match accuracy
+    watch: bool  # measure what stands in watched.csv
     checkpoint: bool
 
 
@@ -19,7 +19,8 @@ class Rhythm:
     """How often a run writes something down.
 
     Rows follow from the step alone, so that a repeated run has the same ones. Checkpoints also follow the clock: they
-    change nothing of what the run computes. The match accuracy is measured as often in a short run as in a long one.
+    change nothing of what the run computes. What stands in watched.csv is measured as often in a short run as in
+    a long one.
 
     Args:
         log_every: steps between rows.
@@ -44,6 +45,6 @@ class Rhythm:
         turn = ended or done % self.checkpoint_every == 0
         return Due(
             row=ended or done == 1 or done % self.log_every == 0,
-            matches=ended or new_part,
+            watch=ended or new_part,
             checkpoint=turn or stopped or minutes >= self.checkpoint_minutes,
         )

@@ -28,10 +28,13 @@ from densecl.training.device import choose_device, why_not
 from densecl.training.environment import settle_devices
 from densecl.training.explanations import lightning_quiet, memory_explained
 from densecl.training.fit import RunResult, fit
+from densecl.training.headline import FILE as WATCHED
+from densecl.training.headline import rows_until, stalled
 from densecl.training.launch import check_not_importing, launch, tell_parent
 from densecl.training.learned import next_steps, verdict
 from densecl.training.logs import threads_of_loggers_quiet
 from densecl.training.peers import Peers
+from densecl.training.probe import probed_images
 from densecl.training.provenance import after
 from densecl.training.run_folder import agree_with_past, check_space, claimed, clear
 from densecl.training.vacant import check_folder, check_free
@@ -102,8 +105,8 @@ def pretrain(
                 voice.log(line)
         peers.first_is_done("the folder")
         _introduce(parts, reasons, out, voice.say)
-        if parts.timeline.complete:
-            voice.say("This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume.")
+        if (complete := _why_complete(parts, out)) is not None:
+            voice.say(complete)
             result = RunResult(out, out / "backbone.safetensors", parts.timeline.start_step, {})
             if first:  # writing it may have failed at the end of the run, and an older file lie there
                 said = after(parts.timeline.start_step, parts.origin)
@@ -169,6 +172,21 @@ def _check_machine(asked: Settings[Any]) -> None:
         )
 
 
+def _why_complete(parts: Parts, out: Path) -> str | None:
+    """What to tell the user if there is nothing left to do; None if there is."""
+    timeline = parts.timeline
+    if timeline.complete:
+        return "This run is complete. To extend it, give more --epochs, --steps or --time-limit with --resume."
+    rows = rows_until(out / WATCHED, timeline.start_step) if timeline.start_step else []
+    found = stalled(rows, parts.recipe.stop_early)
+    if found is None or found.moments[-1].step != timeline.start_step:
+        return None
+    return (
+        f"This run is complete: it stopped early after step {timeline.start_step}, because nothing was gained since"
+        f" step {found.best.step}. To go on anyway: --stop-early none with --resume."
+    )
+
+
 def _check_length(parts: Parts, out: Path) -> None:
     """
     Raises:
@@ -223,8 +241,7 @@ def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[s
 def _conclude(resolved: Resolved, result: RunResult, voice: Voice) -> None:
     """What came out, and what to do with it."""
     voice.say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
-    found = verdict(result.out / "match_accuracy.csv", random_start=resolved.init is None)
-    if found:
-        voice.say(found)
+    for line in verdict(result.out, random_start=resolved.init is None, probed=probed_images(resolved)):
+        voice.say(line)
     for line in next_steps(resolved, result.out):
         voice.say_to_copy(line)

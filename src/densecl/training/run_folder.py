@@ -101,7 +101,7 @@ def check_space(model: DenseCL | Distillation, recipe: Resolved, out: Path) -> N
     backbone = sum(tensor.nbytes for tensor in model.backbone.state_dict().values())
     moments = 2 if recipe.optimizer == "adamw" else 1
     # Each is written beside the one before.
-    needed = 2 * (state + moments * trained + backbone)
+    needed = 2 * (state + moments * trained + backbone * (2 if recipe.keep_best else 1))
     standing = sum(file.stat().st_size for file in out.glob("checkpoints/last.ckpt"))
     free = free_bytes(out)
     if free is not None and free < needed - standing:

@@ -20,15 +20,19 @@ class Table:
         path: the file. Of the rows that it has, those up to and including `last_step` are kept.
         columns: their names; the first must be "step".
         last_step: the step to go on from; -1 keeps nothing.
+        former: a file whose rows are taken where `path` is not there: an older version wrote that one.
 
     Raises:
         UserError: if it cannot be written.
     """
 
-    def __init__(self, path: Path, columns: tuple[str, ...], last_step: int = -1) -> None:
+    def __init__(
+        self, path: Path, columns: tuple[str, ...], last_step: int = -1, *, former: Path | None = None
+    ) -> None:
         self.path = path
         self.columns = columns
-        kept = [row for row in read_rows(path) if int(row["step"]) <= last_step]
+        before = path if former is None or path.exists() else former
+        kept = [row for row in read_rows(before) if int(row["step"]) <= last_step]
         with writing(path), replacing(path) as file:
             file.write(self._lines([dict(zip(columns, columns, strict=True)), *kept]).encode())
 
@@ -38,8 +42,8 @@ class Table:
         Raises:
             OSError: if it cannot be written.
         """
-        written = {name: _written(row[name]) for name in self.columns if name in row}
-        append(self.path, self._lines([written]).encode())
+        cells = {name: written(row[name]) for name in self.columns if name in row}
+        append(self.path, self._lines([cells]).encode())
 
     def _lines(self, rows: list[dict[str, str]]) -> str:
         text = io.StringIO()
@@ -58,7 +62,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]
 
 
-def _written(value: float | int) -> str:
+def written(value: float | int) -> str:
+    """A number as it stands in such a file: six digits; nothing for nan."""
     if value != value:
         return ""
     return str(value) if isinstance(value, int) else f"{value:.6g}"

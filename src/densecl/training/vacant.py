@@ -13,7 +13,8 @@ EARLY = frozenset(
     (
         "recipe.yaml",
         "metrics.csv",
-        "match_accuracy.csv",
+        "watched.csv",
+        "match_accuracy.csv",  # of older versions
         "quarantine.csv",
         "train.log",
         "tensorboard",

@@ -96,8 +96,14 @@ def structure(cells: Float[Tensor, "cells channels"], *, clusters: int = CLUSTER
 
 
 def effective_rank(vectors: Float[Tensor, "vectors channels"]) -> float:
-    """exp of the entropy of the singular values [RankMe, Garrido et al. 2023]: how many directions are in use."""
-    values = torch.linalg.svdvals(vectors.double())
+    """exp of the entropy of the singular values [RankMe, Garrido et al. 2023]: how many directions are in use.
+
+    The singular values are the roots of the eigenvalues of the smaller of the two matrices of products, which takes a
+    fraction of the time. In double precision the roots are exact to 1e-8 of the largest one.
+    """
+    exact = vectors.double()
+    products = exact.T @ exact if len(exact) > exact.shape[1] else exact @ exact.T
+    values = torch.linalg.eigvalsh(products).clamp(min=0).sqrt()
     return torch.special.entr(values / values.sum()).sum().exp().item()
 
 

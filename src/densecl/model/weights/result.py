@@ -38,6 +38,8 @@ PROVENANCE = (
     "teacher_license",
     "license",
     "densecl_version",
+    "best_by",  # of a run's best weights: the number by which they are
+    "best",  # ... and what it was
 )
 
 
