@@ -89,7 +89,11 @@ def read_moments(folder: Path, share: int = 1) -> dict[str, Any] | None:
         "views": [
             {"before": before, "after": after, "box": box.tolist(), "flipped": bool(flipped)}
             for before, after, box, flipped in zip(
-                _pictures(tensors["before"]), _pictures(tensors["after"]), tensors["box"], tensors["flipped"], strict=True
+                _pictures(tensors["before"]),
+                _pictures(tensors["after"]),
+                tensors["box"],
+                tensors["flipped"],
+                strict=True,
             )
         ],
         "moments": drawn,

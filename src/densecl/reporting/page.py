@@ -14,6 +14,7 @@ import functools
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def make_page(runs: Sequence[RunFiles], *, watch: str = "") -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["flags"] = _with_flags
     moments = [(run, read_moments(run.folder / "moments", share=len(runs))) for run in runs]
     drawn = [{"name": run.name, **moment} for run, moment in moments if moment is not None]
     found = curves(runs)
@@ -189,6 +191,13 @@ def _printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _printable(one) for name, one in value.items()}
     return [_printable(one) for one in value] if isinstance(value, list) else value
+
+
+def _with_flags(text: str) -> Any:
+    """A text whose flags, such as --workers, stay on one line."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"--[a-z][a-z-]*", r'<span class="flag">\g<0></span>', str(escape(printable(text)))))
 
 
 def _hash(program: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from densecl.errors import UserError
 from densecl.files import replacing
 from densecl.names import printable, shown
-from densecl.reporting.run_files import read_run
+from densecl.reporting.run_files import check_run, read_run
 
 #: More runs than this are no longer told apart by their colors.
 MOST_RUNS = 8
@@ -41,17 +41,13 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path | None = Non
         raise UserError("Give the folder of a run.")
     if len(folders) > MOST_RUNS:
         raise UserError(f"{len(folders)} runs are more than a page can show side by side. Give at most {MOST_RUNS}.")
-    found = [read_run(folder) for folder in folders]
+    for folder in folders:
+        check_run(folder)
     path = folders[0] / ("report.html" if len(folders) == 1 else SEVERAL) if out is None else Path(out).expanduser()
     if path.is_dir():
         raise UserError(f"--out {shown(path)} is a folder. Give a file, such as {shown(path / 'report.html')}.")
-
-    from densecl.reporting.page import make_page
-
-    page = make_page(found)
     try:
-        with replacing(path) as file:
-            file.write(page)
+        write_page(folders, path)
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be written: {error.strerror or error}.") from error
     print(printable(f"The report is {shown(path)}"), flush=True)
@@ -60,3 +56,17 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path | None = Non
 
         serve(folders)
     return path
+
+
+def write_page(folders: Sequence[Path], path: Path) -> None:
+    """Write the page of the runs in these folders.
+
+    Raises:
+        UserError: a folder holds no run.
+        OSError: the file cannot be written.
+    """
+    from densecl.reporting.page import make_page
+
+    page = make_page([read_run(folder) for folder in folders])
+    with replacing(path) as file:
+        file.write(page)

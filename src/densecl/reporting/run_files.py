@@ -68,26 +68,33 @@ class RunFiles:
         return self.folder.name
 
 
+def check_run(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder holds no run.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{shown(folder)} is not a folder. Give the folder of a run, the --out of densecl pretrain.")
+    if not (folder / "recipe.yaml").is_file() and not (folder / "metrics.csv").is_file():
+        raise UserError(
+            f"{shown(folder)} holds no run: it has neither recipe.yaml nor metrics.csv. Give the --out of densecl"
+            " pretrain."
+        )
+
+
 def read_run(folder: Path) -> RunFiles:
     """The run in a folder.
 
     Raises:
         UserError: it is none.
     """
-    if not folder.is_dir():
-        raise UserError(f"{shown(folder)} is not a folder. Give the folder of a run, the --out of densecl pretrain.")
-    recipe = folder / "recipe.yaml"
-    if not recipe.is_file() and not (folder / "metrics.csv").is_file():
-        raise UserError(
-            f"{shown(folder)} holds no run: it has neither recipe.yaml nor metrics.csv. Give the --out of densecl"
-            " pretrain."
-        )
+    check_run(folder)
     watched = read_table(folder / "watched.csv") or read_table(folder / "match_accuracy.csv")  # of older versions
     bad = _read_quarantine(folder / "quarantine.csv")
     head, tail = _read_log(folder / "train.log")
     return RunFiles(
         folder=folder,
-        recipe=_read_recipe(recipe),
+        recipe=_read_recipe(folder / "recipe.yaml"),
         said=_read_metadata(folder / "backbone.safetensors"),
         metrics=read_table(folder / "metrics.csv"),
         watched=watched,

@@ -120,6 +120,8 @@ class Curves {
     const touch = matchMedia("(hover: none)").matches;
     const axis = { gridcolor: grid, zerolinecolor: grid, linecolor: grid, tickcolor: grid, fixedrange: touch,
       tickfont: { color: soft, size: 11 }, automargin: true };
+    const values = chart.lines.flatMap((line) => line.y);
+    const low = Math.min(...values), high = Math.max(...values);
     const last = Math.max(...chart.lines.map((line) => line.x[line.x.length - 1]));
     return {
       margin: { l: 44, r: 12, t: 8, b: 26 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -127,7 +129,8 @@ class Curves {
       hovermode: "x unified", dragmode: touch ? false : "zoom",
       hoverlabel: { bgcolor: color("--card"), bordercolor: grid, font: { color: color("--ink"), size: 12 }, namelength: 40 },
       xaxis: { ...axis, showgrid: false, range: [0, last * 1.02 || 1], hoverformat: ",d", unifiedhovertitle: { text: "step %{x:,d}" } },
-      yaxis: { ...axis, ticksuffix: chart.unit, tickformat: "~g", nticks: 5, zeroline: false, rangemode: "normal" },
+      yaxis: { ...axis, ticksuffix: chart.unit, tickformat: "~g", nticks: 5, zeroline: false, 
+        rangemode: low >= 0 && low < 0.4 * high ? "tozero" : "normal" },
     };
   }
 

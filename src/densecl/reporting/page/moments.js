@@ -1,6 +1,6 @@
 // The same views at several moments: matches, colors of cells, and how like a chosen cell all others are.
 
-const LINES = 14; // of a pair, at most
+const LINES = 12; // of a pair, at most
 
 function bytes(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -110,7 +110,9 @@ class Moments {
       figure.append(box, caption(run.names[pair]));
       pairs.append(figure);
       this.lines.push(canvas);
-      [pair, half + pair].forEach((number) => cells.append(this.tile(number)));
+      const both = element("div", "both");
+      both.append(this.tile(pair), this.tile(half + pair));
+      cells.append(both);
       augmented.append(augmentation(views, run.names[pair]));
     }
   }
@@ -189,8 +191,7 @@ class Moments {
 
   draw() {
     const { moment, run } = this;
-    const last = run.moments[run.moments.length - 1].step;
-    document.getElementById("when").textContent = `step ${moment.step.toLocaleString("en")} of ${last.toLocaleString("en")}`;
+    document.getElementById("when").textContent = `step ${moment.step.toLocaleString("en")}`;
     if (Number(this.slider.value) < run.moments.length - 1) remembered("sessionStorage", "moment", this.slider.value);
     else remembered("sessionStorage", "moment", "");
     const judged = document.getElementById("judged");
@@ -220,8 +221,10 @@ class Moments {
       const from = [(((cell % cols) + 0.5) / cols) * view, ((Math.floor(cell / cols) + 0.5) / rows) * height];
       const to = [view + 10 + (((match % cols) + 0.5) / cols) * view, ((Math.floor(match / cols) + 0.5) / rows) * height];
       const shade = color(right ? "--right" : "--wrong");
-      pen.setLineDash(right ? [] : [5, 4]);
-      for (const [style, wide] of [["rgba(14,16,20,0.62)", right ? 4.2 : 3.4], [shade, right ? 2.2 : 1.5]]) {
+      const strokes = right ? [["rgba(14,16,20,0.6)", 4.4, []], [shade, 2.3, []]]
+        : [["rgba(14,16,20,0.38)", 3.2, []], [shade, 1.5, [5, 4]]];
+      for (const [style, wide, dash] of strokes) {
+        pen.setLineDash(dash);
         pen.strokeStyle = style;
         pen.lineWidth = wide;
         pen.beginPath();
@@ -232,7 +235,7 @@ class Moments {
       pen.setLineDash([]);
       for (const point of [from, to]) {
         pen.beginPath();
-        pen.arc(...point, 4, 0, 2 * Math.PI);
+        pen.arc(...point, right ? 3.8 : 3.2, 0, 2 * Math.PI);
         pen.fillStyle = shade;
         pen.fill();
         pen.strokeStyle = "#fff";
@@ -371,13 +374,13 @@ function augmentation(views, name) {
     frames.append(frame);
   }
   const where = element("div");
-  where.append(frames);
+  where.append(frames, element("span", "", "where"));
   row.append(where);
   views.forEach((view, number) => {
     const side = number === 0 ? "first" : "second";
-    for (const [source, text] of [[view.before, `${side} crop${view.flipped ? ", mirrored" : ""}`], [view.after, "as seen"]]) {
+    for (const [source, text] of [[view.before, view.flipped ? "crop, mirrored" : "crop"], [view.after, "as seen"]]) {
       const cell = element("div");
-      cell.append(picture(source, `${side} view, ${text}`), element("span", side, text));
+      cell.append(picture(source, `${side} view: ${text}`), element("span", side, text));
       row.append(cell);
     }
   });
