@@ -86,7 +86,7 @@ def _leave_report(recipe: Recipe, out: Path) -> None:
 
         world = find_world()
         if (node_rank(settle_devices(recipe).nodes) if world is None else world.rank) == 0:
-            write_page([out], out / "report.html")
+            write_page([out.absolute()], out / "report.html")
 
 
 def check(

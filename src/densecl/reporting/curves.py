@@ -74,7 +74,7 @@ GROUPS = (
             ),
             Chart(
                 "Clusters of cells",
-                "How far clusters of cells lie apart, and how wide they are. Far apart and narrow is what tasks can use.",
+                "How far clusters of cells lie apart, and how wide they are.",
                 (Line("apart", "between clusters"), Line("within", "within a cluster")),
                 "watched",
             ),

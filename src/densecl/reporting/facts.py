@@ -52,9 +52,7 @@ def what_was_run(run: RunFiles) -> list[Fact]:
         Fact("Backbone", ", ".join(backbone)),
         Fact("Started from", str(recipe.get("init") or "random weights")),
         Fact("Method", f"{method}{loss}" if method else ""),
-        Fact(
-            "Teacher", " ".join(filter(None, (said.get("teacher", str(recipe.get("teacher") or "")), _license(said))))
-        ),
+        Fact("Teacher", f"{said.get('teacher', recipe.get('teacher') or '')} {_license(said)}".strip()),
         Fact("Length", _length(run)),
         Fact("Time", _time(run)),
         Fact("Speed", _speed(run)),

@@ -43,13 +43,12 @@ def read_moments(folder: Path, share: int = 1) -> dict[str, Any] | None:
     Returns:
         Numbers and words alone, with arrays in base64:
 
-        * ``names`` of the images, one for each pair of views; ``grid`` of rows and columns,
-        * ``views``: for each view, query views first, its ``before`` and ``after`` as data URIs, ``box`` and ``flipped``,
-        * ``moments``: for each, its ``step``, ``colors`` (uint8 "views cells 3"), ``vectors`` (int8 "views cells dims"),
-          ``match`` (uint16 "pairs cells": for each query cell the most similar key cell), ``hit`` (uint8 "pairs cells":
+        * ``names`` of the images, one for each pair of views; ``grid``: rows and columns; ``dims`` of a vector,
+        * ``views``: of each view, query views first, ``before`` and ``after`` as data URIs, ``box`` and ``flipped``,
+        * ``moments``: of each its ``step``, ``colors`` (uint8 "views cells 3"), ``vectors`` (int8 "views cells dims"),
+          ``match`` (uint16 "pairs cells": the key cell that is most like a query cell), ``hit`` (uint8 "pairs cells":
           0 another place, 1 the same place, 2 the key view does not show it), and ``accuracy`` and ``chance`` on these
           pairs, from 0 to 1, or null.
-        * ``dims``: of a vector.
     """
     views = _read(folder / "views.safetensors")
     if views is None or not _views_are_right(views[0]):
@@ -72,6 +71,7 @@ def read_moments(folder: Path, share: int = 1) -> dict[str, Any] | None:
     fitting = VECTOR_BYTES // (share * len(found) * vectors[0].shape[0] * rows * cols)
     dims = min(max(FEWEST_DIMS, min(MOST_DIMS, fitting)), *(each.shape[2] for each in vectors))
     right = same_places(tensors["box"], tensors["flipped"], rows, cols)
+    before, after = (_pictures(tensors[name]) for name in ("before", "after"))
     drawn = [
         {
             "step": step,
@@ -87,14 +87,8 @@ def read_moments(folder: Path, share: int = 1) -> dict[str, Any] | None:
         "grid": [rows, cols],
         "dims": dims,
         "views": [
-            {"before": before, "after": after, "box": box.tolist(), "flipped": bool(flipped)}
-            for before, after, box, flipped in zip(
-                _pictures(tensors["before"]),
-                _pictures(tensors["after"]),
-                tensors["box"],
-                tensors["flipped"],
-                strict=True,
-            )
+            {"before": before[view], "after": after[view], "box": box.tolist(), "flipped": bool(flipped)}
+            for view, (box, flipped) in enumerate(zip(tensors["box"], tensors["flipped"], strict=True))
         ],
         "moments": drawn,
     }
@@ -134,7 +128,7 @@ def _views_are_right(tensors: Mapping[str, np.ndarray]) -> bool:
             and pixels.ndim == 4
             and len(pixels) == views
             and pixels.shape[1] in (1, 3)
-            and 1 <= min(pixels.shape[2:])
+            and min(pixels.shape[2:]) >= 1
             and max(pixels.shape[2:]) <= MOST_PIXELS
             for pixels in (tensors["before"], tensors["after"])
         )
@@ -150,7 +144,7 @@ def _moment_is_right(tensors: Mapping[str, np.ndarray], views: int) -> bool:
     _, dims, rows, cols = vectors.shape
     return bool(
         1 <= dims <= MOST_STORED
-        and 1 <= min(rows, cols)
+        and min(rows, cols) >= 1
         and max(rows, cols) <= MOST_SIDE
         and np.isfinite(vectors).all()
         and match.dtype == np.int16

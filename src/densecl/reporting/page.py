@@ -1,9 +1,9 @@
 """The page itself: one file of HTML with all that it shows, which loads nothing from elsewhere.
 
-Names come from strangers' files. Jinja escapes all that is put into the page, after `names.printable` has taken out what
-a terminal or a reader would obey, such as marks that reverse the direction of writing. The page's own program puts
-words into it as text only. A Content-Security-Policy forbids all programs but the two whose hashes it names, and every
-address outside the page.
+Names come from strangers' files. Jinja escapes all that is put into the page, after `names.printable` has taken out
+what a reader's eyes or program would obey, such as marks that reverse the direction of writing. The page's own program
+puts words into it as text only. A Content-Security-Policy forbids all programs but the two whose hashes it names, and
+every address outside the page.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Until densecl.verdicts is there."""
 
-from typing import NamedTuple, Any
+from typing import Any, NamedTuple
 
 
 class Verdict(NamedTuple):
@@ -21,22 +21,6 @@ class Record(NamedTuple):
 
 def verdicts(record):
     return [
-        Verdict(
-            "learned",
-            "good",
-            60,
-            "It learned: match accuracy on fixed views rose from 27.6 % to 41.0 %, and the rank of the features did not fall. Compare it on labeled images next.",
-            "match accuracy",
-            "a rise of more than 4.0 points",
-            "noise of 64 pairs",
-        ),
-        Verdict(
-            "loader",
-            "warning",
-            10,
-            "The loader is the bottleneck: the machine waits for data 43 % of the time. Give more --workers, or --cache.",
-            "data_wait",
-            "above 0.3",
-            "",
-        ),
+        Verdict("x", "good", 60, "It learned: match accuracy rose. Compare it.", "match accuracy", "a rise", "noise"),
+        Verdict("loader", "warning", 10, "The loader is the bottleneck. Give more --workers.", "data_wait", "0.3", ""),
     ]
