@@ -79,7 +79,7 @@ def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) ->
     folder.mkdir()
     bomb = [
         "a: &a [x, x]",
-        *(f"{name}: &{name} [*{before}, *{before}]" for before, name in zip("abcdefgh", "bcdefghi")),
+        *(f"{name}: &{name} [*{before}, *{before}]" for before, name in itertools.pairwise("abcdefghi")),
     ]
     (folder / "recipe.yaml").write_text("\n".join([*bomb, "image_size: 96", "evil: !!python/none ''", "1: 2"]))
     assert read_run(folder).recipe == {}  # the whole is refused for what only code could make
