@@ -31,7 +31,7 @@ PLAIN = {
 }
 EVERYTHING = {
     *PLAIN, "api", "augment", "checking", "cli", "commands", "config", "demo", "embedding", "evaluation", "exports",
-    "finetuning", "images", "model", "pictures", "reporting", "training"
+    "finetuning", "images", "model", "pictures", "reporting", "training", "verdicts"
 }  # fmt: skip
 
 #: Room (a folder or a file at the top) -> the rooms that it may import.
@@ -59,8 +59,9 @@ MAY_IMPORT = {
     "embedding": {*PLAIN, "config", "evaluation", "images", "model"},
     "finetuning": {*PLAIN, "evaluation", "images", "model", "pictures", "training"},
     "pictures": PLAIN,
-    "reporting": PLAIN,
-    "training": {*PLAIN, "augment", "config", "evaluation", "images", "model"},
+    "reporting": {*PLAIN, "verdicts"},
+    "training": {*PLAIN, "augment", "config", "evaluation", "images", "model", "verdicts"},
+    "verdicts": PLAIN,
     "checking": {*PLAIN, "augment", "config", "images", "model", "training"},
     "api": {"architectures", "checking", "config", "errors", "names", "progress", "reporting", "training"},
     "commands": EVERYTHING - {"cli"},

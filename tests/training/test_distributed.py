@@ -32,9 +32,11 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("stages", [None, (2, 4)])
-def test_two_processes_train_as_one(tiny, tmp_path: Path, stages: tuple[int, ...] | None) -> None:
+def test_two_processes_train_as_one(tiny, tmp_path: Path, easily_labeled: Path, stages: tuple[int, ...] | None) -> None:
     # Without batch norm: the statistics of half a batch are not those of a whole one.
-    settings = {"backbone": "test_convnext", "output_stride": None, "image_size": 128, "steps": 5}
+    settings = {"backbone": "test_convnext", "output_stride": None, "image_size": 128}
+    # The probe cannot gain, so both end after the first of ten measurements.
+    settings |= {"steps": 50, "probe": str(easily_labeled), "stop_early": 1}
     settings |= {"matching": "geometry", "dense_negatives": "batch", "dense_stage": stages}
     two = pretrain(tiny(**settings, devices=2), tmp_path / "two")
     one = pretrain(tiny(**settings), tmp_path / "one")

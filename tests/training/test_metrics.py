@@ -25,11 +25,13 @@ def test_what_a_method_does_not_have_is_nan() -> None:
 
 def test_what_a_row_shows() -> None:
     row = {"step": 1, "epoch": 0.1, "loss": 4.25, "images_per_second": 80.0, "data_wait": 0.07}
-    brief = in_brief(row, 0.2249, in_epochs=True)
-    assert brief == ["loss 4.250", "match 22.5 %", "80 images/s", "waiting for data 7 %", "epoch 0.10"]
-    slow = in_brief({**row, "images_per_second": 0.42}, None, in_epochs=False)
+    watched = {"step": 1, "probe": 34.04, "match_accuracy": 0.2249, "effective_rank": 87.4, "apart": 40.0}
+    brief = in_brief(row, watched, in_epochs=True)
+    shown = ["loss 4.250", "probe 34.0 mIoU", "match 22.5 %", "rank 87", "80 images/s", "waiting for data 7 %"]
+    assert brief == [*shown, "epoch 0.10"]
+    slow = in_brief({**row, "images_per_second": 0.42}, {}, in_epochs=False)
     assert slow == ["loss 4.250", "0.4 images/s", "waiting for data 7 %"]
 
 
 def test_a_resumed_run_has_no_speed_before_its_first_row() -> None:
-    assert in_brief({"epoch": 1.5, "loss": 4.25}, None, in_epochs=True) == ["loss 4.250", "epoch 1.50"]
+    assert in_brief({"epoch": 1.5, "loss": 4.25}, {}, in_epochs=True) == ["loss 4.250", "epoch 1.50"]

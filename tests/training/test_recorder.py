@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import itertools
 import math
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from densecl.errors import UserError
 from densecl.images.batch import Batch
@@ -26,11 +27,11 @@ from densecl.images.quarantine import Quarantine
 from densecl.images.sources import ImageSource
 from densecl.interrupts import Interrupts
 from densecl.model import Scheduled
-from densecl.training import recorder, table
+from densecl.training import best, recorder, table
 from densecl.training.alarms import PATIENCE
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.diagnosis import MEASURES
-from densecl.training.fixed_pairs import FixedPairs, Matched
+from densecl.training.fixed_pairs import FixedPairs, Seen
 from densecl.training.module import DenseCLModule
 from densecl.training.peers import Peers
 from densecl.training.recorder import Recorder
@@ -39,9 +40,16 @@ from densecl.training.run import pretrain
 from densecl.training.schedules import Settings
 from densecl.training.timeline import Timeline
 from densecl.training.voice import Voice
+from densecl.training.watching import Watching
 
 IMAGES, BATCH_SIZE = 20, 4  # five steps an epoch
 WAIT, WORK = 1.0, 3.0  # seconds of a step
+
+
+def keep_metadata(backbone: object, path: Path, normalization: object, said: dict[str, str]) -> None:
+    """In place of a backbone: a file that says what it would."""
+    needed = {"architecture": "none", "in_channels": "1", "output_stride": "null", "mean": "[0]", "std": "[1]"}
+    save_file({"weight": torch.ones(1)}, path, needed | said)
 
 
 class Run:
@@ -57,6 +65,9 @@ class Run:
         first: whether this is the first process.
         accumulate: batches a step.
         measures: of each step; all are 1 by default.
+        matched: the match accuracies that are measured, one after the other, the last one again and again.
+        patience: see `Watching`.
+        keep_best: see `Recorder`.
     """
 
     def __init__(
@@ -71,6 +82,9 @@ class Run:
         first: bool = True,
         accumulate: int = 1,
         measures: dict[str, float] | None = None,
+        matched: tuple[float, ...] = (0.5,),
+        patience: int | None = None,
+        keep_best: bool = False,
     ) -> None:
         self.out = out
         self.now = 1000.0
@@ -82,7 +96,8 @@ class Run:
         self.peers.agree.side_effect = lambda numbers: numbers
         self.interrupts = Mock(spec=Interrupts, received=None)
         self.fixed_pairs = Mock(spec=FixedPairs)
-        self.fixed_pairs.match_accuracy.return_value = Matched(0.5, 0.125, 20)
+        seen = [Seen(accuracy, 0.125, 20, 0.25, math.nan, torch.eye(4)) for accuracy in matched]
+        self.fixed_pairs.measure.side_effect = itertools.chain(seen, itertools.repeat(seen[-1]))
         self.source = MagicMock(spec=ImageSource)
         self.source.__len__.return_value = IMAGES
         self.source.fingerprint.return_value = "these images"
@@ -107,6 +122,7 @@ class Run:
         measured = torch.tensor([(measures or {}).get(name, 1.0) for name in MEASURES])
         monkeypatch.setattr(recorder, "measure", lambda *_: measured)
         monkeypatch.setattr(recorder, "save_backbone", lambda backbone, path, *_: path.touch())
+        monkeypatch.setattr(best, "save_backbone", keep_metadata)
         self.recorder = Recorder(
             out,
             source=self.source,
@@ -115,11 +131,12 @@ class Run:
             rhythm=Rhythm(*rhythm),
             interrupts=self.interrupts,
             quarantine=Quarantine(out / "quarantine.csv", IMAGES),
-            fixed_pairs=self.fixed_pairs,
+            watching=Watching(out, self.fixed_pairs, patience=patience),
             loggers=[self.logger] if first else [],
             voice=Voice(Console(file=self.screen)) if first else None,
             in_epochs=True,
             peers=self.peers,
+            keep_best=keep_best,
         )
 
     def train(
@@ -177,15 +194,21 @@ def test_rows_come_at_the_first_step_at_their_turn_and_at_the_end(make) -> None:
     assert run.steps() == [1, 3, 6, 8]
     assert [row["epoch"] for row in run.rows()] == ["0.2", "0.6", "1.2", "1.6"]
     assert run.recorder.row["step"] == 8
-    logged = {call.kwargs["step"]: call.args[0] for call in run.logger.log_metrics.call_args_list}
+    calls = [(call.kwargs["step"], call.args[0]) for call in run.logger.log_metrics.call_args_list]
+    logged = {step: numbers for step, numbers in calls if "loss" in numbers}
     assert list(logged) == [1, 3, 6, 8]
     assert "step" not in logged[3] and logged[3]["epoch"] == 0.6
+    assert {
+        step: numbers["watched/match_accuracy"] for step, numbers in calls if "loss" not in numbers
+    } == dict.fromkeys(range(9), 0.5)
 
 
 def test_what_means_nothing_stays_empty_and_is_not_logged(make) -> None:
     run = make(measures={"dense_loss": float("nan")}).train(1)
     assert run.rows()[0]["dense_loss"] == ""
-    assert "dense_loss" not in run.logger.log_metrics.call_args.args[0]
+    logged = [call.args[0] for call in run.logger.log_metrics.call_args_list]
+    assert not any("dense_loss" in numbers or "watched/probe" in numbers for numbers in logged)
+    assert any("global_loss" in numbers for numbers in logged)
 
 
 def test_checkpoints_come_at_their_turn_and_at_the_end(make) -> None:
@@ -223,21 +246,23 @@ def test_checkpoints_by_the_clock_count_from_the_last_one_of_either_kind(make) -
     run.train(10, each=lambda step: saved.append(run.saved))
     assert saved == [None, None, None, 3, 3, 5, 5, 5, 8, 8]
     assert run.steps() == [1, 10]  # the clock asks for no rows,
-    assert run.steps("match_accuracy.csv") == list(range(11))  # and does not move the measurements
+    assert run.steps("watched.csv") == list(range(11))  # and does not move the measurements
 
 
 @pytest.mark.parametrize("steps", [23, 200])
-def test_the_match_accuracy_is_measured_before_training_and_ten_times_in_a_run_of_any_length(make, steps: int) -> None:
+def test_it_is_measured_before_training_and_ten_times_in_a_run_of_any_length(make, steps: int) -> None:
     run = make(steps=steps, rhythm=(1000, 1000, 1e9)).train(steps)
-    expected = [math.ceil(steps * tenth / 10) for tenth in range(11)]
-    assert run.rows("match_accuracy.csv") == [
-        {"step": str(step), "match_accuracy": "0.5", "match_chance": "0.125", "pairs": "20"} for step in expected
-    ]
+    first, *_ = rows = run.rows("watched.csv")
+    assert run.steps("watched.csv") == [math.ceil(steps * tenth / 10) for tenth in range(11)]
+    assert all(row | {"step": "0"} == first for row in rows)
+    known = {"match_accuracy": "0.5", "match_chance": "0.125", "pairs": "20", "cell_spread": "0.25", "moved": "0"}
+    assert first.items() >= known.items() and float(first["effective_rank"]) == pytest.approx(4)
+    assert first["image_spread"] == first["probe"] == ""  # not measured
 
 
-def test_with_a_time_limit_the_match_accuracy_is_measured_at_tenths_of_the_time(make) -> None:
+def test_with_a_time_limit_it_is_measured_at_tenths_of_the_time(make) -> None:
     run = make(steps=None, time_limit=80.0).train(100)
-    assert run.steps("match_accuracy.csv") == [0, *range(2, 21, 2)]  # a step takes four seconds
+    assert run.steps("watched.csv") == [0, *range(2, 21, 2)]  # a step takes four seconds
 
 
 def test_a_resumed_run_measures_as_many_pairs_as_before(make) -> None:
@@ -255,11 +280,11 @@ def test_a_signal_during_the_first_measurement_ends_the_run_before_its_first_ste
         run.interrupts.received = signal.SIGTERM
         assert stop()
 
-    run.fixed_pairs.match_accuracy.side_effect = interrupted
+    run.fixed_pairs.measure.side_effect = interrupted
     run.recorder.on_train_start(run.trainer, run.module)
     assert run.trainer.should_stop and run.recorder.stopped_by == signal.SIGTERM
-    assert run.steps("match_accuracy.csv") == [] and run.saved is None
-    assert run.screen.getvalue().splitlines() == ["measuring match accuracy, pair 9 of 64"]
+    assert run.steps("watched.csv") == [] and run.saved is None
+    assert run.screen.getvalue().splitlines() == ["measuring, pair 9 of 64"]
 
 
 def test_between_rows_that_are_far_apart_the_latest_loss_is_shown(make, monkeypatch) -> None:
@@ -272,7 +297,7 @@ def test_between_rows_that_are_far_apart_the_latest_loss_is_shown(make, monkeypa
 
     run.train(4, each=computed)
     lines = [line for line in run.screen.getvalue().splitlines() if line.startswith("step")]
-    assert lines[2].startswith("step 2/4  loss 8.000  match 50.0 %  1.0 images/s") and "epoch 0.40" in lines[2]
+    assert lines[2].startswith("step 2/4  loss 8.000  match 50.0 %  rank 4  1.0 images/s") and "epoch 0.40" in lines[2]
     assert run.steps() == [1, 4] and run.recorder.row["loss"] == 1.0  # what is measured over all processes
 
 
@@ -280,10 +305,69 @@ def test_a_resumed_run_drops_the_rows_that_its_checkpoint_does_not_know(make) ->
     make(steps=8, rhythm=(1, 3, 1e9)).train(5)
     run = make(steps=8, rhythm=(1, 3, 1e9), start=3)
     run.recorder.on_train_start(run.trainer, run.module)
-    assert run.steps() == [1, 2, 3] and run.steps("match_accuracy.csv") == [0, 1, 2, 3]
+    assert run.steps() == [1, 2, 3] and run.steps("watched.csv") == [0, 1, 2, 3]
     run.train(5)
-    assert run.steps() == list(range(1, 9)) and run.steps("match_accuracy.csv") == list(range(9))
+    assert run.steps() == list(range(1, 9)) and run.steps("watched.csv") == list(range(9))
     assert run.recorder.done == run.saved == 8
+
+
+def test_a_run_of_an_older_version_goes_on_with_what_it_measured(make) -> None:
+    make(steps=10, rhythm=(1, 3, 1e9)).train(3)
+    run = make(steps=10, rhythm=(1, 3, 1e9), start=3)
+    (run.out / "watched.csv").unlink()
+    (run.out / "match_accuracy.csv").write_text(
+        "step,match_accuracy,match_chance,pairs\n0,0.2,0.1,12\n3,0.3,0.1,12\n4,1,1,12\n"
+    )
+    run.train(1)
+    run.fixed_pairs.keep_to.assert_called_once_with(12)
+    rows = run.rows("watched.csv")
+    assert [(row["step"], row["match_accuracy"], row["moved"]) for row in rows] == [
+        ("0", "0.2", ""),
+        ("3", "0.3", ""),
+        ("4", "0.5", ""),  # what it has moved from is not known
+    ]
+
+
+# --- the best weights, and when it stops early ----------------------------------------------------------
+
+RISE_AND_FALL = (0.5, 0.2, 0.3, 0.4, 0.35, 0.3, 0.4)
+
+
+def test_the_best_weights_are_kept_and_the_start_is_none_of_them(make) -> None:
+    run = make(steps=6, keep_best=True, matched=RISE_AND_FALL)
+    kept = []
+    run.train(6, each=lambda step: kept.append(best.kept(run.out)))
+    assert [found and found.moment.step for found in kept] == [None, 1, 2, 3, 3, 3]
+    assert best.kept(run.out) == best.Kept("match_accuracy", best.Moment(3, 0.4))  # the first of two that are equal
+    assert make(steps=6, matched=RISE_AND_FALL).train(6).recorder.stopped_early is False
+
+
+@pytest.mark.parametrize("lost", ["save_checkpoint", "save_backbone"])
+def test_killed_between_checkpoint_and_best_weights_a_run_has_both_in_the_end(make, monkeypatch, lost: str) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = make(steps=6, keep_best=True, matched=RISE_AND_FALL).train(2)
+    assert run.saved == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder if lost == "save_checkpoint" else best, lost, killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(1)
+    assert run.saved == (2 if lost == "save_checkpoint" else 3) and best.kept(run.out).moment.step == 2
+    again = make(steps=6, keep_best=True, start=run.saved, matched=RISE_AND_FALL[run.saved + 1 :])
+    again.train(6 - run.saved)
+    assert best.kept(run.out).moment.step == 3 and again.steps("watched.csv") == list(range(7))
+
+
+def test_a_run_stops_early_after_so_many_measurements_without_a_new_best(make) -> None:
+    run = make(steps=10, patience=2, matched=(0.1, 0.2, 0.3, 0.3, 0.25)).train(10)
+    assert run.recorder.stopped_early and run.recorder.done == run.saved == 4 and run.recorder.stopped_by is None
+    assert "Stopped early after step 4: match accuracy was best with 30.0 % after step 2." in run.screen.getvalue()
+    other = make(steps=10, patience=2, first=False)  # it measures nothing, and is told
+    other.peers.agree.side_effect = lambda numbers: [1.0] if len(numbers) == 1 and other.module.step == 4 else numbers
+    assert other.train(10).recorder.done == 4
+    again = make(steps=10, patience=2, start=2, matched=(0.3, 0.25)).train(10)  # what it has from before, counts
+    assert again.recorder.done == 4
 
 
 # --- time ---------------------------------------------------------------------------------------------
@@ -327,7 +411,9 @@ def test_the_user_sees_how_it_goes_and_how_long_it_will(make, monkeypatch) -> No
     monkeypatch.setattr("densecl.progress.LINE_EVERY", 0.0)
     run = make(steps=4, rhythm=(1, 100, 1e9)).train(4)
     _, first, *_, last = run.screen.getvalue().splitlines()
-    assert first == "step 1/4  loss 1.000  match 50.0 %  1.3 images/s  waiting for data 0 %  epoch 0.20  9 s left"
+    assert (
+        first == "step 1/4  loss 1.000  match 50.0 %  rank 4  1.3 images/s  waiting for data 0 %  epoch 0.20  9 s left"
+    )
     assert last.startswith("step 4/4  loss 1.000") and last.endswith("epoch 0.80  0 s left")
 
 
@@ -394,7 +480,7 @@ def test_only_the_first_process_writes(make) -> None:
     run = make(steps=4, rhythm=(1, 2, 1e9), first=False).train(4)
     assert not list(run.out.iterdir())
     assert run.screen.getvalue() == ""
-    run.fixed_pairs.match_accuracy.assert_not_called()
+    run.fixed_pairs.measure.assert_not_called()
     assert run.recorder.row["step"] == 4  # it has the numbers, too, for the alarm
     waits = [call.args[0] for call in run.peers.first_is_done.call_args_list]
     assert waits == ["the start", "step 1", "step 2", "step 3", "step 4"]
@@ -418,18 +504,18 @@ def refused(*_: object, **__: object) -> None:
 
 def fails(run: Run, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this cannot be written."""
-    if what in ("metrics.csv", "match_accuracy.csv"):
+    if what in ("metrics.csv", "watched.csv"):
         append = table.append
         monkeypatch.setattr(table, "append", lambda path, text: refused() if path.name == what else append(path, text))
     elif what == "quarantine.csv":
         monkeypatch.setattr(run.recorder.quarantine, "record", refused)
     else:
-        run.fixed_pairs.match_accuracy.side_effect = refused
+        run.fixed_pairs.measure.side_effect = refused
 
 
 @pytest.mark.parametrize(
     ("what", "saved"),
-    [("metrics.csv", 4), ("match_accuracy.csv", 4), ("quarantine.csv", 3), ("quarantine.csv of the fixed pairs", 4)],
+    [("metrics.csv", 4), ("watched.csv", 4), ("quarantine.csv", 3), ("quarantine.csv of the fixed pairs", 4)],
 )
 def test_a_file_that_cannot_be_written_ends_the_run_but_what_was_trained_is_saved(
     make, monkeypatch, what: str, saved: int

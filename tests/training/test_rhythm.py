@@ -25,7 +25,7 @@ def test_rows_and_checkpoints_come_at_their_steps(log_every: int, checkpoint_eve
     due = after(Rhythm(log_every, checkpoint_every, 60.0), done)
     assert due.row == (done == 1 or done % log_every == 0)
     assert due.checkpoint == (done % checkpoint_every == 0)
-    assert not due.matches and after(Rhythm(log_every, checkpoint_every, 60.0), done, new_part=True).matches
+    assert not due.watch and after(Rhythm(log_every, checkpoint_every, 60.0), done, new_part=True).watch
 
 
 @given(EVERY, EVERY, st.integers(1, 200))
@@ -35,7 +35,7 @@ def test_at_the_end_everything_is_due(log_every: int, checkpoint_every: int, don
 
 def test_a_signal_and_the_clock_ask_for_a_checkpoint_and_nothing_else() -> None:
     rhythm = Rhythm(log_every=10, checkpoint_every=100, checkpoint_minutes=30.0)
-    saved = Due(row=False, matches=False, checkpoint=True)
+    saved = Due(row=False, watch=False, checkpoint=True)
     assert after(rhythm, 7, minutes=29.9) == (False, False, False)
     assert after(rhythm, 7, minutes=30.0) == saved
     assert after(rhythm, 7, stopped=True) == saved

@@ -100,7 +100,7 @@ def test_what_a_run_leaves(tiny, tmp_path: Path, capsys) -> None:
     assert [row["step"] for row in table] == ["1", "3", "6", "7"]
     assert [row["epoch"] for row in table] == ["0.166667", "0.5", "1", "1.16667"]
     assert all(value for row in table for value in row.values())
-    matches = read(out / "match_accuracy.csv")
+    matches = read(out / "watched.csv")
     assert [row["step"] for row in matches] == [str(step) for step in range(8)]  # about ten times
     assert 0 < float(matches[0]["match_chance"]) < float(matches[0]["match_accuracy"]) < 1
     assert any(path.name.startswith("events.out") for path in (out / "tensorboard").iterdir())

@@ -34,14 +34,13 @@ from densecl.reporting.facts import (
 from densecl.reporting.moments import read_moments
 from densecl.reporting.results import shown_evaluation
 from densecl.reporting.run_files import RunFiles
-from densecl.reporting.verdict_stand_in import Record, verdicts
+from densecl.verdicts.record import read_record
+from densecl.verdicts.table import verdicts
+from densecl.verdicts.verdict import Verdict
 from densecl.version import __version__
 
 #: The page's own files.
 PAGE = Path(__file__).parent / "page"
-
-#: The most severe verdict stands first.
-LEVELS = ("fault", "warning", "good", "note")
 
 SCRIPTS = ("curves.js", "moments.js", "page.js")
 
@@ -111,15 +110,14 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _described(run: RunFiles) -> dict[str, Any]:
     """What the page says of a run in words."""
-    found = verdicts(Record(recipe=run.recipe, metrics=list(run.metrics), watched=list(run.watched)))
-    found = sorted(found, key=lambda verdict: LEVELS.index(verdict.level) if verdict.level in LEVELS else len(LEVELS))
+    found = verdicts(read_record(run.folder))
     seconds = run.metrics[-1].get("seconds") if run.metrics else None
     rate = run.metrics[-1].get("images_per_second") if run.metrics else None
     done = steps_done(run)
     return {
         "name": run.name,
         "verdicts": found,
-        "headline": found[0] if found else None,
+        "headline": _headline(found),
         "match": _match(run)[0],
         "steps": "" if done is None else f"{done:,}",
         "time": "" if seconds is None else duration(seconds),
@@ -132,6 +130,13 @@ def _described(run: RunFiles) -> dict[str, Any]:
         "evaluations": [shown_evaluation(one) for one in run.evaluations],
         "commands": next_commands(run),
     }
+
+
+def _headline(found: Sequence[Verdict]) -> Verdict | None:
+    """The one that says most of those that still hold: what is wrong, else what is right."""
+    holding = [verdict for verdict in found if verdict.until is None]
+    order = ("fault", "warning", "good", "note")
+    return min(holding, key=lambda verdict: order.index(verdict.level), default=None)
 
 
 def _tiles(run: RunFiles) -> list[dict[str, str]]:

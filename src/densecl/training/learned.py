@@ -14,14 +14,7 @@ from densecl.training import best
 from densecl.training.headline import CALLED, FORMER_FILE, headline
 from densecl.training.headline import FILE as WATCHED
 from densecl.training.table import read_rows
-
-#: The match accuracy on one pair of views moves by about this much without learning, so that the mean over n pairs
-#: moves by this over the square root of n. Twice that counts as a change.
-MOVES = 0.16
-
-#: The same for the probe's mIoU and one labeled image, in points. Drawing the images anew moves the difference of two
-#: networks by this over the square root of their number: docs/watching.md.
-PROBE_MOVES = 4.0
+from densecl.verdicts.record import MOVES, PROBE_MOVES
 
 #: Pairs and labeled images, where it is not known how many there were.
 _PAIRS, _IMAGES = 256, 20

@@ -61,7 +61,9 @@ def metrics_row(
     }
 
 
-def in_brief(row: Mapping[str, float | int], watched: Mapping[str, float | int], *, in_epochs: bool) -> list[str]:
+def in_brief(
+    row: Mapping[str, float | int], watched: Mapping[str, float | int], *, in_epochs: bool, sign: str = ""
+) -> list[str]:
     """The numbers that a user wants to see while the run goes on, the most important one first.
 
     Args:
@@ -69,6 +71,7 @@ def in_brief(row: Mapping[str, float | int], watched: Mapping[str, float | int],
             run has none before its first row.
         watched: the last row of watched.csv, as far as it was measured.
         in_epochs: whether the length of the run is given in epochs, so that they mean something to the user.
+        sign: of what is wrong (`verdicts.telling`); "": nothing is.
     """
     rate, waiting = row.get("images_per_second"), row.get("data_wait")
     numbers = [f"loss {row['loss']:.3f}"]
@@ -78,6 +81,8 @@ def in_brief(row: Mapping[str, float | int], watched: Mapping[str, float | int],
         numbers.append(f"match {watched['match_accuracy']:.1%}".replace("%", " %"))
     if "effective_rank" in watched:
         numbers.append(f"rank {watched['effective_rank']:.0f}")
+    if sign:
+        numbers.append(sign)
     if rate is not None:
         numbers.append(f"{rate:.1f} images/s" if rate < 10 else f"{rate:.0f} images/s")
     if waiting is not None:

@@ -35,9 +35,11 @@ from densecl.training.provenance import after
 from densecl.training.rhythm import Rhythm
 from densecl.training.table import Table
 from densecl.training.timeline import Timeline
-from densecl.training.voice import Voice
+from densecl.training.voice import LOG_FILE, Voice
 from densecl.training.watching import Watching
 from densecl.training.window import Window
+from densecl.verdicts.record import read_record
+from densecl.verdicts.telling import Telling, told_in
 
 
 class Recorder(pl.Callback):
@@ -126,6 +128,7 @@ class Recorder(pl.Callback):
             self.metrics = Table(self.out / "metrics.csv", columns, last_step=last)
             self.watching.open(start)
             self.moments = Moments(self.out / "moments", pl_module.normalization, self.source.name, start)
+            self.telling = Telling(read_record(self.out), told_in(self.out / LOG_FILE), self._say)
             if self.voice is not None:
                 # Its thread must begin after the workers were forked.
                 self.display = Display(self.voice.console, self.timeline.total_steps, start, log=self.voice.log)
@@ -245,6 +248,7 @@ class Recorder(pl.Callback):
             numbers = {name: value for name, value in self.row.items() if name != "step" and value == value}
             self.loggers.log(numbers, self.done)
             self._latest = self.row
+            self.telling.row(self.row, look=show)
             if self.display is not None and show:
                 self._report()
         self.alarm.check(self.done, self.row)
@@ -260,7 +264,7 @@ class Recorder(pl.Callback):
 
     def _report(self) -> None:
         assert self.display is not None
-        numbers = in_brief(self._latest, self.watching.last, in_epochs=self.in_epochs)
+        numbers = in_brief(self._latest, self.watching.last, in_epochs=self.in_epochs, sign=self.telling.sign)
         self.display.report(self.done, numbers, self._seconds_left())
 
     def _parts_done(self) -> int:
@@ -286,6 +290,7 @@ class Recorder(pl.Callback):
             self.watching.keep(row)
         measured = {name: value for name, value in self.watching.last.items() if name not in ("step", "pairs")}
         self.loggers.log({f"watched/{name}": value for name, value in measured.items()}, self.done)
+        self.telling.watched_row(self.watching.last)
         if self.display is not None:
             self.display.note("")
             if self._latest:

@@ -41,6 +41,8 @@ from densecl.training.vacant import check_folder, check_free
 from densecl.training.versions import made_with
 from densecl.training.voice import Voice
 from densecl.training.world import find_world, node_rank
+from densecl.verdicts.record import read_record
+from densecl.verdicts.telling import at_the_end
 from densecl.version import __version__
 
 
@@ -243,5 +245,7 @@ def _conclude(resolved: Resolved, result: RunResult, voice: Voice) -> None:
     voice.say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
     for line in verdict(result.out, random_start=resolved.init is None, probed=probed_images(resolved)):
         voice.say(line)
+    if (still := at_the_end(read_record(result.out))) is not None:
+        voice.say(still)
     for line in next_steps(resolved, result.out):
         voice.say_to_copy(line)

@@ -1,0 +1,177 @@
+"""Labeled images that tell during a run how good its backbone is."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from densecl.config.compose import make_recipe
+from densecl.errors import UserError
+from densecl.evaluation.compare import evaluate
+from densecl.model import create_backbone, save_backbone
+from densecl.model.weights import read_metadata
+from densecl.normalization import Normalization
+from densecl.training import best
+from densecl.training.early import check_early
+from densecl.training.headline import headline, stalled
+from densecl.training.probe import open_probe, probed_images
+from densecl.training.recorder import Recorder
+from densecl.training.run import pretrain
+
+HALF = Normalization((0.5,) * 3, (0.25,) * 3)
+
+
+def recipe(probe: Path | str, **others: object):
+    return make_recipe(data="x", backbone="test_resnet", image_size=32, probe=str(probe), **others)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "watched.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_is_what_evaluate_finds_on_the_same_images(labeled: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("test_resnet", output_stride=8).train()
+    random_state = torch.get_rng_state()
+    probe = open_probe(recipe(labeled, probe_ignore=(7,)), backbone, HALF)
+    assert probe is not None
+    assert "4 labeled images of val, by the labels of 4 of train, 2 classes, at 48x32 px" in probe.describe()
+    assert probe.passes(32) == 8 * 48 * 32 / 32**2
+    seen: list[tuple[int, int]] = []
+    found = probe.miou(backbone, show=lambda *at: seen.append(at))
+    assert found == probe.miou(backbone) and backbone.training and probe.seconds > 0
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [(number, 8) for number in range(8)] == seen[:8]
+    save_backbone(backbone, tmp_path / "backbone.safetensors", HALF)
+    (judged,) = evaluate(
+        [tmp_path / "backbone.safetensors"],
+        ["retrieval"],
+        labeled,
+        image_size=(48, 32),
+        output_stride=8,
+        seeds=1,
+        json=None,
+    )
+    assert found == pytest.approx(judged.scores["miou"], abs=1e-4)
+    asked: list[int] = []
+    assert probe.miou(backbone, stop=lambda: asked.append(0) or len(asked) == 3) is None
+    assert backbone.training
+
+
+def test_its_images_are_not_larger_than_they_will_be_used(labeled: Path) -> None:
+    backbone = create_backbone("test_resnet", output_stride=8)
+    probe = open_probe(recipe(labeled, use_size=32), backbone, HALF)
+    assert probe is not None and probe.size == (32, 24)
+    only = create_backbone("test_vit")  # takes images of one size
+    fixed = open_probe(make_recipe(data="x", backbone="test_vit", image_size=160, probe=str(labeled)), only, HALF)
+    assert fixed is not None and fixed.size == (160, 160)
+
+
+def test_what_is_wrong_is_told_in_the_words_of_this_command(labeled: Path, tmp_path: Path) -> None:
+    backbone = create_backbone("test_resnet", output_stride=8)
+
+    def told(probe: Path | str, **others: object) -> str:
+        with pytest.raises(UserError) as error:
+            open_probe(recipe(probe, **others), backbone, HALF)
+        return error.value.args[0]
+
+    nowhere = tmp_path / "nowhere"
+    assert told(nowhere) == f"--probe {nowhere}: no such folder of labeled images."
+    with pytest.raises(UserError, match="probe .*nowhere: no such folder"):
+        check_early(make_recipe(data=str(labeled), backbone="resnet18", probe=str(nowhere)))
+    assert "has no split 'train'" in told(labeled / "images")
+    assert "hold only the label 0" in told(labeled, probe_ignore=(1,))
+    damaged = _with_a_label(labeled, tmp_path / "damaged", 1, 1)
+    (damaged / "labels" / "val" / "2.png").write_bytes(b"no image")
+    assert "2.png" in told(damaged)
+    with pytest.raises(UserError, match="probe_ignore says something of the labels of probe"):
+        make_recipe(data="x", probe_ignore=(1,))
+
+
+def test_labels_beyond_the_classes_and_gray_values(labeled: Path, tmp_path: Path) -> None:
+    backbone = create_backbone("test_resnet", output_stride=8)
+    folder = _with_a_label(labeled, tmp_path / "far", 0, 200)
+    with pytest.raises(UserError, match=r"probe .*holds the label 200, but there are 150 .* probe_ignore=200"):
+        open_probe(recipe(folder, probe_classes=150), backbone, HALF)
+    probe = open_probe(recipe(folder, probe_classes=201), backbone, HALF)
+    assert probe is not None and probe.classes == 201
+    assert probed_images(recipe(folder)) == 4 and probed_images(recipe(tmp_path / "gone")) is None
+
+
+def _with_a_label(labeled: Path, folder: Path, former: int, label: int) -> Path:
+    """A copy in which a label has another number."""
+    for path in labeled.rglob("*.png"):
+        copy = folder / path.relative_to(labeled)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.point(lambda value: label if value == former else value).save(copy) if "labels" in path.parts else (
+                image.save(copy)
+            )
+    return folder
+
+
+def test_a_run_learns_the_same_with_and_without_it(tiny, labeled: Path, tmp_path: Path) -> None:
+    plain = pretrain(tiny(steps=4), tmp_path / "plain")
+    probed = pretrain(tiny(steps=4, probe=str(labeled), keep_best=True), tmp_path / "probed")
+    assert plain.backbone.read_bytes() == probed.backbone.read_bytes()
+    without, having = rows(plain.out), rows(probed.out)
+    assert all(row.pop("probe") == "" for row in without)
+    scores = [float(row.pop("probe")) for row in having]
+    assert without == having and all(value for row in having for value in row.values())
+    assert having[0]["moved"] == "0" and float(having[-1]["moved"]) > 1e-4
+    highest = max(range(1, 5), key=lambda step: scores[step])
+    found = read_metadata(probed.out / best.FILE)
+    assert found is not None
+    assert (found.provenance["steps"], found.provenance["best_by"]) == (str(highest), "probe")
+    assert float(found.provenance["best"]) == pytest.approx(scores[highest], rel=1e-5)
+    assert not (plain.out / best.FILE).exists()
+
+
+def test_a_run_that_stops_early_is_complete_and_may_go_on(
+    tiny, easily_labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    settings = {"probe": str(easily_labeled), "keep_best": True}  # retrieval is right from the start
+    asked = tiny(steps=10, stop_early=3, **settings)
+    whole = pretrain(asked, tmp_path / "whole")
+    assert whole.steps == 3 and rows(whole.out)[-1]["probe"] == "100"
+    said = capsys.readouterr().out
+    assert "Stopped early after step 3: probe was best with 100.0 mIoU after step 0." in said
+    assert "Done after 3 steps" in said and "Probe (retrieval on 2 labeled images): 100.0 -> 100.0 mIoU" in said
+    original = Recorder.on_train_batch_end
+
+    def hook(self, trainer, module, *others) -> None:
+        if module.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, trainer, module, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_batch_end", hook)
+        with pytest.raises(SystemExit):
+            pretrain(asked, tmp_path / "parts")
+    assert pretrain(asked, tmp_path / "parts", resume=True).steps == 3
+    for name in ("backbone.safetensors", "best.safetensors", "watched.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (whole.out / name).read_bytes()
+    capsys.readouterr()
+    assert pretrain(asked, whole.out, resume=True).steps == 3
+    said = capsys.readouterr().out
+    assert "complete: it stopped early after step 3, because nothing was gained since step 0" in said
+    assert pretrain(tiny(steps=4, **settings), whole.out, resume=True).steps == 4
+
+
+def test_the_headline_and_how_long_it_has_not_risen() -> None:
+    some = [{"step": step, "match_accuracy": value} for step, value in ((0, 0.1), (5, 0.4), (9, 0.4), (12, 0.3))]
+    found = headline(some)
+    assert found is not None and (found.name, found.best, found.since_best) == ("match_accuracy", (5, 0.4), 2)
+    assert stalled(some, 2) == found and stalled(some, 3) is None and stalled(some, None) is None
+    probed = [*some, {"step": 15, "match_accuracy": 0.5, "probe": 30.0}]  # turned on by a resumed run
+    later = headline(probed)
+    assert later is not None and (later.name, later.moments, later.since_best) == ("probe", ((15, 30.0),), 0)
+    assert headline([*probed, {"step": 16, "match_accuracy": 0.2, "probe": float("nan")}]).name == "match_accuracy"
+    assert headline([]) is None and headline([{"step": "0", "match_accuracy": ""}]) is None
