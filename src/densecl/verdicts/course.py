@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from densecl.verdicts.features import shown
 from densecl.verdicts.record import PROBE_NOISE, Record
-from densecl.verdicts.verdict import Found
+from densecl.verdicts.verdict import Found, percent
 
 #: So many measurements, of about ten a run, without a gain.
 FLAT = 3
@@ -58,9 +58,9 @@ def waits_for_data(record: Record) -> Found | None:
     if not record.recipe.get("cache"):
         ways.append("--cache FOLDER, which keeps the decoded images")
     ways.append("smaller image files")
-    share = f"{waiting:.0%}".replace("%", " %")
+    faster = 1 / (1 - min(waiting, 0.99))
     return Found(
         "warning",
-        f"The run waits for images {share} of its time; without it, it would be {1 / (1 - min(waiting, 0.99)):.1f} times"
-        f" as fast. Try {', or '.join(ways)}.",
+        f"The run waits for images {percent(waiting, 0)} of its time. Without that it would be {faster:.1f} times as"
+        f" fast. Try {', or '.join(ways)}.",
     )

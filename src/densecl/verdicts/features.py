@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from densecl.verdicts.record import PROBE_NOISE, Record
-from densecl.verdicts.verdict import Found
+from densecl.verdicts.verdict import Found, percent
 
 #: Fraction of an image's key cells that are some query cell's match, below which the matches have collapsed. Random
 #: matches hit 0.63 of them.
@@ -88,15 +88,11 @@ def few_matches(record: Record) -> Found | None:
     if not distinct < FEW:
         return None
     by_features = record.recipe.get("matching") in ("features", "mutual", "both")
-    advice = (
-        "Try --matching geometry, or a lower --base-learning-rate."
-        if by_features
-        else ("Try a lower --base-learning-rate.")
-    )
+    advice = "--matching geometry, or a lower --base-learning-rate" if by_features else "a lower --base-learning-rate"
     return Found(
         "fault" if by_features else "warning",
-        f"Cells match the same few cells: only {distinct:.0%} of an image's cells are ever a match.".replace("%", " %")
-        + f" The features no longer tell places apart. {advice}",
+        f"Cells match the same few cells: only {percent(distinct, 0)} of an image's cells are ever a match."
+        f" The features no longer tell places apart. Try {advice}.",
     )
 
 
@@ -135,8 +131,8 @@ def small_grid(record: Record) -> Found | None:
         return None
     return Found(
         "warning",
-        f"The grid is too small: a random match of two cells is right in {chance[0]:.0%} of the cases, so that the dense"
-        " loss means little. Use a larger --image-size, or --output-stride 16 or 8.".replace("%", " %", 1),
+        f"The grid is too small: a random match of two cells is right in {percent(chance[0], 0)} of the cases, so that"
+        " the dense loss means little. Use a larger --image-size, or --output-stride 16 or 8.",
     )
 
 
@@ -162,4 +158,4 @@ def _named(name: str) -> str:
 
 def shown(name: str, value: float) -> str:
     """A value of the headline as a user reads it."""
-    return f"{value:.1f} mIoU" if name == "probe" else f"{100 * value:.1f} %"
+    return f"{value:.1f} mIoU" if name == "probe" else percent(value)

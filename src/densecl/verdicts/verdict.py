@@ -23,6 +23,11 @@ class Found(NamedTuple):
 Judge = Callable[[Record], Found | None]
 
 
+def percent(fraction: float, digits: int = 1) -> str:
+    """As a user reads it: "41.0 %"."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
 class Row(NamedTuple):
     """A verdict in the table `VERDICTS`."""
 

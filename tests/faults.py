@@ -1,0 +1,129 @@
+"""Runs that are made to have a fault: what the tests of the verdicts, and benchmarks/verdicts.py, look at."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from densecl.images.sources import FileSource
+from densecl.model import Backbone, DenseCL
+from densecl.model.encoder import Encoder, fieldwise
+from densecl.model.key_encoder import MomentumEncoder
+from densecl.model.queue import Queue
+
+#: Steps of a run with a fault.
+STEPS = 44
+
+#: Of every such run, beside its own settings. It is small enough for a second or two.
+COMMON: dict[str, Any] = {"steps": STEPS, "log_every": 2}
+
+SIMCLR: dict[str, Any] = {
+    "method": "simclr", "queue_length": None, "key_momentum": None, "dense_negatives": "batch", "matching": "geometry",
+}  # fmt: skip
+
+
+class Fault(NamedTuple):
+    """A fault, and what should be said of it."""
+
+    what: str
+    verdicts: tuple[str, ...]  # that name it; none: it cannot be told from the numbers
+    settings: dict[str, Any]
+    made: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    constant: bool = False  # on images of one color each
+
+
+def unshuffled() -> AbstractContextManager[Any]:
+    """Keys come back in another order than the queries."""
+    keys = MomentumEncoder.keys
+    return patch.object(MomentumEncoder, "keys", lambda *args: fieldwise(lambda field: field.roll(1, 0), keys(*args)))
+
+
+def frozen_queue() -> AbstractContextManager[Any]:
+    return patch.object(Queue, "enqueue", lambda queue, keys: None)
+
+
+def unused_key_encoder() -> AbstractContextManager[Any]:
+    """Keys are those of the query network; the momentum encoder is updated and never read."""
+    return patch.object(MomentumEncoder, "keys", torch.no_grad()(lambda own, pixels, query, random: query(pixels)))
+
+
+@contextlib.contextmanager
+def leaking_batch():
+    """All vectors of a step carry a mark of their batch, as strong as what they show.
+
+    Batch norm does so where query and key share their statistics, but takes more steps to learn it than a test has.
+    """
+    project, forward = Encoder.project, DenseCL.forward
+    mark = torch.zeros(())
+
+    def marked(encoder: Encoder, maps: list[torch.Tensor]) -> Any:
+        made = project(encoder, maps)
+        return made._replace(vector=F.normalize(made.vector + mark, dim=1))
+
+    def step(model: DenseCL, *views: Any) -> Any:
+        nonlocal mark
+        dim = model.query_encoder.global_head.dim
+        mark = F.normalize(torch.randn(dim, generator=torch.Generator().manual_seed(model.steps)), dim=0)
+        return forward(model, *views)
+
+    with patch.object(Encoder, "project", marked), patch.object(DenseCL, "forward", step):
+        yield
+
+
+def smooth_backbone() -> AbstractContextManager[Any]:
+    """All cells of an image have the same features."""
+    forward = Backbone.forward
+
+    def smooth(backbone: Backbone, *args: Any) -> Any:
+        maps = forward(backbone, *args)
+        return maps.mean(dim=(2, 3), keepdim=True).expand_as(maps)
+
+    return patch.object(Backbone, "forward", smooth)
+
+
+def slow_images() -> AbstractContextManager[Any]:
+    read = FileSource.read
+
+    def slowly(source: FileSource, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.02)
+        return read(source, *args, **kwargs)
+
+    return patch.object(FileSource, "read", slowly)
+
+
+FAULTS: dict[str, Fault] = {
+    "leak": Fault("batch statistics leak", ("easy-queue",), {"queue_length": 32}, leaking_batch),
+    "unshuffled": Fault("keys of other images", ("at-chance",), {}, unshuffled),
+    "frozen-queue": Fault("the queue gets no keys", ("easy-queue",), {}, frozen_queue),
+    "unused-keys": Fault("the key encoder is never used", (), {}, unused_key_encoder),
+    "rate": Fault(
+        "the learning rate is too high",
+        ("at-chance", "worse-than-random", "vectors-alike"),
+        SIMCLR | {"learning_rate": 10.0},
+    ),
+    "constant": Fault("constant images", ("at-chance", "worse-than-random"), SIMCLR, constant=True),
+    "smooth": Fault("all cells look the same", ("few-matches",), {}, smooth_backbone),
+    "grid-queue-loader": Fault(
+        "too small a grid; a queue longer than the data; slow images",
+        ("small-grid", "long-queue", "waits-for-data"),
+        {"output_stride": 16, "queue_length": 64},
+        slow_images,
+    ),
+}
+
+
+def constant_images(folder: Path) -> Path:
+    """24 images of one color each."""
+    folder.mkdir(exist_ok=True)
+    for number in range(24):
+        Image.new("RGB", (72, 64), (number * 10, 255 - number * 7, number * 37 % 256)).save(folder / f"{number:02}.png")
+    return folder

@@ -1,0 +1,45 @@
+"""Runs that have a fault, and what is said of them; and that all is said once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from densecl.config.recipe import Recipe
+from densecl.training.run import pretrain
+from densecl.verdicts.record import read_record
+from densecl.verdicts.table import VERDICTS, verdicts
+from densecl.verdicts.telling import told_in
+from tests.faults import COMMON, FAULTS, constant_images
+
+Tiny = Callable[..., Recipe]
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.verdicts])
+def test_a_fault_is_named(name: str, tiny: Tiny, tmp_path: Path) -> None:
+    fault = FAULTS[name]
+    settings = COMMON | fault.settings
+    if fault.constant:
+        settings["data"] = str(constant_images(tmp_path / "constant"))
+    with fault.made():
+        pretrain(tiny(**settings), tmp_path / "run")
+    bad = {verdict.name for verdict in verdicts(read_record(tmp_path / "run")) if verdict.level in ("warning", "fault")}
+    expected = set(fault.verdicts)
+    assert expected <= bad if name == "grid-queue-loader" else expected & bad, bad
+    told = told_in(tmp_path / "run" / "train.log")
+    assert {one for one, level in told.items() if level in ("warning", "fault")} == {
+        one for one in bad if not VERDICTS[one].told_before
+    }
+
+
+def test_a_resumed_run_says_nothing_twice(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FAULTS["frozen-queue"].made():
+        pretrain(tiny(**COMMON), tmp_path)
+        pretrain(tiny(**COMMON | {"steps": 50}), tmp_path, resume=True)
+    log = (tmp_path / "train.log").read_text()
+    assert len(re.findall(r"fault: .*\[easy-queue\]$", log, re.MULTILINE)) == 1
+    assert log.count("Still true at the end: fault easy-queue (since step 40)") == 2
+    assert "! easy-queue" in capsys.readouterr().out
