@@ -41,8 +41,14 @@ def painted(browser: Browser, selector: str, number: int = 0) -> int:
     return browser.run(f"{PAINTED}(document.querySelectorAll('{selector}')[{number}])")
 
 
+def text_of(browser: Browser, name: str) -> str:
+    return browser.run(f"document.getElementById({name!r}).textContent")
+
+
 def move_slider(browser: Browser, to: int) -> None:
-    browser.run(f"moment.value = {to}; moment.dispatchEvent(new Event('input')); 1")
+    browser.run(
+        f"var slider = document.getElementById('moment'); slider.value = {to}; slider.dispatchEvent(new Event('input')); 1"
+    )
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
@@ -74,22 +80,22 @@ def test_the_page_can_be_used(browser: Browser, page: Path) -> None:
     assert "mIoU" in browser.run("document.querySelector('.plot .hoverlayer').textContent")
 
     # The slider shows the last moment first. Earlier ones have other matches and other colors.
-    assert browser.run("when.textContent") == "step 100"
+    assert text_of(browser, "when") == "step 100"
     late = painted(browser, "#pairs canvas"), painted(browser, "#cells canvas")
-    assert "100.0 %" in browser.run("judged.textContent")  # features without noise find every cell
+    assert "100.0 %" in text_of(browser, "judged")  # features without noise find every cell
     move_slider(browser, 0)
-    assert browser.run("when.textContent") == "step 0"
+    assert text_of(browser, "when") == "step 0"
     early = painted(browser, "#pairs canvas"), painted(browser, "#cells canvas")
     assert early[0] != late[0] and early[1] != late[1]
-    assert "100.0 %" not in browser.run("judged.textContent")
+    assert "100.0 %" not in text_of(browser, "judged")
 
     # A click on a cell: how like it the others are. In the mirrored view the nearest one is the same place.
     move_slider(browser, 2)
     browser.click(".cell > div", 0)
-    assert browser.run("cells.classList.contains('asking')")
+    assert browser.run("document.getElementById('cells').classList.contains('asking')")
     assert float(browser.run("document.querySelectorAll('.cell figcaption')[1].textContent")) > 0.98
     assert float(browser.run("document.querySelectorAll('.cell figcaption')[3].textContent")) < 0.9
-    assert "really lies" in browser.run("asked.textContent")
+    assert "really lies" in text_of(browser, "asked")
     browser.click("#clear")
     assert painted(browser, "#cells canvas") == late[1]
 
@@ -101,7 +107,7 @@ def test_the_page_can_be_used(browser: Browser, page: Path) -> None:
     browser.wait_for(f"{curve} !== {light!r}")
 
     browser.click("#play")
-    browser.wait_for("when.textContent === 'step 50'")
+    browser.wait_for("document.getElementById('when').textContent === 'step 50'")
     browser.click("#play")
     assert browser.complaints == []
 
