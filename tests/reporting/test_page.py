@@ -47,7 +47,8 @@ def text_of(browser: Browser, name: str) -> str:
 
 def move_slider(browser: Browser, to: int) -> None:
     browser.run(
-        f"var slider = document.getElementById('moment'); slider.value = {to}; slider.dispatchEvent(new Event('input')); 1"
+        f"(() => {{ const slider = document.getElementById('moment'); slider.value = {to};"
+        " slider.dispatchEvent(new Event('input')); })()"
     )
 
 
