@@ -94,7 +94,7 @@ def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("", "Give a command: pretrain, check, evaluate, export, finetune, predict, embed or demo."),
+        ("", "Give a command: pretrain, check, report, evaluate, export, finetune, predict, embed or demo."),
         ("pretran --data x", "There is no command 'pretran'. Did you mean 'pretrain'?"),
         ("--verbose", "There is no command '--verbose'."),
         ("pretrain --data x --out OUT --metod moco", "There is no flag --metod. Did you mean '--method'?"),

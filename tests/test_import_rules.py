@@ -31,7 +31,7 @@ PLAIN = {
 }
 EVERYTHING = {
     *PLAIN, "api", "augment", "checking", "cli", "commands", "config", "demo", "embedding", "evaluation", "exports",
-    "finetuning", "images", "model", "report", "training", "verdicts"
+    "finetuning", "images", "model", "pictures", "reporting", "training", "verdicts"
 }  # fmt: skip
 
 #: Room (a folder or a file at the top) -> the rooms that it may import.
@@ -54,15 +54,16 @@ MAY_IMPORT = {
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,
-    "evaluation": {*PLAIN, "augment", "images", "model", "report"},
+    "evaluation": {*PLAIN, "augment", "images", "model", "pictures"},
     "exports": {*PLAIN, "evaluation", "model"},
     "embedding": {*PLAIN, "config", "evaluation", "images", "model"},
-    "finetuning": {*PLAIN, "evaluation", "images", "model", "report", "training"},
-    "report": PLAIN,
+    "finetuning": {*PLAIN, "evaluation", "images", "model", "pictures", "training"},
+    "pictures": PLAIN,
+    "reporting": {*PLAIN, "verdicts"},
     "training": {*PLAIN, "augment", "config", "evaluation", "images", "model", "verdicts"},
     "verdicts": PLAIN,
     "checking": {*PLAIN, "augment", "config", "images", "model", "training"},
-    "api": {"architectures", "checking", "config", "errors", "names", "progress", "training"},
+    "api": {"architectures", "checking", "config", "errors", "names", "progress", "reporting", "training"},
     "commands": EVERYTHING - {"cli"},
     "demo": EVERYTHING - {"cli", "commands"},
     "cli": EVERYTHING,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from densecl.model.backbone import create_backbone
     from densecl.model.densecl import DenseCL
     from densecl.model.weights import load_backbone
+    from densecl.reporting.report import report
 
 __all__ = [
     "DenseCL",
@@ -35,6 +36,7 @@ __all__ = [
     "load_backbone",
     "predict",
     "pretrain",
+    "report",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "load_backbone": "densecl.model.weights",
     "predict": "densecl.finetuning.predict",
     "pretrain": "densecl.api",
+    "report": "densecl.reporting.report",
 }
 
 

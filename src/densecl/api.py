@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -71,7 +72,21 @@ def pretrain(
 
     from densecl.training import run
 
-    return run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
+    result = run.pretrain(recipe, out, resume=resume, dataset=dataset, backbone=module)
+    _leave_report(recipe, out)
+    return result
+
+
+def _leave_report(recipe: Recipe, out: Path) -> None:
+    """``report.html`` in the run's folder, by the first process. `densecl report` says why if there is none."""
+    with contextlib.suppress(Exception):  # a page is not worth a run
+        from densecl.reporting.report import write_page
+        from densecl.training.environment import settle_devices
+        from densecl.training.world import node_rank
+
+        world = find_world()
+        if (node_rank(settle_devices(recipe).nodes) if world is None else world.rank) == 0:
+            write_page([out.absolute()], out / "report.html")
 
 
 def check(

@@ -27,6 +27,7 @@ from densecl.commands.finetune import add_finetune
 from densecl.commands.help import HelpInLines
 from densecl.commands.predict import add_predict
 from densecl.commands.pretrain import add_pretrain
+from densecl.commands.report import add_report
 from densecl.cores import allowed_cores, available_cores
 from densecl.errors import SharedError, UserError, nearest
 from densecl.names import listing, printable, shown
@@ -127,6 +128,7 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_pretrain(commands)
     add_check(commands)
+    add_report(commands)
     add_evaluate(commands)
     add_export(commands)
     add_finetune(commands)

@@ -26,8 +26,8 @@ from densecl.images.sources import open_source
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.weights import load_backbone
 from densecl.normalization import Normalization
-from densecl.report.correspondences import MatchRow, draw_correspondences
-from densecl.report.drawing import save_picture
+from densecl.pictures.correspondences import MatchRow, draw_correspondences
+from densecl.pictures.drawing import save_picture
 from densecl.views import Views
 
 #: Settings of both runs that differ from the defaults. The runs themselves differ in the dense weight only.

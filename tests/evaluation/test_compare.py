@@ -20,7 +20,7 @@ from densecl.images.scenes import Scenes
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.weights import save_backbone
 from densecl.normalization import Normalization
-from densecl.report.curve import MARGIN, Panel, draw_curves
+from densecl.pictures.curve import MARGIN, Panel, draw_curves
 
 
 @pytest.fixture(scope="module")

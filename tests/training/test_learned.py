@@ -87,6 +87,7 @@ def test_a_run_of_a_former_version_has_another_file_which_may_not_say_how_many_p
 def test_what_to_do_with_the_result() -> None:
     out = Path("my runs/a")
     lines = list(next_steps(Recipe(data="photos"), out))
+    assert "  densecl report 'my runs/a'" in lines
     assert "  densecl evaluate 'my runs/a' random --task correspondence --data photos" in lines
     assert lines[-2:] == [
         "  import densecl",

@@ -21,8 +21,8 @@ from densecl.evaluation.tasks.task import Context, Pass, Task
 from densecl.evaluation.verdict import Comparison
 from densecl.evaluation.weights import Weights, open_weights
 from densecl.names import shown
-from densecl.report.curve import Line, Panel, draw_curves
-from densecl.report.drawing import save_picture
+from densecl.pictures.curve import Line, Panel, draw_curves
+from densecl.pictures.drawing import save_picture
 
 #: As the file for the results: one beside the first of the weights.
 BESIDE = "auto"

@@ -26,7 +26,7 @@ from densecl.finetuning.threshold import best_threshold
 from densecl.finetuning.tuned import Tuned
 from densecl.finetuning.tuning import Tuning, Validation, spread
 from densecl.model.backbone import Backbone
-from densecl.report.predictions import CELL, Marked, draw_beside, draw_objects
+from densecl.pictures.predictions import CELL, Marked, draw_beside, draw_objects
 
 #: Average precision by the overlap of boxes, and of masks.
 OF_BOXES = ("ap", "ap50", "ap75")

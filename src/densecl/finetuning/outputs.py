@@ -21,7 +21,7 @@ from torch import Tensor
 from densecl.evaluation.average_precision import Detections, with_sides
 from densecl.files import replacing
 from densecl.names import to_cell
-from densecl.report.predictions import palette
+from densecl.pictures.predictions import palette
 
 #: Bytes of a part of a path that is written. Systems take 255, and an extension comes behind it.
 LONGEST = 200

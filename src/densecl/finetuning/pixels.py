@@ -17,7 +17,7 @@ from densecl.evaluation.weights import USUAL_STRIDE, Weights
 from densecl.finetuning.tuned import Tuned
 from densecl.finetuning.tuning import Tuning, Validation, spread
 from densecl.model.backbone import Backbone
-from densecl.report.predictions import CELL, draw_beside, draw_labels
+from densecl.pictures.predictions import CELL, draw_beside, draw_labels
 
 
 class Pixels(Tuning):

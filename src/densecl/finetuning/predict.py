@@ -29,8 +29,8 @@ from densecl.images.pairs import BadRecord
 from densecl.images.quarantine import Quarantine
 from densecl.images.sources import ImageSource, open_source
 from densecl.names import shown
+from densecl.pictures.predictions import draw_labels, draw_objects
 from densecl.progress import Display, Screen, duration
-from densecl.report.predictions import draw_labels, draw_objects
 
 #: Values of the images of a batch. Larger images go through the network in smaller batches.
 MOST_VALUES = 2**26

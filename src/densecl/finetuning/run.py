@@ -31,8 +31,8 @@ from densecl.finetuning.tuning import Tuning
 from densecl.interrupts import Interrupts
 from densecl.names import listing, shown
 from densecl.normalization import Normalization
+from densecl.pictures.drawing import save_picture
 from densecl.progress import Display, Screen, duration
-from densecl.report.drawing import save_picture
 from densecl.training.checkpoints import try_saving
 from densecl.training.run_folder import claimed
 

@@ -22,7 +22,7 @@ from densecl.model import Backbone
 from densecl.model.correspondence import correspondence
 from densecl.normalization import Normalization
 from densecl.training.diagnosis import spread
-from densecl.views import CropPair
+from densecl.views import CropPair, Views
 
 #: The most and the fewest view pairs, whatever the length of the run.
 MOST_PAIRS, FEWEST_PAIRS = 256, 32
@@ -65,6 +65,16 @@ class Seen(NamedTuple):
     cells: Float[Tensor, "cells channels"]  # L2-normalized, some of each first view, always the same; on the CPU
 
 
+class FirstPairs(NamedTuple):
+    """The first of the pairs, `PAIRS_AT_ONCE` at most, and what the backbone made of them."""
+
+    pair: CropPair  # on the CPU, the colors unchanged
+    first: Views
+    second: Views
+    query_features: Float[Tensor, "batch channels rows cols"]
+    key_features: Float[Tensor, "batch channels rows cols"]
+
+
 def pairs_for(images_seen: int | None, beside: float = 0.0) -> int:
     """How many pairs a run measures: so many that all it measures costs `COST` of it, but at least `FEWEST_PAIRS`.
 
@@ -92,6 +102,9 @@ class FixedPairs:
         shift_brightness: of the run, see `augment`.
         count: how many pairs.
         seconds: of computing that the first measurement may take.
+
+    Attributes:
+        first_pairs: those, as the backbone saw them in the last measurement.
     """
 
     def __init__(
@@ -113,6 +126,7 @@ class FixedPairs:
         # In an order in which those from a part of the data do not come one after the other.
         order = np.random.default_rng(0).permutation(most)
         self.places = [(FIXED_EPOCH, int(number) * len(pairs) // most) for number in order[:count]]
+        self.first_pairs: FirstPairs | None = None
         self._kept: dict[int, CropPair] = {}  # by the number of their first pair
 
     def keep_to(self, count: int) -> None:
@@ -158,6 +172,8 @@ class FixedPairs:
                     augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops
                 )
                 query_features, key_features = (backbone(views.pixels).float() for views in (first, second))
+                if done == 0:
+                    self.first_pairs = FirstPairs(pair, first, second, query_features, key_features)
                 found = correspondence(query_features, key_features, first, second)
                 guessed = found.right.float().mean(dim=2)  # probability that a random match of a cell is right
                 counts.append(torch.stack([found.hits.sum(), guessed.sum(), found.judged.sum()]))

@@ -100,12 +100,14 @@ def _percent(fraction: float) -> str:
 
 
 def next_steps(settings: Settings[Any], out: Path) -> Iterator[str]:
-    """Lines that say how to compare the result of a run, and how to load it.
+    """Lines that say how to see what a run learned, how to compare its result, and how to load it.
 
     Args:
         settings: of the run.
         out: its folder.
     """
+    yield "See what it learned, on one page:"
+    yield f"  {shown(shlex.join(('densecl', 'report', str(out))), 2000)}"
     weights = str(out / "backbone.safetensors")
     if settings.backbone.startswith("module:"):
         yield "Load it into a module of the same class:"

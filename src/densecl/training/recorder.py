@@ -29,6 +29,7 @@ from densecl.training.headline import CALLED
 from densecl.training.logs import Loggers
 from densecl.training.metrics import COLUMNS, FOLLOWING, Row, in_brief, metrics_row
 from densecl.training.module import DenseCLModule
+from densecl.training.moments import Moments
 from densecl.training.peers import Peers
 from densecl.training.provenance import after
 from densecl.training.rhythm import Rhythm
@@ -127,6 +128,7 @@ class Recorder(pl.Callback):
             columns = COLUMNS if guidance is None else (*COLUMNS, *FOLLOWING)
             self.metrics = Table(self.out / "metrics.csv", columns, last_step=last)
             self.watching.open(start)
+            self.moments = Moments(self.out / "moments", pl_module.normalization, self.source.name, start)
             self.telling = Telling(read_record(self.out), told_in(self.out / LOG_FILE), self._say)
             if self.voice is not None:
                 # Its thread must begin after the workers were forked.
@@ -288,6 +290,7 @@ class Recorder(pl.Callback):
             row = self.watching.measure(module.model.backbone, self.done, stop=stop, show=show)
         if row is None:
             return
+        self.moments.keep(self.done, self.watching.fixed_pairs.first_pairs)
         with self._writing(self.watching.path, module):
             self.watching.keep(row)
         measured = {name: value for name, value in self.watching.last.items() if name not in ("step", "pairs")}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from densecl.errors import UserError
-from densecl.report.drawing import save_picture
+from densecl.pictures.drawing import save_picture
 
 
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

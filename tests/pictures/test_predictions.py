@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from densecl.report.predictions import (
+from densecl.pictures.predictions import (
     DARK,
     Marked,
     color_of,

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from densecl.report.drawing import INK, PAPER, SCALE, SOFT_INK, font, write
+from densecl.pictures.drawing import INK, PAPER, SCALE, SOFT_INK, font, write
 
 VIEW = 216  # side of a drawn view in pixels
 GAP = 10  # between the two views of a pair

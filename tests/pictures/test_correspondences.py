@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densecl.report.correspondences import RIGHT, WRONG, MatchRow, draw_correspondences
+from densecl.pictures.correspondences import RIGHT, WRONG, MatchRow, draw_correspondences
 
 GREY = torch.full((2, 3, 20, 20), 128, dtype=torch.uint8)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from densecl.report.drawing import INK, PAPER, SCALE, SOFT_INK, Place, write
+from densecl.pictures.drawing import INK, PAPER, SCALE, SOFT_INK, Place, write
 
 WIDTH, HEIGHT = 420, 300  # of a panel's plot
 LEFT, RIGHT = 58, 26  # beside it, for the numbers

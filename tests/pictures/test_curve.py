@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from densecl.report import curve
-from densecl.report.curve import COLORS, HEIGHT, LEFT, MARGIN, TOP, WIDTH, Line, Panel, draw_curves
+from densecl.pictures import curve
+from densecl.pictures.curve import COLORS, HEIGHT, LEFT, MARGIN, TOP, WIDTH, Line, Panel, draw_curves
 
 
 def places(picture: Image.Image, color: tuple[int, int, int]) -> np.ndarray:

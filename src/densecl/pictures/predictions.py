@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from densecl.names import shown
-from densecl.report.drawing import INK, PAPER, SCALE, SOFT_INK, font, write
+from densecl.pictures.drawing import INK, PAPER, SCALE, SOFT_INK, font, write
 
 #: Longer pictures are reduced to this side, in pixels.
 LONGEST = 1024

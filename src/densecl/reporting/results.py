@@ -1,0 +1,74 @@
+"""The results of `densecl evaluate`, as tables of the page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from densecl.reporting.run_files import Evaluation
+
+#: Rows of a table, and comparisons, that are shown.
+MOST_ROWS, MOST_COMPARISONS = 200, 40
+
+
+def shown_evaluation(evaluation: Evaluation) -> dict[str, Any]:
+    """A table for each task, and what the comparisons say. What is not as `evaluate` writes it is left out."""
+    content = evaluation.content
+    tasks: dict[str, list[Mapping[str, Any]]] = {}
+    for row in content["summary"][:MOST_ROWS]:
+        if isinstance(row, dict) and isinstance(row.get("scores"), dict):
+            tasks.setdefault(str(row.get("task", "")), []).append(row)
+    comparisons = content.get("comparisons")
+    found = [
+        {"sentence": one["sentence"], "pairs": _pairs(one.get("differences"))}
+        for one in (comparisons[:MOST_COMPARISONS] if isinstance(comparisons, list) else [])
+        if isinstance(one, dict) and isinstance(one.get("sentence"), str)
+    ]
+    curve = evaluation.curve
+    return {
+        "name": evaluation.name,
+        "data": str(content.get("data", "")),
+        "comparisons": found,
+        "tables": [_table(task, rows) for task, rows in tasks.items()],
+        "curve": "" if curve is None else "data:image/png;base64," + base64.b64encode(curve).decode(),
+    }
+
+
+def _table(task: str, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+    columns = list(dict.fromkeys(str(name) for row in rows for name in row["scores"]))[:24]
+    return {
+        "task": task,
+        "columns": [column.replace("_", " ") for column in columns],
+        "subsets": any(row.get("subset", "all") != "all" for row in rows),
+        "fractions": any(row.get("label_fraction") is not None for row in rows),
+        "rows": [
+            {
+                "weights": str(row.get("weights", "")),
+                "subset": str(row.get("subset", "")),
+                "fraction": _percent(row.get("label_fraction")),
+                "scores": [_score(row["scores"].get(column)) for column in columns],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _score(summary: Any) -> dict[str, str]:
+    values = summary if isinstance(summary, dict) else {}
+    mean, deviation = values.get("mean"), values.get("deviation")
+    return {
+        "mean": f"{mean:.1f}" if isinstance(mean, int | float) else "-",
+        "deviation": f"{deviation:.1f}" if isinstance(deviation, int | float) else "",
+    }
+
+
+def _percent(fraction: Any) -> str:
+    return f"{100 * fraction:g} %" if isinstance(fraction, int | float) else ""
+
+
+def _pairs(differences: Any) -> str:
+    """The difference to the baseline at each seed: the pairs that the verdict rests on."""
+    found = differences if isinstance(differences, list) else []
+    values = [one.get("difference") for one in found if isinstance(one, dict)]
+    return ", ".join(f"{value:+.1f}" for value in values[:20] if isinstance(value, int | float))

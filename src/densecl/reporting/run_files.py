@@ -1,0 +1,253 @@
+"""What a run has left in its folder, read for its report.
+
+A run's folder may come from a stranger. It is data, never code: tables, YAML, JSON and safetensors are read, of each no
+more than a run writes, and what is damaged or missing is left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from densecl.errors import UserError
+from densecl.names import from_cell, shown
+
+#: Bytes that are read at most.
+MOST_RECIPE, MOST_TABLE, MOST_RESULTS, MOST_PICTURE = 1_000_000, 64 * 2**20, 8 * 2**20, 4 * 2**20
+
+#: Of a log: from its beginning and from its end.
+LOG_HEAD, LOG_TAIL = 32_768, 16_384
+
+#: Rows of a table that are kept, evenly spread: more than a screen has columns.
+MOST_ROWS = 2000
+
+#: Rows of quarantine.csv that are shown.
+MOST_BAD = 200
+
+#: Files of results that are shown.
+MOST_EVALUATIONS = 8
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A file that `densecl evaluate` wrote, and the picture of its curve if it has one."""
+
+    name: str
+    content: Mapping[str, Any]
+    curve: bytes | None = None  # PNG
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run, as far as its files say it."""
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    said: Mapping[str, str]  # the metadata of backbone.safetensors
+    metrics: Sequence[Row]
+    watched: Sequence[Row]
+    log_head: Sequence[str]
+    log_tail: Sequence[str]
+    bad: Sequence[tuple[str, str]] = ()  # name and reason
+    bad_count: int = 0
+    evaluations: Sequence[Evaluation] = field(default=())
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def check_run(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder holds no run.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{shown(folder)} is not a folder. Give the folder of a run, the --out of densecl pretrain.")
+    if not (folder / "recipe.yaml").is_file() and not (folder / "metrics.csv").is_file():
+        raise UserError(
+            f"{shown(folder)} holds no run: it has neither recipe.yaml nor metrics.csv. Give the --out of densecl"
+            " pretrain."
+        )
+
+
+def read_run(folder: Path) -> RunFiles:
+    """The run in a folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    check_run(folder)
+    watched = read_table(folder / "watched.csv") or read_table(folder / "match_accuracy.csv")  # of older versions
+    bad = _read_quarantine(folder / "quarantine.csv")
+    head, tail = _read_log(folder / "train.log")
+    return RunFiles(
+        folder=folder,
+        recipe=_read_recipe(folder / "recipe.yaml"),
+        said=_read_metadata(folder / "backbone.safetensors"),
+        metrics=read_table(folder / "metrics.csv"),
+        watched=watched,
+        log_head=head,
+        log_tail=tail,
+        bad=bad[:MOST_BAD],
+        bad_count=len(bad),
+        evaluations=_read_evaluations(folder),
+    )
+
+
+def changed(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Says whether the files of a run are still those: their names, sizes and times."""
+    paths = [folder / name for name in ("recipe.yaml", "metrics.csv", "watched.csv", "match_accuracy.csv")]
+    paths += [folder / "quarantine.csv", *folder.glob("moments/*.safetensors"), *folder.glob("evaluation*")]
+    found = []
+    for path in sorted(paths):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found.append((path.name, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+def read_bytes(path: Path, most: int) -> bytes | None:
+    """The content of a regular file of at most `most` bytes; None if there is none such. (A pipe would never end.)"""
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+                return None
+            return file.read(most)
+    except OSError:
+        return None
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    """Settings that are numbers, words, or lists of these. Nothing else is in a recipe."""
+    content = read_bytes(path, MOST_RECIPE)
+    try:
+        found = yaml.safe_load((content or b"").decode("utf-8", "replace"))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    plain = str, int, float, bool, type(None)
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(name, str)
+        and (
+            isinstance(value, plain)
+            or (isinstance(value, list) and len(value) <= 64 and all(isinstance(one, plain) for one in value))
+        )
+    }
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return {}
+
+
+def read_table(path: Path) -> list[Row]:
+    """The whole rows of a table of numbers, at most `MOST_ROWS` of them. What is no finite number is left out."""
+    content = read_bytes(path, MOST_TABLE)
+    if content is None:
+        return []
+    lines = content.decode("utf-8", "replace").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):  # a run that goes on may be writing it
+        lines.pop()
+    if not lines:
+        return []
+    if len(lines) - 1 > MOST_ROWS:
+        last = len(lines) - 1
+        places = sorted({1 + round(number * (last - 1) / (MOST_ROWS - 1)) for number in range(MOST_ROWS)})
+        lines = [lines[0], *(lines[place] for place in places)]
+    rows = []
+    try:
+        for cells in csv.DictReader(lines):
+            row = {}
+            for name, cell in cells.items():
+                value = _number(cell)
+                if isinstance(name, str) and value is not None:
+                    row[name] = value
+            if row.get("step", -1) >= 0:
+                rows.append(row)
+    except csv.Error:
+        pass
+    return rows
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _read_quarantine(path: Path) -> list[tuple[str, str]]:
+    content = read_bytes(path, MOST_TABLE)
+    if content is None:
+        return []
+    try:
+        rows = list(csv.reader(content.decode("utf-8", "replace").splitlines()))
+    except csv.Error:
+        return []
+    return [(from_cell(row[0]), from_cell(row[1])) for row in rows[1:] if len(row) == 2]
+
+
+def _read_log(path: Path) -> tuple[list[str], list[str]]:
+    """Its first and its last lines. They are the same ones if it is short."""
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return [], []
+            head = file.read(LOG_HEAD)
+            file.seek(max(0, status.st_size - LOG_TAIL))
+            tail = file.read(LOG_TAIL)
+    except OSError:
+        return [], []
+    return head.decode("utf-8", "replace").splitlines(), tail.decode("utf-8", "replace").splitlines()
+
+
+def _read_evaluations(folder: Path) -> list[Evaluation]:
+    """The results of `densecl evaluate` in the run's folder, as it names them by itself."""
+    found = []
+    for path in sorted(folder.glob("evaluation*.json"), key=lambda path: (len(path.name), path.name)):
+        content = read_bytes(path, MOST_RESULTS)
+        try:
+            results = json.loads(content or b"null")
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(results, dict) and isinstance(results.get("summary"), list):
+            curve = read_bytes(path.with_name(f"{path.stem}-curve.png"), MOST_PICTURE)
+            is_png = curve is not None and curve.startswith(b"\x89PNG\r\n\x1a\n")
+            found.append(Evaluation(path.name, results, curve if is_png else None))
+        if len(found) == MOST_EVALUATIONS:
+            break
+    return found
