@@ -139,7 +139,7 @@ def test_pairs_that_are_too_large_to_keep_are_read_each_time(photos: Path, monke
 
 @pytest.mark.parametrize(
     ("images", "beside", "pairs"),
-    [(None, 0.0, 256), (16, 0.0, 32), (12_000, 0.0, 65), (12_000, 60.0, 35), (10**6, 60.0, 256)],
+    [(None, 0.0, 256), (16, 0.0, 32), (12_000, 0.0, 43), (50_000, 60.0, 151), (12_000, 60.0, 32), (10**6, 60.0, 256)],
 )
 def test_a_short_run_measures_fewer_pairs(images: int | None, beside: float, pairs: int) -> None:
     assert fixed_pairs.pairs_for(images, beside) == pairs

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -22,8 +20,8 @@ from densecl.training import best
 from densecl.training.early import check_early
 from densecl.training.headline import headline, stalled
 from densecl.training.probe import open_probe, probed_images
-from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
+from tests.training.stopped import stop_after
 
 HALF = Normalization((0.5,) * 3, (0.25,) * 3)
 
@@ -146,9 +144,7 @@ def test_a_run_learns_the_same_with_and_without_it(tiny, labeled: Path, tmp_path
     assert not (plain.out / best.FILE).exists()
 
 
-def test_a_run_that_stops_early_is_complete_and_may_go_on(
-    tiny, easily_labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_a_run_that_stops_early_is_complete_and_may_go_on(tiny, easily_labeled: Path, tmp_path: Path, capsys) -> None:
     settings = {"probe": str(easily_labeled), "keep_best": True}  # retrieval is right from the start
     asked = tiny(steps=10, stop_early=3, **settings)
     whole = pretrain(asked, tmp_path / "whole")
@@ -156,17 +152,7 @@ def test_a_run_that_stops_early_is_complete_and_may_go_on(
     said = capsys.readouterr().out
     assert "Stopped early after step 3: probe was best with 100.0 mIoU after step 0." in said
     assert "Done after 3 steps" in said and "Probe (retrieval on 2 labeled images): 100.0 -> 100.0 mIoU" in said
-    original = Recorder.on_train_batch_end
-
-    def hook(self, trainer, module, *others) -> None:
-        if module.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(self, trainer, module, *others)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_train_batch_end", hook)
-        with pytest.raises(SystemExit):
-            pretrain(asked, tmp_path / "parts")
+    stop_after(2, asked, tmp_path / "parts")
     assert pretrain(asked, tmp_path / "parts", resume=True).steps == 3
     for name in ("backbone.safetensors", "best.safetensors", "watched.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (whole.out / name).read_bytes()
