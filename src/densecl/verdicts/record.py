@@ -52,7 +52,7 @@ class Record:
         """Of the last row; 0 without rows."""
         return int(max((rows[-1]["step"] for rows in (self.metrics, self.watched) if rows), default=0))
 
-    def until(self, step: float) -> Record:
+    def until(self, step: int) -> Record:
         """What was known after this step."""
         metrics, watched = ([row for row in rows if row["step"] <= step] for rows in (self.metrics, self.watched))
         return Record(self.recipe, metrics, watched)
