@@ -143,7 +143,7 @@ class Row(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A row of a run's metrics.csv or match_accuracy.csv. Match accuracy is in percent."""
+    """A row of a run's metrics.csv or watched.csv. Match accuracy is in percent."""
 
     arm: str
     settings: str
@@ -246,7 +246,7 @@ def keep_curve(run: Path, table: Path, arm: str, settings: str, length: str, see
         found = {name: number(row, name) for name in Point._fields if name.endswith("_loss")}
         found |= {"minutes": number(row, "seconds", 1 / 60), "match_accuracy": number(row, "match_accuracy", 100)}
         points.append(Point(*who, row["step"], **found))
-    for row in read(run / "match_accuracy.csv"):
+    for row in read(run / "watched.csv"):
         points.append(Point(*who, row["step"], fixed_match_accuracy=number(row, "match_accuracy", 100)))
     append(table, *points)
 

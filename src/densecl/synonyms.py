@@ -39,6 +39,9 @@ NAMES = {
     "checkpoint_activations": "gradcheckpointing gradientcheckpointing activationcheckpointing",
     "log_every": "logfreq loginterval printfreq logeverynsteps",
     "checkpoint_every": "saveevery savefreq saveinterval ckptevery",
+    "probe": "valdata validationdata evaldata labeled labeleddata onlineprobe onlineeval monitor",
+    "keep_best": "savebest bestonly savebestonly best",
+    "stop_early": "earlystop earlystopping patience",
     "loggers": "logger wandb tensorboard mlflow reportto",
     "seeds": "numseeds nseeds",
     "task": "tasks benchmark",
@@ -57,7 +60,7 @@ ADVICE = {
     "cpu": "A GPU is used where there is one. To use none: CUDA_VISIBLE_DEVICES= in front of the command.",
     "verbose": "All that is said stands in RUN/train.log, all numbers in RUN/metrics.csv.",
     "quiet": "Send the output elsewhere: > FILE. RUN/train.log has it, too.",
-    "labels": "Pre-training needs no labels. 'densecl evaluate' takes them with --data.",
+    "labels": "Pre-training needs no labels. --probe FOLDER watches a run by some, 'densecl evaluate' judges by them.",
     "classes": "Pre-training needs no labels, so it knows no classes.",
     "numclasses": "Pre-training needs no labels, so it knows no classes.",
 }

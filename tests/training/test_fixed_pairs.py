@@ -111,7 +111,7 @@ def test_of_a_large_map_some_cells_are_looked_at_others_in_each_view() -> None:
     some = [_some(view, number)[:, 0].tolist() for number in range(20)]
     assert all(len(set(cells)) == CELLS_OF_A_VIEW and cells == sorted(cells) for cells in some)
     assert some[3] == _some(view, 3)[:, 0].tolist() != some[4]
-    assert set().union(*some) > set(range(20, 80))
+    assert len(set().union(*some)) > 90
 
 
 def test_a_measurement_can_be_stopped_and_says_how_far_it_is(photos: Path) -> None:

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from densecl.config.compose import make_recipe
 from densecl.errors import UserError
 from densecl.evaluation.compare import evaluate
-from densecl.model import create_backbone, save_backbone
+from densecl.model import Backbone, create_backbone, save_backbone
 from densecl.model.weights import read_metadata
 from densecl.normalization import Normalization
 from densecl.training import best
 from densecl.training.early import check_early
 from densecl.training.headline import headline, stalled
 from densecl.training.probe import open_probe, probed_images
-from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
+from tests.training.stopped import stop_after
 
 HALF = Normalization((0.5,) * 3, (0.25,) * 3)
 
 
 def recipe(probe: Path | str, **others: object):
     return make_recipe(data="x", backbone="test_resnet", image_size=32, probe=str(probe), **others)
+
+
+class OneSize(nn.Module):
+    """A backbone that takes images of 32 px alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 8, 8)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert pixels.shape[2:] == (32, 32)
+        return self.layer(pixels)
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -69,9 +80,8 @@ def test_its_images_are_not_larger_than_they_will_be_used(labeled: Path) -> None
     backbone = create_backbone("test_resnet", output_stride=8)
     probe = open_probe(recipe(labeled, use_size=32), backbone, HALF)
     assert probe is not None and probe.size == (32, 24)
-    only = create_backbone("test_vit")  # takes images of one size
-    fixed = open_probe(make_recipe(data="x", backbone="test_vit", image_size=160, probe=str(labeled)), only, HALF)
-    assert fixed is not None and fixed.size == (160, 160)
+    fixed = open_probe(recipe(labeled), Backbone(OneSize(), in_channels=3), HALF)
+    assert fixed is not None and fixed.size == (32, 32)
 
 
 def test_what_is_wrong_is_told_in_the_words_of_this_command(labeled: Path, tmp_path: Path) -> None:
@@ -134,9 +144,7 @@ def test_a_run_learns_the_same_with_and_without_it(tiny, labeled: Path, tmp_path
     assert not (plain.out / best.FILE).exists()
 
 
-def test_a_run_that_stops_early_is_complete_and_may_go_on(
-    tiny, easily_labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_a_run_that_stops_early_is_complete_and_may_go_on(tiny, easily_labeled: Path, tmp_path: Path, capsys) -> None:
     settings = {"probe": str(easily_labeled), "keep_best": True}  # retrieval is right from the start
     asked = tiny(steps=10, stop_early=3, **settings)
     whole = pretrain(asked, tmp_path / "whole")
@@ -144,17 +152,7 @@ def test_a_run_that_stops_early_is_complete_and_may_go_on(
     said = capsys.readouterr().out
     assert "Stopped early after step 3: probe was best with 100.0 mIoU after step 0." in said
     assert "Done after 3 steps" in said and "Probe (retrieval on 2 labeled images): 100.0 -> 100.0 mIoU" in said
-    original = Recorder.on_train_batch_end
-
-    def hook(self, trainer, module, *others) -> None:
-        if module.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(self, trainer, module, *others)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_train_batch_end", hook)
-        with pytest.raises(SystemExit):
-            pretrain(asked, tmp_path / "parts")
+    stop_after(2, asked, tmp_path / "parts")
     assert pretrain(asked, tmp_path / "parts", resume=True).steps == 3
     for name in ("backbone.safetensors", "best.safetensors", "watched.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (whole.out / name).read_bytes()

@@ -26,7 +26,8 @@ from densecl.images.pairs import BadRecord
 from densecl.images.quarantine import Quarantine
 from densecl.images.sources import ImageSource
 from densecl.interrupts import Interrupts
-from densecl.model import Scheduled
+from densecl.model import Backbone, Scheduled
+from densecl.normalization import Normalization
 from densecl.training import best, recorder, table
 from densecl.training.alarms import PATIENCE
 from densecl.training.checkpoints import load_checkpoint
@@ -115,7 +116,8 @@ class Run:
             first_bad_step=torch.tensor(torch.iinfo(torch.int64).max),
             origin={},
         )
-        self.module.model = self.module.normalization = Mock(guidance=None)
+        self.module.model = Mock(guidance=None, backbone=Mock(spec=Backbone))
+        self.module.normalization = Normalization((0.5,), (0.5,))
         self.weight = torch.ones(1)
         self.module.model.parameters.side_effect = lambda: [self.weight]
         self.module.model.state_dict.side_effect = lambda: {"weight": self.weight.clone()}
@@ -347,14 +349,15 @@ def test_killed_between_checkpoint_and_best_weights_a_run_has_both_in_the_end(ma
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    run = make(steps=6, keep_best=True, matched=RISE_AND_FALL).train(2)
+    each = (1, 100, 1e9)
+    run = make(steps=6, keep_best=True, matched=RISE_AND_FALL, rhythm=each).train(2)
     assert run.saved == 2
     with monkeypatch.context() as patch:
         patch.setattr(recorder if lost == "save_checkpoint" else best, lost, killed)
         with pytest.raises(KeyboardInterrupt):
             run.train(1)
     assert run.saved == (2 if lost == "save_checkpoint" else 3) and best.kept(run.out).moment.step == 2
-    again = make(steps=6, keep_best=True, start=run.saved, matched=RISE_AND_FALL[run.saved + 1 :])
+    again = make(steps=6, keep_best=True, start=run.saved, matched=RISE_AND_FALL[run.saved + 1 :], rhythm=each)
     again.train(6 - run.saved)
     assert best.kept(run.out).moment.step == 3 and again.steps("watched.csv") == list(range(7))
 
@@ -366,7 +369,8 @@ def test_a_run_stops_early_after_so_many_measurements_without_a_new_best(make) -
     other = make(steps=10, patience=2, first=False)  # it measures nothing, and is told
     other.peers.agree.side_effect = lambda numbers: [1.0] if len(numbers) == 1 and other.module.step == 4 else numbers
     assert other.train(10).recorder.done == 4
-    again = make(steps=10, patience=2, start=2, matched=(0.3, 0.25)).train(10)  # what it has from before, counts
+    again = make(steps=10, patience=2, start=2, matched=(0.3, 0.25), rhythm=(1, 100, 1e9))
+    again.train(10)  # what it has from before, counts
     assert again.recorder.done == 4
 
 

@@ -34,6 +34,7 @@ from densecl.training.build import Parts, make_model
 from densecl.training.environment import settle_devices
 from densecl.training.explanations import memory_explained
 from densecl.training.inspect import Found, inspect
+from densecl.training.probe import open_probe
 from densecl.training.timeline import Timeline
 
 #: Images that cannot be read of which the reason is shown; a list has all.
@@ -114,6 +115,11 @@ def _resolved(asked: Any, found: Found) -> tuple[Resolution | None, list[str]]:
         resolution = resolve(asked, found.facts)
     except UserError as error:
         return None, [error.args[0], *problems]
+    resolved = resolution.resolved
+    try:
+        open_probe(resolved, found.backbone, Normalization(resolved.mean, resolved.std))
+    except UserError as error:
+        problems.append(error.args[0])
     return resolution, [*problems, *resolution.warnings]
 
 

@@ -248,7 +248,7 @@ class DenseCL(nn.Module):
         global_loss, dense_loss = torch.stack(global_losses).mean(), torch.stack(dense_losses).mean()
         dense_weight = self.scheduled.dense_weight
         loss = (1 - dense_weight) * global_loss + dense_weight * dense_loss
-        guided = None if self.guidance is None else self.guidance(maps[0][-1], first.pixels, loss)
+        guided = None if self.guidance is None else self.guidance(maps[0][-1], first.pixels, loss, first.taught)
         loss = loss if guided is None else guided.loss
 
         if learns:

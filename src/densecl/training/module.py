@@ -147,6 +147,8 @@ class DenseCLModule(pl.LightningModule):
             crops = (pairs.first,) if alone else (pairs.first, pairs.second, *pairs.local)
             views = [augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops]
         views = [view._replace(pixels=self._laid_out(view.pixels)) for view in views]
+        if pairs.taught:
+            views[0] = views[0]._replace(taught=pairs.taught[0])
         with frozen(self.model.backbone) if self._heads_alone else contextlib.nullcontext():
             output = self._output(views)
         # Kept on the device: to ask for the value in each step would stall a GPU.
@@ -170,7 +172,7 @@ class DenseCLModule(pl.LightningModule):
 
     def _output(self, views: list[Views]) -> Output | Distilled:
         if isinstance(self.model, Distillation):
-            return self.model(views[0].pixels)
+            return self.model(views[0].pixels, views[0].taught)
         first, second, *local = views
         return self.model(first, second, local)
 

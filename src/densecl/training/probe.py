@@ -151,7 +151,9 @@ class _Plain(nn.Module):
         self.backbone = backbone
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.backbone.forward(pixels)
+        features = self.backbone.forward(pixels)
+        assert isinstance(features, Tensor)
+        return features
 
 
 class _Images(Sequence, Dataset):
@@ -224,7 +226,7 @@ class _Files(NamedTuple):
 
 def _files(settings: Settings[Any]) -> _Files:
     """Some images of each split, from all over it, at their own sizes."""
-    data = Path(settings.probe)
+    data = Path(settings.probe or "").expanduser()
     split = next((name for name in SPLITS if data.is_dir() and name in splits_of(data)), None)
     train, test = (open_labeled(data, name, channels=settings.channels) for name in ("train", split))
     return _Files(_some(train), _some(test), split or "")

@@ -18,12 +18,12 @@ from densecl.images.sources import ImageSource
 from densecl.interrupts import Interrupts
 from densecl.model import save_backbone
 from densecl.model.distributed import mean_over_processes
-from densecl.progress import Display
+from densecl.progress import Display, duration
 from densecl.training import best
 from densecl.training.alarms import CollapseAlarm, not_finite
 from densecl.training.checkpoints import FORMAT, Checkpoint, save_checkpoint, writing
 from densecl.training.diagnosis import MEASURES, measure
-from densecl.training.fixed_pairs import TIMES
+from densecl.training.fixed_pairs import COST, TIMES
 from densecl.training.frozen_time import FrozenTime
 from densecl.training.headline import CALLED
 from densecl.training.logs import Loggers
@@ -116,6 +116,7 @@ class Recorder(pl.Callback):
         assert isinstance(pl_module, DenseCLModule)
         # By now Lightning has installed a handler of its own, which talks to other processes from within the signal.
         self.interrupts.listen()
+        self._began = self.timeline.now()
         self.peers.agree([0.0])  # connects them now, so that the time is not part of the first step's
         start = self.timeline.start_step
         guidance = pl_module.model.guidance
@@ -166,8 +167,12 @@ class Recorder(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._status = "success"
+        if self.voice is not None and self.watching.seconds:
+            share = self.watching.seconds / max(self.watching.seconds, self.timeline.now() - self._began)
+            told = self._say if share > COST else self.voice.log
+            told(f"What was watched took {duration(self.watching.seconds)}, {share:.1%} of the time.")
         time = self._frozen_time
-        if time is not None and time.total > 0:
+        if time is not None and time.seconds > 0:
             steps = self.done - self.timeline.start_step
             self._say(
                 f"The frozen networks took {time.seconds / time.total:.0%} of the time, {time.seconds / steps:.3g} s a"
