@@ -56,7 +56,6 @@ class Views(NamedTuple):
     pixels: Float[Tensor, "batch channels height width"]  # normalized
     box: Float[Tensor, "batch 4"]  # x0 y0 x1 y1 in pixels of the source image
     flipped: Bool[Tensor, "batch"]
-    taught: Float[Tensor, "batch dim rows cols"] | None = None  # its cells of a teacher's kept map, if there is one
 
 
 def cell_centers(
