@@ -101,7 +101,7 @@ def easy_queue(record: Record) -> Found | None:
     easier = statistics.median(rows)
     if easier < EASIER:
         return None
-    seen = f"The {length} keys of the queue are as easy as {length / easier:.0f} images of the batch would be"
+    seen = f"The {length} keys of the queue are {easier:.0f} times as easy as images of the batch would be"
     if easier >= FAR_EASIER:
         return Found(
             "fault", f"{seen}: its keys are of no use. It gets no new ones, or batch norm gives the positive away."
