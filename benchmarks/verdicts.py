@@ -114,7 +114,7 @@ def make_faults(data: Path, runs: Path, seen: set[str]) -> None:
         if name in seen:
             continue
         settings = TINY | COMMON | fault.settings
-        source = constant_images(runs / "constant") if fault.constant else data
+        source = constant_images(runs / "constant-images") if fault.constant else data
         with fault.made():
             try:
                 pretrain(make_recipe(data=str(source), **settings), runs / name.replace(" ", "-"))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from densecl.images.sources import FileSource
-from densecl.model import Backbone, DenseCL
+from densecl.model import DenseCL
 from densecl.model.encoder import Encoder, fieldwise
 from densecl.model.key_encoder import MomentumEncoder
 from densecl.model.queue import Queue
@@ -79,15 +79,18 @@ def leaking_batch():
         yield
 
 
-def smooth_backbone() -> AbstractContextManager[Any]:
-    """All cells of an image have the same features."""
-    forward = Backbone.forward
+def blurred_queries() -> AbstractContextManager[Any]:
+    """The cells of a query are nearly the same, so that all find the same cell of the key most similar."""
+    maps = Encoder.maps
 
-    def smooth(backbone: Backbone, *args: Any) -> Any:
-        maps = forward(backbone, *args)
-        return maps.mean(dim=(2, 3), keepdim=True).expand_as(maps)
+    def blurred(encoder: Encoder, pixels: torch.Tensor) -> list[torch.Tensor]:
+        found = maps(encoder, pixels)
+        if isinstance(encoder, MomentumEncoder):
+            return found
+        means = (one.mean(dim=(2, 3), keepdim=True) for one in found)
+        return [mean + 0.03 * (one - mean) for mean, one in zip(means, found, strict=True)]
 
-    return patch.object(Backbone, "forward", smooth)
+    return patch.object(Encoder, "maps", blurred)
 
 
 def slow_images() -> AbstractContextManager[Any]:
@@ -111,7 +114,7 @@ FAULTS: dict[str, Fault] = {
         SIMCLR | {"learning_rate": 10.0},
     ),
     "constant": Fault("constant images", ("at-chance", "worse-than-random"), SIMCLR, constant=True),
-    "smooth": Fault("all cells look the same", ("few-matches",), {}, smooth_backbone),
+    "blurred": Fault("all cells of a query look the same", ("few-matches",), {}, blurred_queries),
     "grid-queue-loader": Fault(
         "too small a grid; a queue longer than the data; slow images",
         ("small-grid", "long-queue", "waits-for-data"),

@@ -40,7 +40,7 @@ def run(recipe: dict[str, Any] | None = None, watched: list[Numbers] | None = No
         | {"epoch": step / 10}
         for step in range(2, 101, 2)
     ]
-    matched = [{"step": 10.0 * part, "match_accuracy": 0.3 + 0.02 * part, "match_chance": 0.09, "pairs": 256.0}
+    matched = [{"step": 10.0 * part, "match_accuracy": 0.3 + 0.015 * part, "match_chance": 0.09, "pairs": 256.0}
                for part in range(11)]  # fmt: skip
     return Record(RECIPE | (recipe or {}), rows, matched if watched is None else watched)
 
@@ -59,7 +59,7 @@ def bad(record: Record) -> set[str]:
 def test_a_healthy_run_is_told_that_it_learns_and_nothing_else() -> None:
     (only,) = verdicts(run())
     assert (only.name, only.level, only.step, only.until) == ("learning", "good", 20, None)
-    assert "30.0 % to 50.0 %" in only.text
+    assert "30.0 % to 45.0 %" in only.text
 
 
 def test_the_curves_of_real_runs_give_no_false_alarm() -> None:
@@ -234,7 +234,7 @@ def test_what_was_not_measured_is_not_judged(gone: set[str], unwatched: set[str]
 
 def test_a_verdict_is_told_once_and_again_when_it_is_worse(tmp_path: Path) -> None:
     said: list[str] = []
-    record = run(global_loss=lambda step: 4.0 if step < 60 else 5.5)
+    record = run(watched=[], global_loss=lambda step: 4.0 if step < 60 else 5.5)
 
     def go_on(start: int, told: dict[str, Any]) -> None:
         telling = Telling(record.until(start), told, said.append)
@@ -250,7 +250,7 @@ def test_a_verdict_is_told_once_and_again_when_it_is_worse(tmp_path: Path) -> No
     assert told_in(log) == {"at-chance": "warning"} and told_in(tmp_path / "none") == {}
     go_on(90, dict(told_in(log)))
     assert len(said) == 1
-    record = run(global_loss=5.5)
+    record = run(watched=[], global_loss=5.5)
     go_on(90, dict(told_in(log)))
     assert len(said) == 2 and said[1].startswith("Step 92, fault: ")
 
@@ -272,7 +272,7 @@ def test_files_that_are_missing_old_or_broken(tmp_path: Path) -> None:
     assert record.metrics == [{"step": 2, "epoch": 0.2}, {"step": 4, "epoch": 0.4, "loss": 3.5, "data_wait": 0.5}]
     assert [one.name for one in verdicts(record)] == ["learning"]
     (tmp_path / "watched.csv").write_bytes(b"\xff\x00step\n1\n")
-    (tmp_path / "recipe.yaml").write_text("[" * 10_000)
+    (tmp_path / "recipe.yaml").write_text("steps: [1")
     assert read_record(tmp_path).watched == [] and read_record(tmp_path).recipe == {}
 
 

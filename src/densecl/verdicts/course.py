@@ -29,7 +29,7 @@ def flat(record: Record) -> Found | None:
         if len(earlier) < 2:
             return None
         step, best = max(earlier, key=lambda pair: pair[1])
-        if best - values[0][1] <= noise or max(value for _, value in late) > best + noise / 2:
+        if best - values[0][1] <= noise or max(value for _, value in late) > best + noise / 4:
             return None
         headline = "retrieval on the labeled images" if name == "probe" else "match accuracy"
         since = _since(record, step)

@@ -65,7 +65,7 @@ def at_chance(record: Record) -> Found | None:
 
 
 def _of_chance(record: Record, what: str, share: float) -> float:
-    """The median of loss / chance level over the last `share` of the run; nan if that began within the warm-up."""
+    """The mean of loss / chance level over the last `share` of the run; nan if that began within the warm-up."""
     loss, chance = f"{what}_loss", f"{what}_chance_loss"
     full = (record.recipe.get("queue_length") or 0) / (record.keys_of_a_step or 1)
     counted = [
@@ -81,7 +81,7 @@ def _of_chance(record: Record, what: str, share: float) -> float:
         return math.nan
     begin = record.progress(counted[-1]) - share
     ratios = [row[loss] / row[chance] for row in counted if record.progress(row) >= begin]
-    return statistics.median(ratios) if len(ratios) >= 3 and record.progress(counted[0]) <= begin else math.nan
+    return statistics.fmean(ratios) if len(ratios) >= 3 and record.progress(counted[0]) <= begin else math.nan
 
 
 def easy_queue(record: Record) -> Found | None:
@@ -101,7 +101,7 @@ def easy_queue(record: Record) -> Found | None:
     easier = statistics.median(rows)
     if easier < EASIER:
         return None
-    seen = f"The {length} keys of the queue are as easy as {length / easier:.0f} images of the batch would be"
+    seen = f"The {length} keys of the queue are {easier:.0f} times as easy as images of the batch would be"
     if easier >= FAR_EASIER:
         return Found(
             "fault", f"{seen}: its keys are of no use. It gets no new ones, or batch norm gives the positive away."
