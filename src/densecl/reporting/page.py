@@ -29,6 +29,7 @@ from densecl.reporting.facts import (
     settings_of,
     steps_done,
     steps_in_all,
+    stopped_early,
     what_was_run,
 )
 from densecl.reporting.moments import read_moments
@@ -133,7 +134,7 @@ def _described(run: RunFiles) -> dict[str, Any]:
 
 
 def _headline(found: Sequence[Verdict]) -> Verdict | None:
-    """The one that says most of those that still hold: what is wrong, else what is right."""
+    """The one that says most, of those that still hold: what is wrong, else what is right."""
     holding = [verdict for verdict in found if verdict.until is None]
     order = ("fault", "warning", "good", "note")
     return min(holding, key=lambda verdict: order.index(verdict.level), default=None)
@@ -153,7 +154,8 @@ def _tiles(run: RunFiles) -> list[dict[str, str]]:
         tiles.append(_tile("Effective rank", _change(ranks, "{:.3g}")))
     done, total = steps_done(run), steps_in_all(run)
     if done is not None:
-        note = "complete" if complete(run) else f"of {total:,}" if total else "goes on, or was stopped"
+        note = "complete" if complete(run) else f"of {total:,}" if total else ""
+        note = f"{note}, stopped early".removeprefix(", ") if stopped_early(run) else note
         tiles.append(_tile("Steps", f"{done:,}", note=note))
     if run.metrics and "seconds" in run.metrics[-1]:
         tiles.append(_tile("Training time", duration(run.metrics[-1]["seconds"])))
