@@ -43,6 +43,10 @@ from densecl.version import __version__
 #: The page's own files.
 PAGE = Path(__file__).parent / "page"
 
+#: Where no verdict is due.
+NO_GAIN = "No verdict: nothing unusual was seen, and no gain that is more than noise. Train longer."
+NOT_YET = "No verdict yet: too little of this run is known."
+
 SCRIPTS = ("curves.js", "moments.js", "page.js")
 
 
@@ -78,6 +82,7 @@ def make_page(runs: Sequence[RunFiles], *, watch: str = "") -> bytes:
         "style": Markup((PAGE / "page.css").read_text("utf-8")),
         "live": bool(watch),
         "headline": described[0]["headline"] if len(runs) == 1 else None,
+        "no_verdict": described[0]["no_verdict"],
         "tiles": _tiles(runs[0]) if len(runs) == 1 else [],
         "several": len(runs) > 1,
         "runs": described,
@@ -119,6 +124,7 @@ def _described(run: RunFiles) -> dict[str, Any]:
         "name": run.name,
         "verdicts": found,
         "headline": _headline(found),
+        "no_verdict": NO_GAIN if len(run.watched) > 1 else NOT_YET,
         "match": _match(run)[0],
         "steps": "" if done is None else f"{done:,}",
         "time": "" if seconds is None else duration(seconds),
