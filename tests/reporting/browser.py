@@ -175,9 +175,9 @@ class Browser:
             self._loaded = True
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(said["exceptionDetails"])[:600])
-        elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
+        elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "assert"):
             self.complaints.append(json.dumps(said["args"])[:600])
-        elif method == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
+        elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
             self.complaints.append(said["entry"]["text"])
         elif method == "Network.requestWillBeSent":
             address = said["request"]["url"]

@@ -33,7 +33,7 @@ def first_pairs(pairs: int = 3, *, cells: int = 6, channels: int = 16, seed: int
         views.append(Views((seen.float() / 255 - 0.5) / 0.25, box, flipped))
     query = places + noise * torch.randn(places.shape, generator=random)
     key = places.flip(3) + noise * torch.randn(places.shape, generator=random)
-    return FirstPairs(CropPair(*crops, torch.arange(pairs)), *views, query, key)
+    return FirstPairs(CropPair(crops[0], crops[1], torch.arange(pairs)), views[0], views[1], query, key)
 
 
 def make_run(folder: Path, *, steps: int = 100, learning_rate: float = 0.1, name: str = "photo.jpg") -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import itertools
 import json
@@ -119,7 +120,9 @@ def test_watch(tmp_path: Path) -> None:
             connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
             connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{server.server_port}"})
             answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            status, text = answer.status, html.unescape(answer.read().decode())
+            connection.close()
+            return status, text
 
         status, page = get("/")
         assert status == 200 and "connect-src 'self'" in page

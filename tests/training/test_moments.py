@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import safetensors
 import safetensors.torch
 import torch
@@ -17,19 +18,32 @@ from densecl.model.correspondence import correspondence
 from densecl.normalization import Normalization
 from densecl.training.fixed_pairs import FirstPairs
 from densecl.training.moments import DIMS, PAIRS, PICTURE, SIDE, Moments, shortened
+from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
 from tests.reporting.runs import GRAY, first_pairs
 
 
-def test_a_run_keeps_its_moments_and_a_resumed_one_the_same(tiny, tmp_path: Path) -> None:
-    recipe = tiny(steps=4)
+def test_a_run_keeps_its_moments_and_a_resumed_one_the_same(
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(steps=4, checkpoint_every=2)
     whole = pretrain(recipe, tmp_path / "whole").out / "moments"
     files = {path.name: path.read_bytes() for path in whole.iterdir()}
     assert sorted(files) == [*(f"{step:09}.safetensors" for step in range(5)), "views.safetensors"]
 
-    pretrain(dataclasses.replace(recipe, steps=2), tmp_path / "parts")
+    def killed(self: Recorder, trainer: Any, module: Any, *others: Any) -> None:
+        if module.step == 4:  # the last checkpoint is that of step 2
+            raise RuntimeError("killed")
+        after_batch(self, trainer, module, *others)
+
+    after_batch = Recorder.on_train_batch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_batch_end", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            pretrain(recipe, tmp_path / "parts")
     parts = tmp_path / "parts" / "moments"
-    (parts / "000000003.safetensors").write_bytes(b"of a part that was killed, and has no checkpoint")
+    (parts / "000000003.safetensors").write_bytes(b"of steps that no checkpoint knows")
+    (parts / "000000004.safetensors").write_bytes(b"the same")
     pretrain(recipe, tmp_path / "parts", resume=True)
     assert {path.name: path.read_bytes() for path in parts.iterdir()} == files
 

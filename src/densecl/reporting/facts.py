@@ -85,7 +85,13 @@ def steps_in_all(run: RunFiles) -> int | None:
     return None
 
 
+def stopped_early(run: RunFiles) -> bool:
+    """Whether `--stop-early` has ended it."""
+    return any("Stopped early after step" in line for line in run.log_tail)
+
+
 def complete(run: RunFiles) -> bool:
+    """Whether it has all the steps that it shall have."""
     done, total = steps_done(run), steps_in_all(run)
     if total is not None and done is not None:
         return done >= total
@@ -168,7 +174,7 @@ def next_commands(run: RunFiles) -> list[Command]:
         return [Command("Repeat it", "the same call of densecl.pretrain, with another out")]
     again = ("densecl", "pretrain", "--config", str(beside / "recipe.yaml"), "--out", f"{out}-again")
     found.append(Command("Repeat it", shlex.join(again)))
-    if not complete(run):
+    if not complete(run) and not stopped_early(run):
         found.append(Command("Go on with it", shlex.join(("densecl", "pretrain", "--out", out, "--resume"))))
     judge = ("densecl", "evaluate", out, other, "--task", "correspondence", "--data", data)
     found.append(Command("Compare it with what it began with, without labels", shlex.join(judge)))

@@ -29,6 +29,7 @@ from densecl.reporting.facts import (
     settings_of,
     steps_done,
     steps_in_all,
+    stopped_early,
     what_was_run,
 )
 from densecl.reporting.moments import read_moments
@@ -41,6 +42,10 @@ from densecl.version import __version__
 
 #: The page's own files.
 PAGE = Path(__file__).parent / "page"
+
+#: Where no verdict is due.
+NO_GAIN = "No verdict: nothing unusual was seen, and no gain that is more than noise. Train longer."
+NOT_YET = "No verdict yet: too little of this run is known."
 
 SCRIPTS = ("curves.js", "moments.js", "page.js")
 
@@ -77,6 +82,7 @@ def make_page(runs: Sequence[RunFiles], *, watch: str = "") -> bytes:
         "style": Markup((PAGE / "page.css").read_text("utf-8")),
         "live": bool(watch),
         "headline": described[0]["headline"] if len(runs) == 1 else None,
+        "no_verdict": described[0]["no_verdict"],
         "tiles": _tiles(runs[0]) if len(runs) == 1 else [],
         "several": len(runs) > 1,
         "runs": described,
@@ -118,6 +124,7 @@ def _described(run: RunFiles) -> dict[str, Any]:
         "name": run.name,
         "verdicts": found,
         "headline": _headline(found),
+        "no_verdict": NO_GAIN if len(run.watched) > 1 else NOT_YET,
         "match": _match(run)[0],
         "steps": "" if done is None else f"{done:,}",
         "time": "" if seconds is None else duration(seconds),
@@ -133,7 +140,7 @@ def _described(run: RunFiles) -> dict[str, Any]:
 
 
 def _headline(found: Sequence[Verdict]) -> Verdict | None:
-    """The one that says most of those that still hold: what is wrong, else what is right."""
+    """The one that says most, of those that still hold: what is wrong, else what is right."""
     holding = [verdict for verdict in found if verdict.until is None]
     order = ("fault", "warning", "good", "note")
     return min(holding, key=lambda verdict: order.index(verdict.level), default=None)
@@ -153,7 +160,8 @@ def _tiles(run: RunFiles) -> list[dict[str, str]]:
         tiles.append(_tile("Effective rank", _change(ranks, "{:.3g}")))
     done, total = steps_done(run), steps_in_all(run)
     if done is not None:
-        note = "complete" if complete(run) else f"of {total:,}" if total else "goes on, or was stopped"
+        note = "complete" if complete(run) else f"of {total:,}" if total else ""
+        note = f"{note}, stopped early".removeprefix(", ") if stopped_early(run) else note
         tiles.append(_tile("Steps", f"{done:,}", note=note))
     if run.metrics and "seconds" in run.metrics[-1]:
         tiles.append(_tile("Training time", duration(run.metrics[-1]["seconds"])))

@@ -102,7 +102,7 @@ class Curves {
       traces.push({
         x: line.x, y: line.y, name, type: "scatter", mode: chart.few && !line.level ? "lines+markers" : "lines",
         line: { color: shade, width: line.level ? 1.3 : noisy ? 1 : 2, dash, shape: "linear" },
-        marker: { color: shade, size: 5 }, opacity: noisy ? 0.38 : 1,
+        marker: { color: shade, size: 5 }, cliponaxis: false, opacity: noisy ? 0.38 : 1,
         hovertemplate: `%{y:.4~g}${chart.unit}`,
       });
       if (noisy) {
