@@ -18,7 +18,7 @@ from densecl.errors import UserError
 from densecl.evaluation.dense import Labeled, judge
 from densecl.evaluation.tasks.correspondence import backbone_correspondence, fixed_view_pairs
 from densecl.evaluation.tasks.segmentation import fit_linear
-from densecl.evaluation.views_drawn import draw_views
+from densecl.evaluation.views_drawn import draw_views, with_smaller_cells
 from densecl.files import replacing
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
@@ -133,8 +133,16 @@ def demo(
     sets = _with_labels(train, min(labeled, scenes)), _with_labels(test, judged)
     scores = [_score(name, backbone, normalization, sets, query, key) for name, backbone in contestants]
     _write_scores(scores, out / "scores.csv")
-    drawn = (("Random weights", untrained), ("After training", dense))
-    picture = draw_views(drawn, query, key, normalization, radius=RADIUS, images="held-out scenes")
+    picture = draw_views(
+        [("Random weights", untrained), ("After training", dense)],
+        open_source(test),
+        image_size=recipe["image_size"],
+        normalization=normalization,
+        pairs=PAIRS_MEASURED,
+        radius=RADIUS,
+        seed=seed,
+        what="held-out scenes",
+    )
     save_picture(picture, out / "views.png")
     took = f"It took {(time.monotonic() - started) / 60:.1f} minutes{' from where it went on' if resumed else ''}."
     _present(scores, out, folder, took, console)
@@ -166,8 +174,7 @@ def _score(
     query: Views,
     key: Views,
 ) -> Scores:
-    finer = create_backbone(backbone.name, output_stride=JUDGED_STRIDE)
-    finer.model.load_state_dict(backbone.model.state_dict())
+    finer = with_smaller_cells(backbone, JUDGED_STRIDE)
     judged = judge(finer, *sets, {"linear": fit_linear}, classes=len(CLASSES), normalization=normalization)
     segmentation = judged["linear"]["all"]
     matches = backbone_correspondence(backbone, query, key, radius=RADIUS)

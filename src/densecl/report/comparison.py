@@ -1,7 +1,7 @@
 """A picture of what training changes: the same views of the same images, seen by several sets of weights side by side.
 
-It has three rows: which cell of the other view each of some cells takes for the same place; the colors of all cells'
-features; and where the other view is similar to one marked cell.
+It has three rows: which cell of the other view each of some cells takes for the same place; the whole images in the
+colors of their features; and where an image is similar to the cell in its middle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn import functional
 
 from densecl.report.drawing import INK, PAPER, SCALE, SOFT_INK, font, write
 from densecl.report.feature_colors import principal_colors, similarity_to
@@ -26,6 +27,7 @@ TOP = 84  # for the title and the score of a set of weights
 CAPTION = 42  # above a row
 FOOTER = 40
 DISC = 10  # radius of a numbered cell
+INSET = 58  # side of the small image on its colored features
 
 RIGHT = (0, 168, 120)
 WRONG = (232, 58, 58)
@@ -41,28 +43,30 @@ class Seen(NamedTuple):
 
     title: str
     score: str  # stands below the title, such as "39 % of the cells are found again"
-    query: Float[Tensor, "pairs channels rows cols"]  # features
-    key: Float[Tensor, "pairs channels rows cols"]
+    grid: tuple[int, int]  # rows and columns of a view's feature map
     match: Int[Tensor, "pairs cells"]  # each query cell's key cell
     right: Bool[Tensor, "pairs cells"]  # whether that is the same place
+    whole: Float[Tensor, "pairs channels rows cols"]  # features of the whole images
 
 
 def draw_comparison(
     query: UInt8[Tensor, "pairs 3 height width"],
     key: UInt8[Tensor, "pairs 3 height width"],
-    places: Bool[Tensor, "pairs cells cells"],
+    images: UInt8[Tensor, "pairs 3 _ _"],
+    shown: Bool[Tensor, "pairs cells"],
     seen: Sequence[Seen],
     footer: str,
 ) -> Image.Image:
     """Draw all sets of weights side by side.
 
     Which cells are drawn does not depend on the weights: of those that the other view shows, `LINES` in different
-    columns (`spread_cells`). The middle one is marked in the third row.
+    columns (`spread_cells`).
 
     Args:
-        query: pixels of the first view of each pair, RGB. At most four pairs can be told apart.
+        query: pixels of the first view of each pair, RGB.
         key: those of the second.
-        places: key cells that show the same place as a query cell.
+        images: the whole images that the views were cut from.
+        shown: query cells that the other view shows.
         seen: one or several sets of weights, with feature maps of the same size.
         footer: stands below, such as how the pairs were chosen.
     """
@@ -74,27 +78,28 @@ def draw_comparison(
     rows += [rows[1] + VIEW + CAPTION]
     canvas = Image.new("RGB", (width * SCALE, (rows[2] + VIEW + FOOTER) * SCALE), PAPER)
     pen = ImageDraw.Draw(canvas, "RGBA")
-    cells = [spread_cells(places[pair].any(dim=1), seen[0].query.shape[2:]) for pair in range(pairs)]
     for number, one in enumerate(seen):
         left = MARGIN + number * (block + GUTTER)
         write(pen, (left, 40), one.title, size=27, ink=INK)
         write(pen, (left, 68), one.score, size=19, ink=INK)
-        grid = (one.query.shape[2], one.query.shape[3])
-        colors = principal_colors(torch.cat([one.query, one.key]))
+        colors = principal_colors(one.whole)
         for pair in range(pairs):
-            corner = (left + pair * (VIEW + GAP), rows[0])
-            other = (corner[0], rows[0] + VIEW + APART)
-            _paste(canvas, corner, query[pair])
-            _paste(canvas, other, key[pair])
-            _join(pen, corner, other, grid, one, pair, cells[pair])
-            _paste(canvas, (corner[0], rows[1]), colors[pair])
-            _similar(canvas, pen, (corner[0], rows[2]), key[pair], one, pair, cells[pair], places[pair])
+            x = left + pair * (VIEW + GAP)
+            upper, lower = (x, rows[0]), (x, rows[0] + VIEW + APART)
+            _paste(canvas, upper, query[pair])
+            _paste(canvas, lower, key[pair])
+            _join(pen, upper, lower, one, pair, spread_cells(shown[pair], one.grid))
+            _paste(canvas, (x, rows[1]), colors[pair])
+            corner = (x + 6, rows[1] + VIEW - INSET - 6)
+            pen.rectangle([SCALE * (value - 2 + step) for step in (0, INSET + 3) for value in corner], fill=PAPER)
+            _paste(canvas, corner, images[pair], INSET)
+            _similar(canvas, pen, (x, rows[2]), images[pair], one.whole[pair])
     for top, text in zip(
         rows,
         (
             "Where is each spot of the upper view in the lower one?",
-            "The upper views, colored by their features: the same color means the same to the network",
-            "How similar is the lower view to spot 1 of the upper one? Ring: where it really is",
+            "Whole images, colored by their features: what has the same color is the same to the network",
+            "What is similar to the spot in the middle? Yellow: very, black: not at all",
         ),
         strict=True,
     ):
@@ -124,21 +129,20 @@ def spread_cells(shown: Bool[Tensor, "cells"], grid: Sequence[int], count: int =
     return found
 
 
-def _paste(canvas: Image.Image, corner: tuple[int, int], picture: UInt8[Tensor, "3 _ _"]) -> None:
-    """Paste a view, or a map whose cells stay squares, with round corners."""
-    side = VIEW * SCALE
+def _paste(canvas: Image.Image, corner: tuple[int, int], picture: UInt8[Tensor, "3 _ _"], size: int = VIEW) -> None:
+    """Paste an image, or a map whose cells stay squares, with round corners."""
+    side = size * SCALE
     smooth = Image.Resampling.BICUBIC if picture.shape[1] >= 32 else Image.Resampling.NEAREST
     resized = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).resize((side, side), smooth)
     mask = Image.new("L", (side, side), 0)
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, side - 1, side - 1), 8 * SCALE, fill=255)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, side - 1, side - 1), side // 22, fill=255)
     canvas.paste(resized, (corner[0] * SCALE, corner[1] * SCALE), mask)
 
 
 def _join(
     pen: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    other: tuple[int, int],
-    grid: tuple[int, int],
+    upper: tuple[int, int],
+    lower: tuple[int, int],
     seen: Seen,
     pair: int,
     cells: Sequence[int],
@@ -150,7 +154,7 @@ def _join(
         match = int(seen.match[pair, cell])
         beside = ends.get(match, 0)  # discs on the same cell lie beside each other
         ends[match] = beside + 1
-        start, (x, y) = _center(corner, grid, cell), _center(other, grid, match)
+        start, (x, y) = _center(upper, seen.grid, cell), _center(lower, seen.grid, match)
         end = (x + beside * 1.3 * DISC, y)
         arcs.append((number, start, end, bool(seen.right[pair, cell])))
     for _, start, end, right in arcs:
@@ -186,33 +190,21 @@ def _similar(
     canvas: Image.Image,
     pen: ImageDraw.ImageDraw,
     corner: tuple[int, int],
-    key: UInt8[Tensor, "3 height width"],
-    seen: Seen,
-    pair: int,
-    cells: Sequence[int],
-    places: Bool[Tensor, "cells cells"],
+    image: UInt8[Tensor, "3 height width"],
+    features: Float[Tensor, "channels rows cols"],
 ) -> None:
-    """The lower view in gray, lit where it is similar to the first of the cells; a ring where that cell really is."""
-    grid = (seen.key.shape[2], seen.key.shape[3])
-    if not cells:
-        _paste(canvas, corner, key)
-        return
-    row, col = divmod(cells[0], grid[1])
-    likeness = similarity_to(seen.key[pair], seen.query[pair, :, row, col])
-    low, high = likeness.min(), likeness.max()
-    heat = (likeness - low) / (high - low).clamp(min=1e-6)
-    side = key.shape[1]
-    lit = torch.nn.functional.interpolate(heat[None, None], (side, key.shape[2]), mode="bicubic", align_corners=False)
-    lit = lit[0, 0].clamp(0, 1)
-    gray = key.float().mean(dim=0)
+    """The image in gray, lit where it is similar to the cell in its middle, which has a ring."""
+    rows, cols = features.shape[1:]
+    similar = similarity_to(features, features[:, rows // 2, cols // 2])
+    low, high = similar.min(), similar.max()
+    heat = ((similar - low) / (high - low).clamp(min=1e-6))[None, None]
+    lit = functional.interpolate(heat, image.shape[1:], mode="bicubic", align_corners=False)[0, 0].clamp(0, 1)
     warm = torch.stack([255 * (2 * lit).clamp(0, 1), 255 * (2 * lit - 0.7).clamp(0, 1), 90 * (1 - lit)])
-    mixed = (0.35 * gray * (1 - lit) + 0.3 * gray * lit)[None] + 0.7 * warm * lit.sqrt()[None]
+    mixed = 0.35 * image.float().mean(dim=0) + 0.65 * warm * lit.sqrt()
     _paste(canvas, corner, mixed.round().clamp(0, 255).to(torch.uint8))
-    where = places[cells[0]].nonzero().flatten().tolist()
-    centers = [_center(corner, grid, cell) for cell in where]
-    x, y = (sum(values) / len(values) for values in zip(*centers, strict=True))
-    for radius, color in ((16, (0, 0, 0, 160)), (14.5, MARK), (11.5, (0, 0, 0, 160))):
-        pen.circle((x * SCALE, y * SCALE), radius * SCALE, outline=color, width=3 * SCALE if color == MARK else SCALE)
+    x, y = _center(corner, (rows, cols), rows // 2 * cols + cols // 2)
+    for radius, color, width in ((11, (0, 0, 0, 200), 5), (10, MARK, 3)):
+        pen.circle((x * SCALE, y * SCALE), radius * SCALE, outline=color, width=width * SCALE)
 
 
 def _center(corner: tuple[int, int], grid: tuple[int, int], cell: int) -> tuple[float, float]:
