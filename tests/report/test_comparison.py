@@ -7,6 +7,7 @@ from PIL import Image
 from densecl.report.comparison import (
     APART,
     CAPTION,
+    GUTTER,
     LINES,
     MARGIN,
     RIGHT,
@@ -19,34 +20,34 @@ from densecl.report.comparison import (
 )
 
 GRAY = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
-#: A cell shows the same place as the one of the same number.
-PLACES = torch.eye(16, dtype=torch.bool)[None]
-FIRST_ROW = TOP + CAPTION
-THIRD_ROW = FIRST_ROW + 3 * VIEW + APART + 2 * CAPTION
+ALL = torch.ones(1, 16, dtype=torch.bool)
+SECOND_ROW = TOP + 2 * CAPTION + 2 * VIEW + APART
+THIRD_ROW = SECOND_ROW + VIEW + CAPTION
 
 
-def seen(match: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> Seen:
-    return Seen("title", "score", query, key, match[None], (match == torch.arange(16))[None])
+def seen(match: torch.Tensor, whole: torch.Tensor | None = None) -> Seen:
+    """A cell's right match is the one of the same number."""
+    right = (match == torch.arange(16))[None]
+    return Seen("title", "score", (4, 4), match[None], right, torch.rand(1, 3, 4, 4) if whole is None else whole)
 
 
 def near(picture: Image.Image, color: tuple[int, int, int]) -> np.ndarray:
     """Where a color is: rows and columns of pixels, without the legend's words."""
     found = np.abs(np.asarray(picture, dtype=int) - color).max(axis=2) < 12
-    found[:FIRST_ROW] = False
+    found[: TOP + CAPTION] = False
     return np.argwhere(found)
 
 
 def test_arcs_lead_to_the_matches_and_have_the_color_of_right_and_wrong() -> None:
-    apart = torch.eye(16).reshape(1, 16, 4, 4)
-    good = seen(torch.arange(16), apart, apart)
-    bad = seen(torch.full((16,), 12), apart, apart)  # all in the corner at the lower left
-    picture = draw_comparison(GRAY, GRAY, PLACES, [good, bad], "footer")
-    assert picture.width == 2 * MARGIN + 2 * VIEW + 56
+    good = seen(torch.arange(16))
+    bad = seen(torch.full((16,), 12))  # all in the corner at the lower left
+    picture = draw_comparison(GRAY, GRAY, GRAY, ALL, [good, bad], "footer")
+    assert picture.width == 2 * MARGIN + 2 * VIEW + GUTTER
     half = picture.width // 2
-    right, wrong = near(picture, RIGHT), near(picture, WRONG)
+    lower = TOP + CAPTION + VIEW + APART
+    right, wrong = (found[found[:, 0] < SECOND_ROW - CAPTION] for found in (near(picture, RIGHT), near(picture, WRONG)))
     assert len(right) and right[:, 1].max() < half
     assert len(wrong) and wrong[:, 1].min() > half
-    lower = FIRST_ROW + VIEW + APART
     # Green arcs end in every column of the lower view; the red ones at its lower left.
     ends = right[right[:, 0] > lower][:, 1]
     assert {int((x - MARGIN) * 4 / VIEW) for x in ends} == {0, 1, 2, 3}
@@ -54,21 +55,23 @@ def test_arcs_lead_to_the_matches_and_have_the_color_of_right_and_wrong() -> Non
     assert len(lowest) and lowest.max() < picture.width - MARGIN - VIEW / 2
 
 
-def test_the_similar_cell_is_lit_and_the_ring_is_where_it_really_is() -> None:
-    cell = spread_cells(torch.ones(16, dtype=torch.bool), (4, 4))[0]
-    query = torch.zeros(1, 16, 4, 4)
-    query[0, 0] = 1
-    key = torch.zeros(1, 16, 4, 4)
-    key[0, 1] = 1
-    key[0, :, 0, 0] = query[0, :, 0, 0]  # the first cell alone is similar
-    picture = draw_comparison(GRAY, GRAY, PLACES, [seen(torch.zeros(16, dtype=torch.int64), query, key)], "footer")
-    below = np.asarray(picture, dtype=int)[THIRD_ROW : THIRD_ROW + VIEW, MARGIN : MARGIN + VIEW]
-    part = VIEW // 4
-    lit, dark = below[10 : part // 2, 10 : part // 2].mean(axis=(0, 1)), below[-part:, -part:].mean(axis=(0, 1))
-    assert lit[0] > dark[0] + 80
-    row, col = divmod(cell, 4)
-    ring = np.argwhere(below[10:-10, 10:-10].min(axis=2) > 240) + 10  # without the round corners
-    assert np.abs(ring.mean(axis=0) - [VIEW * (row + 0.5) / 4, VIEW * (col + 0.5) / 4]).max() < 3
+def test_what_is_similar_to_the_middle_is_lit_and_what_is_alike_has_one_color() -> None:
+    whole = torch.zeros(1, 16, 4, 4)
+    whole[0, 0] = 1
+    whole[0, :, :, :2] = 0
+    whole[0, 1, :, :2] = 1  # the left half differs from the right one, in which the middle cell lies
+    picture = draw_comparison(GRAY, GRAY, GRAY, ALL, [seen(torch.arange(16), whole)], "footer")
+    pixels = np.asarray(picture, dtype=int)
+
+    def at(top: int, x: float) -> np.ndarray:
+        """The mean of a small piece near the top of a panel, at this fraction of its width."""
+        left = MARGIN + round(VIEW * x)
+        return pixels[top + 20 : top + 30, left - 5 : left + 5].mean(axis=(0, 1))
+
+    assert at(THIRD_ROW, 0.9)[0] > at(THIRD_ROW, 0.1)[0] + 80
+    colors = [at(SECOND_ROW, x) for x in (0.1, 0.35, 0.65, 0.9)]
+    assert np.abs(colors[0] - colors[1]).max() < 2 and np.abs(colors[2] - colors[3]).max() < 2
+    assert np.abs(colors[1] - colors[2]).max() > 80
 
 
 def test_cells_to_draw_are_shown_by_the_other_view_and_in_different_columns() -> None:
@@ -86,7 +89,5 @@ def test_cells_to_draw_are_shown_by_the_other_view_and_in_different_columns() ->
 
 
 def test_views_that_share_nothing_are_drawn_without_arcs() -> None:
-    features = torch.rand(1, 3, 4, 4)
-    nowhere = torch.zeros(1, 16, 16, dtype=torch.bool)
-    picture = draw_comparison(GRAY, GRAY, nowhere, [seen(torch.arange(16), features, features)], "footer")
+    picture = draw_comparison(GRAY, GRAY, GRAY, ~ALL, [seen(torch.arange(16), torch.ones(1, 3, 4, 4))], "footer")
     assert len(near(picture, RIGHT)) == len(near(picture, WRONG)) == 0

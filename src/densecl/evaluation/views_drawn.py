@@ -89,7 +89,7 @@ def draw_views(
 def with_smaller_cells(backbone: Backbone, stride: int) -> Backbone:
     """The same weights with this output stride. The backbone itself, if its cells can have but one size."""
     try:
-        finer = create_backbone(backbone.name, in_channels=backbone.in_channels, output_stride=stride)
+        finer = create_backbone(backbone.name, channels=backbone.in_channels, output_stride=stride)
     except UserError:
         return backbone
     finer.model.load_state_dict(backbone.model.state_dict())

@@ -155,7 +155,7 @@ def _join(
         beside = ends.get(match, 0)  # discs on the same cell lie beside each other
         ends[match] = beside + 1
         start, (x, y) = _center(upper, seen.grid, cell), _center(lower, seen.grid, match)
-        end = (x + beside * 1.3 * DISC, y)
+        end = (x + beside * 2.1 * DISC, y)
         arcs.append((number, start, end, bool(seen.right[pair, cell])))
     for _, start, end, right in arcs:
         _arc(pen, start, end, RIGHT if right else WRONG, dashed=not right)
