@@ -77,8 +77,10 @@ def draw_views(
         grid = (both[0].shape[2], both[0].shape[3])
         wholes = _features(with_smaller_cells(backbone, WHOLE_STRIDE), (whole / 255 - mean) / std)
         seen.append(Seen(title, score, grid, matches.match[chosen], matches.hits[chosen], wholes))
+    shown = [((views.pixels[chosen] * std + mean) * 255).round().clamp(0, 255).byte() for views in (query, key)]
     return draw_comparison(
-        *(((views.pixels[chosen] * std + mean) * 255).round().clamp(0, 255).byte() for views in (query, key)),
+        shown[0],
+        shown[1],
         whole,
         found[0].judged[chosen],
         seen,
