@@ -36,8 +36,8 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     with (out / "scores.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [float(row["miou"]) for row in written] == pytest.approx([row.miou for row in scores], abs=0.01)
-    with Image.open(out / "correspondences.png") as picture:
-        assert picture.width > 500
+    with Image.open(out / "views.png") as picture:
+        assert picture.width > 500 and picture.height > 500
     assert len(list((out / "scenes" / "images").iterdir())) == len(list((out / "scenes" / "labels").iterdir())) == 24
     plain, dense = (read_recipe(out / name / "recipe.yaml") for name in ("global", "dense"))
     assert (plain.precision, plain.channels_last) == (dense.precision, dense.channels_last)
@@ -45,7 +45,7 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     one, other = (load_backbone(out / name)[0].state_dict() for name in ("global", "dense"))
     assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
     shown = capsys.readouterr().out
-    assert "correspondences.png" in shown and f"{scores[2].miou:.1f}" in shown
+    assert "views.png" in shown and f"{scores[2].miou:.1f}" in shown
     assert re.search(r"It took \d+\.\d minutes\.", shown)
 
     # Again: nothing is trained anew, and the same comes out.

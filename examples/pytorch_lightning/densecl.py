@@ -32,6 +32,7 @@ from densecl.images.scenes import Scenes
 from densecl.images.sources import open_source
 from densecl.model import METHODS, save_backbone
 from densecl.normalization import IMAGENET
+from densecl.training.explanations import lightning_quiet
 from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 from densecl.views import Views
@@ -133,16 +134,19 @@ def train(options: argparse.Namespace) -> list[float]:
     )
 
     module = Pretraining(model, schedules, quarantine, steps=options.steps, log_every=options.log_every)
-    trainer = pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-        max_epochs=1,  # as Lightning counts: the sampler goes through all epochs in one
-        logger=CSVLogger(options.out, name="logs", version=""),
-        log_every_n_steps=options.log_every,
-        enable_checkpointing=False,
-    )
-    trainer.fit(module, loader)
+    with lightning_quiet():  # its remarks are about other trainings than this one
+        trainer = pl.Trainer(
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+            max_epochs=1,  # as Lightning counts: the sampler goes through all epochs in one
+            logger=CSVLogger(options.out, name="logs", version=""),
+            log_every_n_steps=options.log_every,
+            enable_checkpointing=False,
+            enable_progress_bar=False,  # it would count one epoch, and ask for the loss at every step
+            enable_model_summary=False,
+        )
+        trainer.fit(module, loader)
 
     save_backbone(model.backbone, options.out / "backbone.safetensors", IMAGENET)
     print(f'To load the result: backbone, normalization = densecl.load_backbone("{options.out}")')

@@ -37,6 +37,7 @@ from densecl.images.sources import open_source
 from densecl.model import METHODS, save_backbone
 from densecl.model.distributed import mean_over_processes
 from densecl.normalization import IMAGENET
+from densecl.training.explanations import lightning_quiet
 from densecl.training.optimizer import make_optimizer
 from densecl.training.schedules import Schedules
 from densecl.views import Views
@@ -55,6 +56,9 @@ class Pretraining(pl.LightningModule):
         self.options = options
         self.quarantine = Quarantine(options.out / "quarantine.csv", len(pairs))
         self.losses: list[torch.Tensor] = []
+
+    def on_train_start(self) -> None:
+        self.print(f"{self.trainer.world_size} processes, joined by {torch.distributed.get_backend()}")
 
     def train_dataloader(self) -> DataLoader:
         sampler = StepSampler(
@@ -152,20 +156,23 @@ def train(options: argparse.Namespace) -> list[float]:
     )
 
     module = Pretraining(model, schedules, pairs, options)
-    trainer = pl.Trainer(
-        accelerator="gpu" if gpus else "cpu",
-        devices=devices,
-        num_nodes=options.nodes,
-        strategy="ddp",
-        sync_batchnorm=options.sync_batch_norm,
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-        max_epochs=1,  # as Lightning counts: the sampler goes through all epochs in one
-        use_distributed_sampler=False,  # ours knows its part
-        logger=CSVLogger(options.out, name="logs", version=""),
-        log_every_n_steps=options.log_every,
-        enable_checkpointing=False,
-    )
-    trainer.fit(module)
+    with lightning_quiet():  # its remarks are about other trainings than this one
+        trainer = pl.Trainer(
+            accelerator="gpu" if gpus else "cpu",
+            devices=devices,
+            num_nodes=options.nodes,
+            strategy="ddp",
+            sync_batchnorm=options.sync_batch_norm,
+            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+            max_epochs=1,  # as Lightning counts: the sampler goes through all epochs in one
+            use_distributed_sampler=False,  # ours knows its part
+            logger=CSVLogger(options.out, name="logs", version=""),
+            log_every_n_steps=options.log_every,
+            enable_checkpointing=False,
+            enable_progress_bar=False,  # it would count one epoch, and ask for the loss at every step
+            enable_model_summary=False,
+        )
+        trainer.fit(module)
 
     if trainer.is_global_zero:
         save_backbone(model.backbone, options.out / "backbone.safetensors", IMAGENET)

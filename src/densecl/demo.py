@@ -10,23 +10,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from densecl.api import pretrain
 from densecl.errors import UserError
 from densecl.evaluation.dense import Labeled, judge
 from densecl.evaluation.tasks.correspondence import backbone_correspondence, fixed_view_pairs
 from densecl.evaluation.tasks.segmentation import fit_linear
+from densecl.evaluation.views_drawn import draw_views, with_smaller_cells
 from densecl.files import replacing
 from densecl.images.scenes import CLASSES, Scenes, write_scenes
 from densecl.images.sources import open_source
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.weights import load_backbone
 from densecl.normalization import Normalization
-from densecl.pictures.correspondences import MatchRow, draw_correspondences
 from densecl.pictures.drawing import save_picture
 from densecl.views import Views
 
@@ -53,7 +51,6 @@ JUDGED = 200
 RADIUS = 0.7
 
 PAIRS_MEASURED = 256
-PAIRS_DRAWN = 3
 
 
 class Scores(NamedTuple):
@@ -136,7 +133,17 @@ def demo(
     sets = _with_labels(train, min(labeled, scenes)), _with_labels(test, judged)
     scores = [_score(name, backbone, normalization, sets, query, key) for name, backbone in contestants]
     _write_scores(scores, out / "scores.csv")
-    save_picture(_picture(contestants, scores, normalization, query, key), out / "correspondences.png")
+    picture = draw_views(
+        [("Random weights", untrained), ("After training", dense)],
+        open_source(test),
+        image_size=recipe["image_size"],
+        normalization=normalization,
+        pairs=PAIRS_MEASURED,
+        radius=RADIUS,
+        seed=seed,
+        what="held-out scenes",
+    )
+    save_picture(picture, out / "views.png")
     took = f"It took {(time.monotonic() - started) / 60:.1f} minutes{' from where it went on' if resumed else ''}."
     _present(scores, out, folder, took, console)
     return scores
@@ -167,8 +174,7 @@ def _score(
     query: Views,
     key: Views,
 ) -> Scores:
-    finer = create_backbone(backbone.name, output_stride=JUDGED_STRIDE)
-    finer.model.load_state_dict(backbone.model.state_dict())
+    finer = with_smaller_cells(backbone, JUDGED_STRIDE)
     judged = judge(finer, *sets, {"linear": fit_linear}, classes=len(CLASSES), normalization=normalization)
     segmentation = judged["linear"]["all"]
     matches = backbone_correspondence(backbone, query, key, radius=RADIUS)
@@ -179,37 +185,6 @@ def _score(
         100 * matches.accuracy.item(),
         100 * matches.chance.item(),
     )
-
-
-def _picture(
-    contestants: Sequence[tuple[str, Backbone]],
-    scores: Sequence[Scores],
-    normalization: Normalization,
-    query: Views,
-    key: Views,
-) -> Any:
-    """The first pairs of views that overlap by at least half. They are not chosen by how well they match."""
-    all_found = [backbone_correspondence(backbone, query, key, radius=RADIUS) for _, backbone in contestants]
-    overlap = all_found[0].judged.float().mean(dim=1)
-    chosen = (overlap >= 0.5).nonzero().flatten()[:PAIRS_DRAWN]
-    if len(chosen) == 0:  # possible with a few tiny scenes
-        chosen = overlap.argmax()[None]
-    drawn = []
-    for (name, backbone), score, found in zip(contestants, scores, all_found, strict=True):
-        matches = f"match accuracy {score.match_accuracy:.0f} % (chance level {score.match_chance:.0f} %)"
-        caption = f"{matches}, {score.miou:.1f} mIoU"
-        grid = backbone.grid_at(query.pixels.shape[-1])
-        drawn.append(MatchRow(name, caption, grid, found.match[chosen], found.hits[chosen], found.judged[chosen]))
-    return draw_correspondences(
-        _visible(query.pixels[chosen], normalization), _visible(key.pixels[chosen], normalization), drawn
-    )
-
-
-def _visible(
-    pixels: Float[Tensor, "batch 3 height width"], normalization: Normalization
-) -> UInt8[Tensor, "batch 3 height width"]:
-    mean, std = (torch.tensor(values)[:, None, None] for values in normalization)
-    return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _write_scores(scores: Sequence[Scores], path: Path) -> None:
@@ -238,7 +213,7 @@ def _present(scores: Sequence[Scores], out: Path, folder: Path, took: str, conso
     console.print(table)
     console.print(f"The chance level of the match accuracy is {scores[0].match_chance:.1f} %. {took}\n")
     for path, what in (
-        (out / "correspondences.png", "the cells of two views that each of them takes for the same place"),
+        (out / "views.png", "what random and trained weights see in the same views"),
         (out / "scores.csv", "the table"),
         (out / "dense" / "backbone.safetensors", "the weights, with their normalization"),
         (out / "dense" / "recipe.yaml", "every setting; --config repeats the run"),

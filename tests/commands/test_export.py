@@ -15,7 +15,12 @@ from densecl.exports.targets import TARGETS
 from densecl.exports.verify import Finding
 
 
-def test_what_is_handed_on_and_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_handed_on_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("a.pth").touch()
     calls = []
 
     def export(*given: object, **named: object) -> Exported:

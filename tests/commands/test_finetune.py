@@ -19,8 +19,11 @@ from densecl.finetuning.settings import PredictSettings, TuningSettings
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict]]:
-    """What the functions were called with, instead of work."""
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict]]:
+    """What the functions were called with, instead of work. There are a run and data."""
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("d").mkdir()
     calls = []
     for module, name in ((densecl.finetuning.run, "finetune"), (densecl.finetuning.predict, "predict")):
         monkeypatch.setattr(module, name, lambda *given, **named: calls.append((given, named)))

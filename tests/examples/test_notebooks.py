@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
+import shlex
+import types
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
+from densecl.cli import main
 from densecl.images.scenes import write_scenes
 from tests.examples.forms import EXAMPLES, train
 
@@ -34,16 +40,78 @@ METHOD = {"pytorch": "moco", "pytorch_lightning": "byol", "pytorch_lightning_dis
 GUARD = re.compile(r"# Python looks for modules.*?sys\.path\.pop\(0\)\n\n", re.DOTALL)
 
 
-def test_there_is_one_of_each_form() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["pytorch", "pytorch_lightning", "pytorch_lightning_distributed"]
+#: What a reader does not need, and what is of one machine alone.
+NOISE = re.compile(r"Epoch 0|Tip|LitLogger|Warning|GPU available|TPU|num_workers|/tmp/|/home/|/work/|\x1b|\r")
+
+QUICKSTART = EXAMPLES / "notebooks" / "quickstart.ipynb"
+
+
+def test_there_is_one_of_each_form_and_one_of_the_command_line() -> None:
+    forms = ["pytorch", "pytorch_lightning", "pytorch_lightning_distributed"]
+    assert [path.stem for path in NOTEBOOKS] == [*forms, "quickstart"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_is_kept_without_outputs(path: Path) -> None:
+def test_opens_on_colab_and_shows_what_came_out(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")] == []
+    assert notebook.metadata["accelerator"] == "GPU" and notebook.metadata["colab"]["gpuType"]
+    assert f"/densecl/blob/main/examples/notebooks/{path.name})" in notebook.cells[0].source
     assert [cell.metadata.get("tags") for cell in notebook.cells].count(["parameters"]) == 1
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    told = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert told and NOISE.findall(told) == []
+    kinds = {kind for output in outputs for kind in output.get("data", ())}
+    assert kinds & {"image/png", "image/jpeg"}
+    assert all(output.output_type != "error" for output in outputs)
+    assert path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_installs_from_the_one_variable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = (each.source for each in nbformat.read(path, as_version=4).cells if "%pip" in each.source)
+    code = TransformerManager().transform_cell(cell)
+    asked: list[tuple[str, str]] = []
+    shell = types.SimpleNamespace(run_line_magic=lambda *words: asked.append(words))
+
+    def run(text: str) -> None:
+        exec(text, {"get_ipython": lambda: shell})
+
+    run(code)
+    assert asked == []  # it is installed here
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="repository"):
+        run(code)
+    run(code.replace("YOUR_NAME", "someone"))
+    assert asked == [("pip", 'install --quiet "{repository}" matplotlib')]
+
+
+def test_the_commands_of_the_quickstart_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = {
+        "small": "--backbone test_resnet --output-stride 16 --image-size 64 --batch-size 4 --steps 2 --workers 0",
+        "short": "--steps 2 --batch-size 2",
+        "judged": 4,
+    }
+    names: dict[str, Any] = {}
+    ran = []
+    for cell in nbformat.read(QUICKSTART, as_version=4).cells:
+        if cell.cell_type == "markdown" or "%pip" in cell.source:
+            continue
+        if "command" in cell.metadata.get("tags", ()):  # as a process of its own each would take seconds to begin
+            words = shlex.split(cell.source.removeprefix("!").format(**names))
+            words += ["--image-size", "64"] if words[1] == "evaluate" else []
+            assert words[0] == "densecl" and main(words[1:]) == 0, capsys.readouterr().err
+            ran.append(words[1])
+        else:
+            exec(cell.source.replace("count=500", "count=12"), names)
+        if "parameters" in cell.metadata.get("tags", ()):
+            assert tiny.keys() <= names.keys()
+            names |= tiny
+    assert ran == ["pretrain", "evaluate", "evaluate", "finetune", "predict", "export"]
 
 
 def test_the_distributed_one_writes_the_script_of_the_examples() -> None:
@@ -54,7 +122,7 @@ def test_the_distributed_one_writes_the_script_of_the_examples() -> None:
     assert written.partition("\n")[2] == script.strip()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path != QUICKSTART], ids=lambda path: path.stem)
 def test_runs_and_trains_what_the_script_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scenes(tmp_path, size=64, count=24)
     settings = {
@@ -70,6 +138,8 @@ def test_runs_and_trains_what_the_script_trains(path: Path, tmp_path: Path, monk
     notebook.cells.insert(
         place + 1, new_code_cell("\n".join(f"{name} = {value!r}" for name, value in settings.items()))
     )
+    # A command takes seconds to begin, and those of the quickstart are tested.
+    notebook.cells = [cell for cell in notebook.cells if "command" not in cell.metadata.get("tags", ())]
     notebook.cells.append(new_code_cell("print((losses, matching, dense_negatives, learning_rate))"))
 
     monkeypatch.chdir(tmp_path)
@@ -79,7 +149,7 @@ def test_runs_and_trains_what_the_script_trains(path: Path, tmp_path: Path, monk
 
     run = Path(settings["out"])
     assert (run / "backbone.safetensors").is_file()
-    assert (run / "correspondences.png").is_file()
+    assert (run / "views.jpg").is_file()
     if path.stem != "pytorch_lightning_distributed":  # for which the text of the script is compared
         losses, matching, dense_negatives, rate = ast.literal_eval(notebook.cells[-1].outputs[0].text)
         settings |= {

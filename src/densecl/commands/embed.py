@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from densecl.commands.values import size
+from densecl.images.presence import place
+from densecl.training.early import check_weights
 
 
 def add_embed(commands: Any) -> None:
@@ -77,6 +79,8 @@ def add_embed(commands: Any) -> None:
 
 
 def _embed(weights: str, data: str, out: str, **settings: Any) -> None:
+    check_weights(weights)
+    place(data)
     from densecl.embedding.embed import embed
 
     embed(weights, data, out, **settings)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from densecl.commands.flags import add_flags
-from densecl.errors import UserError
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.tasks import ALSO_CALLED, TASKS, check_names
 from densecl.images.presence import place
 from densecl.names import shown
-from densecl.training.early import is_path
+from densecl.training.early import check_weights
 
 
 def add_evaluate(commands: Any) -> None:
@@ -68,8 +66,7 @@ def add_evaluate(commands: Any) -> None:
 def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -> None:
     check_names([ALSO_CALLED.get(name, name) for name in task])
     for name in weights:
-        if is_path(name) and not Path(name).expanduser().exists():
-            raise UserError(f"{shown(name)}: no such run folder or file of weights.")
+        check_weights(name)
     place(data)
     print(f"Reading {shown(data)} ...", file=sys.stderr, flush=True)  # torch takes seconds to load
     from densecl.evaluation.compare import evaluate

@@ -7,6 +7,7 @@ from typing import Any
 
 from densecl.exports.targets import TARGETS
 from densecl.names import printable, shown
+from densecl.training.early import check_weights
 
 
 def add_export(commands: Any) -> None:
@@ -34,6 +35,7 @@ def add_export(commands: Any) -> None:
 
 
 def _export(weights: str, to: str, out: str, **settings: Any) -> None:
+    check_weights(weights)
     from densecl.exports.export import export
 
     exported = export(weights, to, out, **settings)

@@ -8,6 +8,8 @@ from typing import Any
 
 from densecl.commands.flags import add_flags
 from densecl.finetuning.settings import ARCHITECTURES, TuningSettings
+from densecl.images.presence import place
+from densecl.training.early import check_weights
 
 
 def add_finetune(commands: Any) -> None:
@@ -43,6 +45,10 @@ def add_finetune(commands: Any) -> None:
 def _finetune(
     out: Path, weights: str | None = None, task: str | None = None, data: str | None = None, **settings: Any
 ) -> None:
+    if weights is not None:
+        check_weights(weights)
+    if data is not None:
+        place(data)
     from densecl.finetuning.run import finetune
 
     finetune(weights, task, data, out, **settings)

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from densecl.commands.flags import add_flags
+from densecl.errors import UserError
 from densecl.finetuning.settings import PredictSettings
+from densecl.images.presence import place
+from densecl.names import shown
 
 
 def add_predict(commands: Any) -> None:
@@ -31,6 +34,9 @@ def add_predict(commands: Any) -> None:
 
 
 def _predict(network: str, data: str, out: Path, **settings: Any) -> None:
+    if not Path(network).expanduser().exists():
+        raise UserError(f"{shown(network)}: no such run of finetune, or file of its weights.")
+    place(data)
     from densecl.finetuning.predict import predict
 
     predict(network, data, out, **settings)

@@ -11,7 +11,7 @@ from typing import Any
 
 from densecl.architectures import check_backbone
 from densecl.config.settings import Settings
-from densecl.errors import UserError, flag
+from densecl.errors import UserError, flag, nearest
 from densecl.images.presence import place
 from densecl.names import shown
 from densecl.training.vacant import check_folder, check_free, check_makeable
@@ -47,6 +47,21 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
     if not resume:
         check_free(out)
     check_makeable(out)
+
+
+def check_weights(source: str) -> None:
+    """
+    Raises:
+        UserError: there is no such file or folder, and it can be no name of a model either.
+    """
+    if source in ("random", "imagenet") or Path(source).expanduser().exists():
+        return
+    if not is_path(source):
+        try:
+            return check_backbone(source.partition(":")[0])
+        except UserError:
+            pass
+    raise UserError(f"{shown(source)}: no such run folder or file of weights.{nearest(source, ['random', 'imagenet'])}")
 
 
 def is_path(source: str) -> bool:

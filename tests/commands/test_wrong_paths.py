@@ -1,0 +1,41 @@
+"""What is not there is told before torch is loaded, by every command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import sys
+from densecl.cli import main
+for line in sys.stdin:
+    code = main(line.split())
+    print(code, "torch" in sys.modules, line.strip())
+"""
+
+LINES = """\
+evaluate nowhere --task correspondence --data there
+evaluate random --task correspondence --data nowhere
+finetune nowhere --task detection --data there --out o
+finetune imagenet --task detection --data nowhere --out o
+predict nowhere --data there --out o
+predict there --data nowhere --out o
+export nowhere --to timm --out o
+export runs/nowhere --to timm --out o
+embed nowhere --data there --out o.npy
+embed random --data nowhere --out o.npy
+check --data nowhere
+pretrain --data nowhere --out o
+"""
+
+
+def test_what_is_not_there_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=LINES, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == [f"2 False {line}" for line in LINES.splitlines()]
+    errors = done.stderr.splitlines()
+    assert len(errors) == len(LINES.splitlines())
+    assert all("nowhere" in error and error.startswith("densecl: error: ") for error in errors)
