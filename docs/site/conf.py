@@ -25,7 +25,7 @@ copyright = "the authors of densecl, under the Apache License 2.0"
 version = release = __version__
 
 root_doc = HOME
-include_patterns = ["docs/**.md", "examples/**.md", "examples/**.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"]
+include_patterns = ["*.md", "docs/**.md", "examples/**.md", "examples/**.ipynb"]
 # Sphinx looks through all folders that are not named here.
 exclude_patterns = [".*", "build", "dist", "runs", "src", "tests", "benchmarks", "docs/site", "**/.ipynb_checkpoints"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
@@ -55,7 +55,9 @@ pygments_dark_style = "monokai"
 
 
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
-    """Appends the tables of contents to the pages that have some."""
+    """Appends the tables of contents to the pages that have some. The README has no place in them."""
+    if page == "README":
+        source[0] = f"---\norphan: true\n---\n{source[0]}"
     tables = CONTENTS if page == HOME else {"": BELOW.get(page, [])}
     for title, names in tables.items():
         if names:
