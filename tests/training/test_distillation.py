@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from safetensors.torch import load_file
 
 from densecl.cli import main
 from densecl.config.files import read_recipe
-from densecl.config.recipe import Recipe
 from densecl.errors import UserError
 from densecl.images.pairs import CropPairDataset
 from densecl.model import DenseCL, create_backbone, save_backbone
@@ -22,9 +19,9 @@ from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.launch import launch
 from densecl.training.metrics import COLUMNS
-from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
 from densecl.version import __version__
+from tests.training.stopped import stop_after
 from tests.training.test_resume import assert_same_run, rows
 
 HALF = Normalization((0.5,) * 3, (0.25,) * 3)
@@ -65,25 +62,10 @@ def following(tiny, teacher: Path, start: Path):
     return lambda kind, **settings: tiny(**{"optimizer": "adamw", "learning_rate": 0.001, **kinds[kind], **settings})
 
 
-def stop_after_3(recipe: Recipe, out: Path) -> None:
-    """Runs until step 3, then gets SIGTERM."""
-    original = Recorder.on_train_batch_end
-
-    def hook(self, trainer, module, *others) -> None:
-        if module.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(self, trainer, module, *others)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recorder, "on_train_batch_end", hook)
-        with pytest.raises(SystemExit):
-            pretrain(recipe, out)
-
-
 @pytest.mark.parametrize("kind", ["both", "alone", "alone, anchored"])
 def test_resume_is_exact(following, tmp_path: Path, kind: str) -> None:
     recipe = following(kind, steps=5)
-    stop_after_3(recipe, tmp_path / "run")
+    stop_after(3, recipe, tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert checkpoint["step"] == 3
     names = checkpoint["model"].keys()
@@ -98,7 +80,7 @@ def test_resume_is_exact(following, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["both", "alone"])
 def test_two_processes_resume_exactly(following, tmp_path: Path, kind: str) -> None:
     recipe = following(kind, steps=5, devices=2)
-    launch(stop_after_3, 2, recipe, tmp_path / "run")
+    launch(stop_after, 2, 3, recipe, tmp_path / "run")
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 3
     pretrain(recipe, tmp_path / "run", resume=True)
     pretrain(recipe, tmp_path / "whole")

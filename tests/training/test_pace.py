@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,15 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from densecl.config.recipe import Recipe
 from densecl.errors import UserError
 from densecl.model import create_backbone, save_backbone
 from densecl.normalization import Normalization
 from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.launch import launch
-from densecl.training.recorder import Recorder
 from densecl.training.run import pretrain
+from tests.training.stopped import stop_after
 from tests.training.test_resume import assert_same_run
 
 PACE = {"freeze_backbone_steps": 2, "layer_decay": 0.5, "optimizer": "adamw", "learning_rate": 0.001}
@@ -38,21 +35,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def stop_after_2(recipe: Recipe, out: Path) -> None:
-    """Runs until step 2, then gets SIGTERM."""
-    original = Recorder.on_train_batch_end
-
-    def hook(self, trainer, module, *others) -> None:
-        if module.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(self, trainer, module, *others)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recorder, "on_train_batch_end", hook)
-        with pytest.raises(SystemExit):
-            pretrain(recipe, out)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -67,9 +49,9 @@ def test_first_the_heads_then_all_and_resumed_exactly(tiny, start: Path, tmp_pat
     settings = {name: str(start) if value == "START" else value for name, value in settings.items()}
     recipe = tiny(**{**PACE, "steps": 4, **settings})
     if recipe.devices == 2:
-        launch(stop_after_2, 2, recipe, tmp_path / "run")
+        launch(stop_after, 2, 2, recipe, tmp_path / "run")
     else:
-        stop_after_2(recipe, tmp_path / "run")
+        stop_after(2, recipe, tmp_path / "run")
     stopped = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     first = build(recipe, None, None, None)[0].model
     parameters = dict(first.named_parameters())
