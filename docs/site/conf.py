@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
@@ -66,6 +67,13 @@ def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
             source[0] += "\n\n```{toctree}\n" + "\n".join(options) + f"\n\n{rows}\n```\n"
 
 
+def mark_flags(app: Sphinx, page: nodes.document) -> None:
+    """Flags are not broken at their hyphens, however narrow the page is."""
+    for code in page.findall(nodes.literal):
+        if code.astext().startswith("--"):
+            code["classes"].append("flag")
+
+
 def copy_pages(app: Sphinx, error: Exception | None) -> None:
     """Puts the Markdown of each page beside its HTML, where llms.txt says that it is."""
     if error is None:
@@ -76,4 +84,5 @@ def copy_pages(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_contents)
+    app.connect("doctree-read", mark_flags)
     app.connect("build-finished", copy_pages)
