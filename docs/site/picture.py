@@ -26,7 +26,7 @@ RADIUS = 0.5  # of the larger cell's diagonal: stricter than in training, to dra
 def main() -> None:
     scene = draw_scene("train", 11, size=SIDE).image
     image = Image.fromarray(scene.movedim(0, -1).numpy())
-    boxes = [tuple(round(SIDE * part) for part in crop) for crop in CROPS]
+    boxes = [(round(SIDE * x0), round(SIDE * y0), round(SIDE * x1), round(SIDE * y1)) for x0, y0, x1, y1 in CROPS]
     views = [image.crop(box).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for box in boxes]
     views[0] = ImageEnhance.Brightness(views[0]).enhance(0.8)
     views[1] = ImageEnhance.Color(views[1]).enhance(0.35)
