@@ -47,6 +47,7 @@ class CropPair(NamedTuple):
     second: Crop
     index: Int[Tensor, "*batch"]  # of the image that was used, in its source
     local: Sequence[Crop] = ()
+    taught: Sequence[Float[Tensor, "*batch dim rows cols"]] = ()  # the first view's cells of a teacher's kept map
 
 
 class Views(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,13 @@ from safetensors.torch import load_file
 from densecl.cli import main
 from densecl.config.files import read_recipe
 from densecl.errors import UserError
+from densecl.images import maps
+from densecl.images.maps import KeptMaps
 from densecl.images.pairs import CropPairDataset
 from densecl.model import DenseCL, create_backbone, save_backbone
+from densecl.model.frozen import Frozen
 from densecl.normalization import Normalization
+from densecl.training import kept_maps
 from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.launch import launch
@@ -214,3 +220,65 @@ def test_wrong_teachers_end_with_code_2(photos: Path, tmp_path: Path, capsys) ->
     told = capsys.readouterr().err
     assert told == "densecl: error: --teacher no/such.pth: no such run or file of weights.\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def kept(following, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Makes the recipe of a run that keeps its teacher's maps."""
+    monkeypatch.setattr(maps, "FREE_BYTES", 0)
+    return lambda kind, **settings: following(kind, teacher_cache=str(tmp_path / "maps"), **settings)
+
+
+def test_kept_maps_are_made_once_and_a_stopped_run_ends_the_same(
+    kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    whole = pretrain(kept("both", steps=4), tmp_path / "whole")
+    told = capsys.readouterr().out
+    assert "follows test_resnet on whole images at 144 px: 9x9 cells" in told  # 4 cells in a crop of a fifth: 9 in all
+    assert "--teacher-cache: 24 maps are missing" in told and "the teacher's maps: image 24/24" in told
+    files = sorted((tmp_path / "maps").glob("??/*.npy"))
+    assert len(files) == 24
+    monkeypatch.setattr(Frozen, "__call__", lambda self, pixels: pytest.fail("a second look at an image"))
+    recipe = kept("both", steps=4, anchor=0.0, init=None)
+    stop_after(2, recipe, tmp_path / "run")
+    assert "maps are missing" not in capsys.readouterr().out
+    pretrain(recipe, tmp_path / "run", resume=True)
+    again = pretrain(recipe, tmp_path / "again")
+    assert_same_run(again.out, tmp_path / "run")
+    assert 0 < float(rows(whole.out / "metrics.csv")[0]["teacher_loss"]) < 4
+
+
+def test_the_teacher_is_followed_at_the_places_of_the_view(kept, following, tmp_path: Path) -> None:
+    """Where a view is the whole image in its own colors, cut out cells are those of the view."""
+    plain = {"crop_scale": (1.0, 1.0), "jitter_probability": 0.0, "grayscale_probability": 0.0, "blur_probability": 0.0}
+    plain |= {"teacher_size": 64, "image_size": 64, "output_stride": 16, "flip_probability": 0.0, "steps": 2}
+    runs = [pretrain(make("alone", **plain), tmp_path / f"{number}") for number, make in enumerate((kept, following))]
+    cut, seen = ([float(row["teacher_loss"]) for row in rows(run.out / "metrics.csv")] for run in runs)
+    assert cut == pytest.approx(seen, rel=0.02)
+
+
+def test_two_processes_share_the_making_of_maps(kept, tmp_path: Path) -> None:
+    settings = {"steps": 2, "batch_size": 8, "backbone": "test_convnext", "output_stride": None, "image_size": 64}
+    two = pretrain(kept("alone", **settings, devices=2), tmp_path / "two")
+    assert len(list((tmp_path / "maps").glob("??/*.npy"))) == 24
+    one = pretrain(kept("alone", **settings), tmp_path / "one")
+    weights = load_file(one.backbone)
+    for name, tensor in load_file(two.backbone).items():
+        torch.testing.assert_close(tensor, weights[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_signal_while_maps_are_made(kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    write = KeptMaps.write
+
+    def stopped(self, index, features) -> None:
+        write(self, index, features)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(kept_maps, "AT_ONCE", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptMaps, "write", stopped)
+        with pytest.raises(SystemExit):
+            pretrain(kept("alone"), tmp_path / "run")
+    assert len(list((tmp_path / "maps").glob("??/*.npy"))) == 4
+    assert "before the first step" in capsys.readouterr().out
+    assert pretrain(kept("alone"), tmp_path / "run", resume=True).steps == 3

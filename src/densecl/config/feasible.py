@@ -11,7 +11,7 @@ from densecl.config.facts import Facts, Network, Teacher, Traits
 from densecl.config.method import MethodSettings
 from densecl.config.presets import PRESETS
 from densecl.config.recipe import Resolved
-from densecl.config.rules import has_enough_cells, in_cells, steps_of_run
+from densecl.config.rules import cells_to_follow, has_enough_cells, in_cells, steps_of_run
 from densecl.config.settings import defaults
 from densecl.config.teacher import TeacherSettings, distills_alone
 from densecl.errors import UserError, flag
@@ -214,12 +214,14 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
             " cells see the same pixels; a larger --image-size or an earlier --dense-stage makes them differ"
         )
     if facts.teacher is not None:
-        grid, followed = _teacher_grid(resolved, facts.teacher), network.followed_grid
+        grid, followed = _teacher_grid(resolved, facts.teacher), cells_to_follow(resolved, network.followed_grid)
         if not has_enough_cells(grid, followed):
             more = "leave out --teacher-size, or give a larger one"
+            advice = "it takes no size with more" if "teacher_size" in resolved.settled else more
+            where = "" if resolved.teacher_cache is None else " in its smallest crop"
             yield (
-                f"the teacher's feature map has {in_cells(grid)} cells, fewer than the student's {in_cells(followed)};"
-                f" {'it takes no size with more' if 'teacher_size' in resolved.settled else more}"
+                f"the teacher's feature map has {in_cells(grid)} cells, fewer than the student's"
+                f" {in_cells(followed)}{where}; {advice}"
             )
     length = resolved.queue_length
     if length is not None and length > images and "queue_length" not in resolved.settled:

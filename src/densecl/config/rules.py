@@ -279,18 +279,34 @@ def _queue_length(chosen: Grounds, facts: Facts) -> Choice:
 
 @rule(
     "teacher_size",
-    rests_on=("teacher", "teacher_backbone", "image_size", "backbone", "output_stride", "channels"),
+    rests_on=(
+        *("teacher", "teacher_backbone", "teacher_cache"),
+        *("image_size", "crop_scale", "backbone", "output_stride", "channels"),
+    ),
 )
 def _teacher_size(chosen: Grounds, facts: Facts) -> Choice:
     if facts.teacher is None:
         return Choice({"teacher_size": None})
-    grids, student = facts.teacher.grids, facts.network.followed_grid
+    grids, student = facts.teacher.grids, cells_to_follow(chosen, facts.network.followed_grid)
     enough = [size for size in grids if has_enough_cells(grids[size], student)]
     size = min(enough) if enough else max(grids, key=lambda size: min(grids[size]))
-    because = f"{in_cells(grids[size])} cells; the student has {in_cells(student)}"
+    whose = "the student has" if chosen.teacher_cache is None else "the smallest crop needs"
+    because = f"{in_cells(grids[size])} cells; {whose} {in_cells(student)}"
     if size != chosen.image_size and chosen.image_size in grids:
         because += f", and at {chosen.image_size} px the teacher would have {in_cells(grids[chosen.image_size])}"
     return Choice({"teacher_size": size}, because)
+
+
+def cells_to_follow(settings: Any, student: tuple[int, int]) -> tuple[int, int]:
+    """The rows and columns that a teacher's map should have: as many as the student's.
+
+    A kept map shows the whole image. It is as fine if the smallest crop of it has as many.
+    """
+    if settings.teacher_cache is None:
+        return student
+    side = math.sqrt(settings.crop_scale[0])
+    rows, cols = (math.ceil(cells / side) for cells in student)
+    return rows, cols
 
 
 def has_enough_cells(teacher: tuple[int, int], student: tuple[int, int]) -> bool:

@@ -47,6 +47,11 @@ class TeacherSettings(Generic[Open]):
         "Channels of the images that the teacher sees, counted from 0, such as 2 1 0. Not given: all of them.",
         _CHANNELS,
     )
+    teacher_cache: str | None = setting(
+        None,
+        "Folder that keeps the teacher's maps of whole images; views are cut out of them. Pays for a large teacher and"
+        " many epochs.",
+    )
     teacher_license: str | Open | None = setting(
         "auto",
         "License of the teacher's weights, which is recorded with the result. auto: what the weights say of it.",

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from densecl.images.crops import areas_of_use, draw_crop, draw_crop_of_use, take_crop
 from densecl.images.decode import BadImage
+from densecl.images.maps import KeptMaps, cells_of_view
 from densecl.images.sources import ImageSource
 from densecl.images.streams import random_stream
 from densecl.views import Crop, CropPair, Photometrics
@@ -60,6 +63,13 @@ class LocalCrops(NamedTuple):
     draw_photometrics: Callable[[np.random.Generator], Photometrics]
 
 
+class Taught(NamedTuple):
+    """A teacher's kept maps, and the rows and columns that its cells of a view shall have."""
+
+    maps: KeptMaps
+    grid: tuple[int, int]
+
+
 class CropPairDataset(Dataset[Sample]):
     """Two random crops of each image, which is decoded once. Items are asked for by (epoch, index).
 
@@ -75,6 +85,7 @@ class CropPairDataset(Dataset[Sample]):
         use_size: the longer side at which a network will see the image. All crops then show things about that large,
             and only the spread of `crop_scale` counts (`areas_of_use`). None: crops are fractions of the image.
         single: draw the first view alone; the second is `NO_CROP`.
+        taught: give the first view's cells of a teacher's map, too. An image without a map counts as bad.
     """
 
     def __init__(
@@ -89,6 +100,7 @@ class CropPairDataset(Dataset[Sample]):
         local_crops: LocalCrops | None = None,
         use_size: int | None = None,
         single: bool = False,
+        taught: Taught | None = None,
     ) -> None:
         self.source = source
         self.image_size = image_size
@@ -99,6 +111,7 @@ class CropPairDataset(Dataset[Sample]):
         self.local_crops = local_crops
         self.use_size = use_size
         self.single = single
+        self.taught = taught
         #: Called with an image's index before it is read, and with None afterwards.
         self.on_read: Callable[[int | None], None] = _ignore
 
@@ -115,6 +128,7 @@ class CropPairDataset(Dataset[Sample]):
             self.on_read(used)
             try:
                 image = self.source.read(used)
+                features = () if self.taught is None else (self.taught.maps.read(used),)
             except BadImage as error:
                 bad.append(BadRecord(self.source.name(used), str(error), attempt))
                 continue
@@ -128,7 +142,8 @@ class CropPairDataset(Dataset[Sample]):
             if self.local_crops is not None:
                 count, size, scale, draw = self.local_crops
                 local = tuple(self._view(image, rng, size, scale, draw) for _ in range(count))
-            return Sample(CropPair(first, second, torch.tensor(used), local), tuple(bad))
+            taught = tuple(self._cells(one, first, image) for one in features)
+            return Sample(CropPair(first, second, torch.tensor(used), local, taught), tuple(bad))
         return Sample(None, tuple(bad))
 
     def _view(
@@ -147,6 +162,10 @@ class CropPairDataset(Dataset[Sample]):
         flipped = bool(rng.random() < self.flip_probability)
         pixels = take_crop(image, box, flipped, size)
         return Crop(pixels, box, torch.tensor(flipped), draw_photometrics(rng))
+
+    def _cells(self, features: Tensor, view: Crop, image: Tensor) -> Float[Tensor, "dim rows cols"]:
+        assert self.taught is not None
+        return cells_of_view(features, view.box, bool(view.flipped), image.shape[1:], self.taught.grid)
 
 
 def _ignore(index: int | None) -> None:

@@ -209,7 +209,13 @@ class DenseCL(nn.Module):
         """
         self.scheduled, self.micro_batches = scheduled, micro_batches
 
-    def forward(self, first: Views, second: Views, local: Sequence[Views] = ()) -> Output:
+    def forward(
+        self,
+        first: Views,
+        second: Views,
+        local: Sequence[Views] = (),
+        taught: Float[Tensor, "batch _ _ _"] | None = None,
+    ) -> Output:
         """The loss between two views of the same images.
 
         A training step updates the momentum encoder and the queues on the way. In evaluation mode or under
@@ -218,6 +224,8 @@ class DenseCL(nn.Module):
         `local` are the local crops of multi-crop [Caron et al. 2020]: further views, usually smaller, that are queries
         only. Each is compared with the keys of the two large views. The loss is the mean over all pairs of a query view
         and a key view.
+
+        `taught` are the teacher's cells of the first views, if they are known; else the teacher sees these views.
 
         Raises:
             UserError: for a batch of one image, if the method cannot learn from it.
@@ -248,7 +256,7 @@ class DenseCL(nn.Module):
         global_loss, dense_loss = torch.stack(global_losses).mean(), torch.stack(dense_losses).mean()
         dense_weight = self.scheduled.dense_weight
         loss = (1 - dense_weight) * global_loss + dense_weight * dense_loss
-        guided = None if self.guidance is None else self.guidance(maps[0][-1], first.pixels, loss)
+        guided = None if self.guidance is None else self.guidance(maps[0][-1], first.pixels, loss, taught)
         loss = loss if guided is None else guided.loss
 
         if learns:

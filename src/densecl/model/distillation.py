@@ -94,9 +94,11 @@ class Follower(nn.Module):
         self,
         features: Float[Tensor, "batch channels rows cols"],
         pixels: Float[Tensor, "batch _ height width"],
+        target: Float[Tensor, "batch _ _ _"] | None = None,
     ) -> Followed:
-        """Compares the student's map of some views with the frozen network's."""
-        target = self.frozen(pixels)
+        """Compares the student's map of some views with the frozen network's; it is made here if it is not given."""
+        if target is None:
+            target = self.frozen(pixels)
         mapped = features if self.head is None else self.head(features)
         with torch.autocast(features.device.type, enabled=False):
             own, mapped, target = on_the_finer_grid(features, mapped, target)
@@ -162,12 +164,20 @@ class Guidance(nn.Module):
         features: Float[Tensor, "batch channels rows cols"],
         pixels: Float[Tensor, "batch _ height width"],
         own_loss: Float[Tensor, ""],
+        taught: Float[Tensor, "batch _ _ _"] | None = None,
     ) -> Guided:
-        """The loss with what the frozen networks add, from the backbone's map of one view of each image."""
+        """The loss with what the frozen networks add, from the backbone's map of one view of each image.
+
+        Args:
+            features: that map.
+            pixels: the views.
+            own_loss: the self-supervised one.
+            taught: the teacher's cells of these views, if they are known; without them the teacher sees the views.
+        """
         loss = (1 - self.teacher_weight) * own_loss
         teacher_loss = anchor_loss = moved = None
         if self.teacher is not None:
-            teacher_loss = self.teacher(features, pixels).loss
+            teacher_loss = self.teacher(features, pixels, taught).loss
             loss = loss + self.teacher_weight * teacher_loss
         if self.anchor is not None:
             anchor_loss, moved = self.anchor(features, pixels)
@@ -196,9 +206,14 @@ class Distillation(nn.Module):
         self.backbone = backbone
         self.guidance = guidance
 
-    def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Distilled:
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch channels height width"],
+        taught: Float[Tensor, "batch _ _ _"] | None = None,
+    ) -> Distilled:
+        """One step, on one view of each image, and the teacher's cells of them if they are known."""
         features = self.backbone(pixels)
-        guided = self.guidance(features, pixels, features.new_zeros((), dtype=torch.float32))
+        guided = self.guidance(features, pixels, features.new_zeros((), dtype=torch.float32), taught)
         return Distilled(guided.loss, features, guided)
 
     def compile_encoders(self) -> None:

@@ -39,6 +39,7 @@ class Frozen:
         size: int | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.normalization = normalization
         self.channels = None if channels is None else list(channels)
         self.size = size
         picked = range(len(views.mean)) if channels is None else channels

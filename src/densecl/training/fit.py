@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
@@ -20,7 +21,8 @@ from densecl.augment import PhotometricSettings, draw_photometrics
 from densecl.config.recipe import Resolved
 from densecl.config.teacher import distills_alone
 from densecl.images.loader import make_loader
-from densecl.images.pairs import CropPairDataset, LocalCrops
+from densecl.images.maps import KeptMaps
+from densecl.images.pairs import CropPairDataset, LocalCrops, Taught
 from densecl.images.quarantine import Quarantine
 from densecl.images.sampler import StepSampler
 from densecl.interrupts import Interrupts
@@ -29,6 +31,7 @@ from densecl.training.build import Parts
 from densecl.training.device import choose_device
 from densecl.training.environment import Placed
 from densecl.training.fixed_pairs import COST, MOST_SECONDS, TIMES, FixedPairs, pairs_for
+from densecl.training.kept_maps import make_maps, open_maps
 from densecl.training.learned import command_to_resume
 from densecl.training.logs import start_loggers
 from densecl.training.module import DenseCLModule
@@ -65,7 +68,8 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
     recipe, timeline, world = parts.recipe, parts.timeline, peers.world
     device = choose_device()
     pairs = view_pairs(parts)
-    trained = view_pairs(parts, single=True) if distills_alone(recipe) else pairs
+    maps = open_maps(parts)
+    trained = view_pairs(parts, single=distills_alone(recipe), maps=maps)
     sampler = StepSampler(
         len(parts.source),
         recipe.batch_size // recipe.accumulate,
@@ -120,6 +124,11 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
     )
     interrupts.listen()
     try:
+        if maps is not None:
+            own = torch.device(device, 0 if world is None else world.local_rank) if device == "cuda" else device
+            make_maps(
+                maps, parts, torch.device(own), world=world, voice=voice, stop=lambda: interrupts.received is not None
+            )
         trainer.fit(module, loader)
     except SystemExit as error:  # what Lightning makes of a second Ctrl-C
         if isinstance(error.__context__, KeyboardInterrupt):
@@ -134,8 +143,11 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
     return RunResult(out, out / "backbone.safetensors", recorder.done, recorder.row)
 
 
-def view_pairs(parts: Parts, *, single: bool = False) -> CropPairDataset:
-    """The images of a run as pairs of views, with local crops if it has any; or as single views."""
+def view_pairs(parts: Parts, *, single: bool = False, maps: KeptMaps | None = None) -> CropPairDataset:
+    """The images of a run as pairs of views, with local crops if it has any; or as single views.
+
+    With a teacher's maps the first view has the teacher's cells beside it, on the student's own grid.
+    """
     recipe = parts.recipe
     local_crops = None
     if recipe.local_crop_size is not None and recipe.local_crops:
@@ -155,6 +167,7 @@ def view_pairs(parts: Parts, *, single: bool = False) -> CropPairDataset:
         local_crops=local_crops,
         use_size=recipe.use_size,
         single=single,
+        taught=None if maps is None else Taught(maps, parts.model.backbone.grid_at(recipe.image_size)),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from densecl.borrowed import seeded
 from densecl.config import automatic, facts
 from densecl.config.recipe import Resolved
-from densecl.config.rules import has_enough_cells
+from densecl.config.rules import cells_to_follow, has_enough_cells
 from densecl.config.settings import Settings
 from densecl.errors import UserError
 from densecl.model import Backbone, Follower, Guidance
@@ -69,7 +69,7 @@ def facts_of(teacher: Teacher | None, asked: Settings[Any], student: facts.Netwo
 
 def _grids(network: Backbone, asked: Settings[Any], student: facts.Network) -> dict[int, tuple[int, int]]:
     """The teacher's grid at the size that was asked for, or at those among which a rule chooses."""
-    view, cells = asked.image_size, student.followed_grid
+    view, cells = asked.image_size, cells_to_follow(asked, student.followed_grid)
     if asked.teacher_size != "auto":
         return _grid_at(network, asked.teacher_size or view)
     grids = _taken(network, [view])
@@ -142,9 +142,10 @@ def described(resolved: Resolved, guides: Guides) -> list[str]:
         network = guides.teacher.network
         size = resolved.teacher_size or resolved.image_size
         rows, cols = network.grid_at(size)
+        on = "" if resolved.teacher_cache is None else " on whole images"
         lines.append(
-            f"follows {network.name} at {size} px: {rows}x{cols} cells, objective {resolved.teacher_objective}, weight"
-            f" {resolved.teacher_weight:g}; license of its weights: {resolved.teacher_license}"
+            f"follows {network.name}{on} at {size} px: {rows}x{cols} cells, objective {resolved.teacher_objective},"
+            f" weight {resolved.teacher_weight:g}; license of its weights: {resolved.teacher_license}"
         )
     if guides.start is not None:
         lines.append(f"anchored to the starting weights: {resolved.anchor_form}, weight {resolved.anchor:g}")

@@ -148,7 +148,7 @@ class DenseCLModule(pl.LightningModule):
             views = [augment(crop, self.normalization, shift_brightness=self.shift_brightness) for crop in crops]
         views = [view._replace(pixels=self._laid_out(view.pixels)) for view in views]
         with frozen(self.model.backbone) if self._heads_alone else contextlib.nullcontext():
-            output = self._output(views)
+            output = self._output(views, pairs.taught[0] if pairs.taught else None)
         # Kept on the device: to ask for the value in each step would stall a GPU.
         bad_step = self.first_bad_step.clamp(max=self.step)
         self.first_bad_step = torch.where(output.loss.detach().isfinite(), self.first_bad_step, bad_step)
@@ -168,11 +168,11 @@ class DenseCLModule(pl.LightningModule):
         """Whether only the heads learn in this step."""
         return self.settings.backbone_factor == 0
 
-    def _output(self, views: list[Views]) -> Output | Distilled:
+    def _output(self, views: list[Views], taught: Tensor | None) -> Output | Distilled:
         if isinstance(self.model, Distillation):
-            return self.model(views[0].pixels)
+            return self.model(views[0].pixels, taught)
         first, second, *local = views
-        return self.model(first, second, local)
+        return self.model(first, second, local, taught)
 
     def _laid_out(self, pixels: Tensor) -> Tensor:
         return pixels.contiguous(memory_format=self.memory_format)

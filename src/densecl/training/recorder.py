@@ -158,7 +158,7 @@ class Recorder(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._status = "success"
         time = self._frozen_time
-        if time is not None and time.total > 0:
+        if time is not None and time.seconds > 0:
             steps = self.done - self.timeline.start_step
             self._say(
                 f"The frozen networks took {time.seconds / time.total:.0%} of the time, {time.seconds / steps:.3g} s a"
