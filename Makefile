@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu test-torch211 lint clean
+.PHONY: demo test test-gpu test-torch211 lint docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/densecl demo
@@ -23,8 +23,14 @@ lint: .venv/test.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The site, into build/site. A warning is an error: a link that leads nowhere, a page without a place.
+docs: .venv/docs.stamp
+	$(BIN)/python docs/site/pages.py
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs/site . build/site
+	@echo 'Open build/site/index.html'
+
 clean:
-	rm -rf .venv .venv-torch211
+	rm -rf .venv .venv-torch211 build/site
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,6 +44,10 @@ clean:
 
 .venv/test.stamp: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,notebooks]'
+	@touch $@
+
+.venv/docs.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 .venv-torch211/test.stamp: pyproject.toml
