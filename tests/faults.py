@@ -39,6 +39,7 @@ class Fault(NamedTuple):
     settings: dict[str, Any]
     made: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
     constant: bool = False  # on images of one color each
+    by_the_clock: bool = False  # no test may rest on it
 
 
 def unshuffled() -> AbstractContextManager[Any]:
@@ -97,7 +98,7 @@ def slow_images() -> AbstractContextManager[Any]:
     read = FileSource.read
 
     def slowly(source: FileSource, *args: Any, **kwargs: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.05)
         return read(source, *args, **kwargs)
 
     return patch.object(FileSource, "read", slowly)
@@ -115,12 +116,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "constant": Fault("constant images", ("at-chance", "worse-than-random"), SIMCLR, constant=True),
     "blurred": Fault("all cells of a query look the same", ("few-matches",), {}, blurred_queries),
-    "grid-queue-loader": Fault(
-        "too small a grid; a queue longer than the data; slow images",
-        ("small-grid", "long-queue", "waits-for-data"),
-        {"output_stride": 16, "queue_length": 64},
-        slow_images,
+    "grid-queue": Fault(
+        "too small a grid; a queue longer than the data",
+        ("small-grid", "long-queue"),
+        {"output_stride": 16, "queue_length": 8192},
     ),
+    "loader": Fault("slow images", ("waits-for-data",), {}, slow_images, by_the_clock=True),
 }
 
 
