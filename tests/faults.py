@@ -112,7 +112,7 @@ FAULTS: dict[str, Fault] = {
     "rate": Fault(
         "the learning rate is too high",
         ("at-chance", "worse-than-random", "vectors-alike"),
-        SIMCLR | {"learning_rate": 10.0},
+        {"learning_rate": 1.0, "optimizer": "adamw"},
     ),
     "constant": Fault("constant images", ("at-chance", "worse-than-random"), SIMCLR, constant=True),
     "blurred": Fault("all cells of a query look the same", ("few-matches",), {}, blurred_queries),

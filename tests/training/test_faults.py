@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from densecl.config.recipe import Recipe
+from densecl.errors import UserError
 from densecl.training.run import pretrain
 from densecl.verdicts.record import read_record
 from densecl.verdicts.table import VERDICTS, verdicts
@@ -25,7 +26,11 @@ def test_a_fault_is_named(name: str, tiny: Tiny, tmp_path: Path) -> None:
     if fault.constant:
         settings["data"] = str(constant_images(tmp_path / "constant"))
     with fault.made():
-        pretrain(tiny(**settings), tmp_path / "run")
+        try:
+            pretrain(tiny(**settings), tmp_path / "run")
+        except UserError as error:  # a run that has collapsed ends, and says the same
+            assert name == "rate" and "--base-learning-rate" in str(error)
+            return
     bad = {verdict.name for verdict in verdicts(read_record(tmp_path / "run")) if verdict.level in ("warning", "fault")}
     expected = set(fault.verdicts)
     assert expected <= bad if name == "grid-queue" else expected & bad, bad
