@@ -115,7 +115,7 @@ FAULTS: dict[str, Fault] = {
         {"learning_rate": 1.0, "optimizer": "adamw"},
     ),
     "constant": Fault("constant images", ("at-chance", "worse-than-random"), SIMCLR, constant=True),
-    "blurred": Fault("all cells of a query look the same", ("few-matches",), {}, blurred_queries),
+    "blurred": Fault("all cells of a query look the same", ("few-matches",), {"dense_weight": 0.0}, blurred_queries),
     "grid-queue": Fault(
         "too small a grid; a queue longer than the data",
         ("small-grid", "long-queue"),
