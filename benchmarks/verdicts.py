@@ -137,7 +137,8 @@ def tables() -> Iterator[str]:
             what = FAULTS[name].what if name in FAULTS else name
             bad = [row for row in rows if row["level"] in ("warning", "fault")] or [{**rows[0], "verdict": ""}]
             for row in bad:
-                said = f"`{row['verdict']}` | {row['level']}" if row["verdict"] else "none |"
+                ended = "none: the run ends itself, collapsed" if int(row["steps"]) < 40 else "none"
+                said = f"`{row['verdict']}` | {row['level']}" if row["verdict"] else f"{ended} |"
                 yield f"| {what} | {said} | {row['step'] if row['verdict'] else ''}, {row['steps']} |"
     yield ""
     yield "| runs | method | start | how many | with a warning or fault | which |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from densecl.config.recipe import Recipe
+from densecl.errors import UserError
 from densecl.training.run import pretrain
 from densecl.verdicts.record import read_record
 from densecl.verdicts.table import VERDICTS, verdicts
@@ -18,18 +20,23 @@ from tests.faults import COMMON, FAULTS, constant_images
 Tiny = Callable[..., Recipe]
 
 
-@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.verdicts])
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.verdicts and not fault.by_the_clock])
 def test_a_fault_is_named(name: str, tiny: Tiny, tmp_path: Path) -> None:
     fault = FAULTS[name]
     settings = COMMON | fault.settings
     if fault.constant:
         settings["data"] = str(constant_images(tmp_path / "constant"))
-    with fault.made():
-        pretrain(tiny(**settings), tmp_path / "run")
+    log = tmp_path / "run" / "train.log"
+    result = None
+    with fault.made(), contextlib.suppress(UserError):
+        result = pretrain(tiny(**settings), tmp_path / "run")
+    if result is None:  # a run that has collapsed ends, and says what to do
+        assert name == "rate" and re.search("base.learning.rate", log.read_text())
+        return
     bad = {verdict.name for verdict in verdicts(read_record(tmp_path / "run")) if verdict.level in ("warning", "fault")}
     expected = set(fault.verdicts)
-    assert expected <= bad if name == "grid-queue-loader" else expected & bad, bad
-    told = told_in(tmp_path / "run" / "train.log")
+    assert expected <= bad if name == "grid-queue" else expected & bad, bad
+    told = told_in(log)
     assert {one for one, level in told.items() if level in ("warning", "fault")} == {
         one for one in bad if not VERDICTS[one].told_before
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from densecl.verdicts import course, features, losses
 from densecl.verdicts.record import PROBE_NOISE, Record
-from densecl.verdicts.verdict import LEVELS, Found, Row, Verdict
+from densecl.verdicts.verdict import LEVELS, Found, Row, Verdict, worse
 
 #: Before this step nothing bad is said of what is learned: no run has learned anything by then.
 EARLY = 40
@@ -143,7 +143,7 @@ def verdicts(record: Record) -> list[Verdict]:
         for name, found in now.items():
             row = VERDICTS[name]
             before = first.get(name)
-            worst = found.level if before is None else max(before.level, found.level, key=LEVELS.index)
+            worst = found.level if before is None else worse(before.level, found.level)
             begun = step if before is None else before.step
             first[name] = Verdict(name, worst, begun, found.text, row.measure, row.threshold, row.source)
         for name, verdict in first.items():

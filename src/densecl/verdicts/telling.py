@@ -8,7 +8,7 @@ from pathlib import Path
 
 from densecl.verdicts.record import Record, numbers
 from densecl.verdicts.table import VERDICTS, look_is_due, seen, verdicts
-from densecl.verdicts.verdict import LEVELS, Level
+from densecl.verdicts.verdict import LEVELS, Level, worse
 
 #: A line of train.log in which a verdict was told.
 TOLD = re.compile(r"  Step \d+, (good|note|warning|fault): .* \[([a-z-]+)\]\n?$")
@@ -64,7 +64,7 @@ def told_in(log: Path) -> dict[str, Level]:
                 found = TOLD.search(line)
                 if found is not None and found[2] in VERDICTS:
                     level: Level = found[1]  # pyright: ignore[reportAssignmentType]
-                    told[found[2]] = max(level, told.get(found[2], level), key=LEVELS.index)
+                    told[found[2]] = worse(level, told.get(found[2], level))
     except OSError:
         pass
     return told

@@ -13,6 +13,11 @@ Level = Literal["good", "note", "warning", "fault"]
 LEVELS: Final[tuple[Level, ...]] = ("good", "note", "warning", "fault")
 
 
+def worse(one: Level, other: Level) -> Level:
+    """The worse of two levels."""
+    return one if LEVELS.index(one) >= LEVELS.index(other) else other
+
+
 class Found(NamedTuple):
     """What a judge sees in a record as it stands."""
 
