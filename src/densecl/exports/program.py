@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -64,11 +65,15 @@ class Program(NamedTuple):
         return "any batch and size" if self.size is None else f"any batch, {self.size[1]}x{self.size[0]} px"
 
 
-def trace(network: Backbone) -> Program:
+def trace(network: Backbone, write: Callable[[ExportedProgram], None] = lambda traced: None) -> Program:
     """Traces a network for any size of image, or else for its usual one.
 
+    Args:
+        network: in evaluation mode.
+        write: writes the program. It may fail for any size alone: torch cannot save all that it can trace.
+
     Raises:
-        UserError: it cannot be traced.
+        UserError: it cannot be traced, or written.
     """
     pyramid = Pyramid(network).eval()
     outputs = [f"stride_{stride}" for stride in pyramid.strides]
@@ -76,11 +81,15 @@ def trace(network: Backbone) -> Program:
         network.grid_at(*EXAMPLE)
         traced = _traced(pyramid, _zeros(network, 2, EXAMPLE), {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO})
         traced.module()(_zeros(network, 1, IMAGE))  # torch fixes a size without a word, where the code asks for it
+        with quiet():
+            write(traced)
         return Program(traced, outputs, None)
     except Exception:  # of the network, or one of torch's many
         size = (network.usual_size, network.usual_size)
     try:
-        return Program(_traced(pyramid, _zeros(network, 2, size), {0: Dim.AUTO}), outputs, size)
+        traced = _traced(pyramid, _zeros(network, 2, size), {0: Dim.AUTO})
+        write(traced)
+        return Program(traced, outputs, size)
     except Exception as error:
         raise UserError(f"{network.name} cannot be traced: {one_line(error)}. Take --to timm.") from error
 

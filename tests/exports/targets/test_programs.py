@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 
 import densecl
 from densecl.errors import UserError
@@ -60,6 +61,25 @@ def test_a_network_for_one_size_alone() -> None:
     program = trace(Backbone(OneSize()).eval())
     assert program.size == (96, 96) and program.images == "any batch, 96x96 px"
     assert program.traced.module()(torch.zeros(5, 3, 96, 96))[0].shape == (5, 4, 48, 48)
+
+
+def test_what_can_be_traced_for_any_size_but_saved_for_one_alone(tmp_path: Path) -> None:
+    """TensorFlow's padding, as all of timm's tf_ networks have it, rounds the size up. Torch cannot save that."""
+
+    class Same(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = Conv2dSame(3, 4, 3, stride=2)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.convolution(pixels)
+
+    network = Backbone(Same()).eval()
+    assert trace(network).size is None
+    path = tmp_path / "same.pt2"
+    program = trace(network, lambda traced: torch.export.save(traced, path))
+    assert program.size == (224, 224)
+    assert torch.export.load(path).module()(torch.zeros(5, 3, 224, 224))[0].shape == (5, 4, 112, 112)
 
 
 def test_what_cannot_be_traced() -> None:

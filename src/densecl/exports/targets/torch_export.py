@@ -23,9 +23,11 @@ class TorchExportTarget(Target):
     weights = "backbone.pt2"
 
     def write(self, delivery: Delivery, folder: Path) -> None:
-        self.program = trace(delivery.network)
         said = described(delivery.network, delivery.normalization, delivery.provenance)
-        torch.export.save(self.program.traced, folder / self.weights, extra_files={METADATA: json.dumps(said)})
+        extra = {METADATA: json.dumps(said)}
+        self.program = trace(
+            delivery.network, lambda traced: torch.export.save(traced, folder / self.weights, extra_files=extra)
+        )
 
     def instructions(self, delivery: Delivery) -> str:
         return f"""
