@@ -25,14 +25,14 @@ FOLDER = Path(__file__).parent
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def clean(notebook: NotebookNode) -> None:
+def clean(notebook: NotebookNode, folder: str) -> None:
     """Leave in each stream what one would see in the end, and in the metadata nothing of this machine."""
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", ()):
             if output.output_type == "stream":
-                lines = CONTROL.sub("", output.text.replace("\r\n", "\n")).split("\n")
+                lines = CONTROL.sub("", output.text.replace("\r\n", "\n")).replace(f"{folder}/", "").split("\n")
                 output.text = "\n".join(line.rpartition("\r")[2] for line in lines)
 
 
@@ -44,7 +44,7 @@ def execute(path: Path) -> None:
         os.environ["IPYTHONDIR"] = folder
         where = {"metadata": {"path": folder}}
         NotebookClient(notebook, timeout=None, kernel_name="python3", resources=where).execute()
-    clean(notebook)
+    clean(notebook, folder)
     nbformat.write(notebook, path)
     print(f"{path.name}: {(time.monotonic() - began) / 60:.1f} minutes")
 
