@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageEnhance
 
 from densecl.images.scenes import draw_scene
-from densecl.report.drawing import font, save_picture
+from densecl.pictures.drawing import font, save_picture
 from densecl.views import cell_centers
 
 OUT = Path(__file__).parents[1] / "images" / "how-it-works.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,11 @@ def test_it_is_what_evaluate_finds_on_the_same_images(labeled: Path, tmp_path: P
     random_state = torch.get_rng_state()
     probe = open_probe(recipe(labeled, probe_ignore=(7,)), backbone, HALF)
     assert probe is not None
-    assert "4 labeled images of val, by the labels of 4 of train, 2 classes, at 48x32 px" in probe.describe()
-    assert probe.passes(32) == 8 * 48 * 32 / 32**2
+    assert "4 labeled images of val, by the labels of 4 of train, 2 classes, at 64x48 px" in probe.describe()
+    assert probe.passes(32) == 8 * 64 * 48 / 32**2
     seen: list[tuple[int, int]] = []
     found = probe.miou(backbone, show=lambda *at: seen.append(at))
-    assert found == probe.miou(backbone) and backbone.training and probe.seconds > 0
+    assert found == probe.miou(backbone) and not probe.blind and backbone.training and probe.seconds > 0
     assert torch.equal(torch.get_rng_state(), random_state)
     assert [(number, 8) for number in range(8)] == seen[:8]
     save_backbone(backbone, tmp_path / "backbone.safetensors", HALF)
@@ -65,7 +66,7 @@ def test_it_is_what_evaluate_finds_on_the_same_images(labeled: Path, tmp_path: P
         [tmp_path / "backbone.safetensors"],
         ["retrieval"],
         labeled,
-        image_size=(48, 32),
+        image_size=(64, 48),
         output_stride=8,
         seeds=1,
         json=None,
@@ -74,6 +75,17 @@ def test_it_is_what_evaluate_finds_on_the_same_images(labeled: Path, tmp_path: P
     asked: list[int] = []
     assert probe.miou(backbone, stop=lambda: asked.append(0) or len(asked) == 3) is None
     assert backbone.training
+
+
+def test_labels_that_its_cells_are_too_coarse_for(labeled: Path, tmp_path: Path, tiny, capsys) -> None:
+    dotted = tmp_path / "dotted"
+    shutil.copytree(labeled, dotted)
+    for path in (dotted / "labels").rglob("*.png"):
+        labels = Image.new("L", Image.open(path).size)
+        labels.putpixel((0, 0), 1)
+        labels.save(path)
+    pretrain(tiny(probe=str(dotted), steps=1), tmp_path / "run")
+    assert "warning: --probe sees one label everywhere" in capsys.readouterr().out
 
 
 def test_its_images_are_not_larger_than_they_will_be_used(labeled: Path) -> None:

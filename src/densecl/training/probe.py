@@ -33,6 +33,10 @@ IMAGES = 20
 #: The longer side of an image, in sides of a view. Larger ones have more cells, and cost more.
 SIDE = 1.5
 
+#: ... or so many cells, if these are more pixels, but not more than the image has. With 4x4 cells, all of them got the
+#: label of the ground on pictures of nuclei.
+CELLS = 8
+
 #: Cells that are remembered at most, so that looking through them costs little beside the backbone.
 MEMORY_CELLS = 4096
 
@@ -57,6 +61,7 @@ class Probe:
 
     Attributes:
         seconds: of computing that the last measurement took.
+        blind: whether all pixels got the same label in it, so that it cannot tell good weights from bad ones.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Probe:
         self.ignore = tuple(ignore)
         self.normalization = normalization
         self.seconds = 0.0
+        self.blind = False
         self._read: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # images stay in memory: they are few and small
 
     @property
@@ -136,7 +142,9 @@ class Probe:
         except _Stopped:
             return None
         self.seconds = time.monotonic() - began
-        return found["retrieval"]["all"].miou
+        score = found["retrieval"]["all"]
+        self.blind = int((score.confusion.sum(dim=0) > 0).sum()) < 2
+        return score.miou
 
 
 class _Stopped(Exception):
@@ -242,10 +250,11 @@ def _size(settings: Settings[Any], pairs: Sequence[tuple[Path, Path]], backbone:
 
     A backbone that takes one size alone gets the square that it is trained on.
     """
-    longer = SIDE * settings.image_size
+    sizes = [measured(image, settings.channels) for image, _ in pairs]
+    own = statistics.median(max(size) for size in sizes)
+    longer = max(SIDE * settings.image_size, min(CELLS * backbone.stride, own))
     if settings.use_size is not None:
         longer = min(longer, settings.use_size)
-    sizes = [measured(image, settings.channels) for image, _ in pairs]
     width_over_height = statistics.median(width / height for width, height in sizes)
     sides = longer * min(1.0, width_over_height), longer * min(1.0, 1 / width_over_height)
     width, height = (max(1, round(side / backbone.stride)) * backbone.stride for side in sides)
