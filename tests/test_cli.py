@@ -71,7 +71,9 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "paper: 0.3" in text
 
 
-@pytest.mark.parametrize("command", ["pretrain", "check", "report", "evaluate", "export", "finetune", "predict", "embed", "demo"])
+@pytest.mark.parametrize(
+    "command", ["pretrain", "check", "report", "evaluate", "export", "finetune", "predict", "embed", "demo"]
+)
 def test_help_fits_into_80_columns_and_breaks_no_flag(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
