@@ -71,7 +71,9 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "paper: 0.3" in text
 
 
-@pytest.mark.parametrize("command", ["pretrain", "check", "evaluate", "export", "finetune", "predict", "embed", "demo"])
+@pytest.mark.parametrize(
+    "command", ["pretrain", "check", "report", "evaluate", "export", "finetune", "predict", "embed", "demo"]
+)
 def test_help_fits_into_80_columns_and_breaks_no_flag(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +90,7 @@ def test_help_lists_only_commands_that_work(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
-    assert listed == ["pretrain", "check", "evaluate", "export", "finetune", "predict", "embed", "demo"]
+    assert listed == ["pretrain", "check", "report", "evaluate", "export", "finetune", "predict", "embed", "demo"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ def add_report(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "report",
-        help="see what a run learned: verdicts, curves, and what it makes of images, on one page",
+        help="see what a run learned, on one page",
         description="Write a page that tells what a run learned. It is one file, and opens from disk without a"
         " network. Several runs are compared.",
         epilog="How to read the page: docs/report.md.",
