@@ -302,8 +302,8 @@ class Recorder(pl.Callback):
                 self._report()
         if self.done == 0 and self.watching.probe is not None and self.watching.probe.blind:
             self._say(
-                "warning: --probe sees one label everywhere, so it cannot tell good weights from bad ones. Its cells may"
-                " be too coarse for these labels: try --output-stride 16, or a larger --image-size."
+                "warning: --probe sees one label everywhere, so it cannot tell good weights from bad ones. Its cells"
+                " may be too coarse for these labels: try --output-stride 16, or a larger --image-size."
             )
         self._keep_best(module)
 
