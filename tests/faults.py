@@ -114,7 +114,7 @@ FAULTS: dict[str, Fault] = {
         ("at-chance", "worse-than-random", "vectors-alike"),
         {"learning_rate": 1.0, "optimizer": "adamw"},
     ),
-    "constant": Fault("constant images", ("at-chance", "worse-than-random"), SIMCLR, constant=True),
+    "constant": Fault("constant images", (), SIMCLR, constant=True),  # `densecl check` names them
     "blurred": Fault("all cells of a query look the same", ("few-matches",), {"dense_weight": 0.0}, blurred_queries),
     "grid-queue": Fault(
         "too small a grid; a queue longer than the data",

@@ -15,7 +15,7 @@ from densecl.training.run import pretrain
 from densecl.verdicts.record import read_record
 from densecl.verdicts.table import VERDICTS, verdicts
 from densecl.verdicts.telling import told_in
-from tests.faults import COMMON, FAULTS, constant_images
+from tests.faults import COMMON, FAULTS
 
 Tiny = Callable[..., Recipe]
 
@@ -24,8 +24,6 @@ Tiny = Callable[..., Recipe]
 def test_a_fault_is_named(name: str, tiny: Tiny, tmp_path: Path) -> None:
     fault = FAULTS[name]
     settings = COMMON | fault.settings
-    if fault.constant:
-        settings["data"] = str(constant_images(tmp_path / "constant"))
     log = tmp_path / "run" / "train.log"
     result = None
     with fault.made(), contextlib.suppress(UserError):
