@@ -257,8 +257,11 @@ def test_numbers_too_large_for_half_precision(run: Path, photos: Path, tmp_path:
         densecl.embed(tmp_path / "large.safetensors", photos, tmp_path / "v.npy", dtype="float16", **SETTINGS)
 
 
-def test_every_flag_is_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_flag_is_a_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run", "d"):
+        Path(folder).mkdir()
     monkeypatch.setattr(verb, "embed", lambda *positional, **named: calls.append((positional, named)))
     line = "embed run --data d --out v.npy --dense --dtype float16 --image-size 64x32 --output-stride 16 --tile 9"
     line += " --backbone b --batch-size 3 --device cpu --workers 1 --max-image-pixels 7 --read-timeout 2 --resume"

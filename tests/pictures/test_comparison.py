@@ -48,11 +48,11 @@ def test_arcs_lead_to_the_matches_and_have_the_color_of_right_and_wrong() -> Non
     right, wrong = (found[found[:, 0] < SECOND_ROW - CAPTION] for found in (near(picture, RIGHT), near(picture, WRONG)))
     assert len(right) and right[:, 1].max() < half
     assert len(wrong) and wrong[:, 1].min() > half
-    # Green arcs end in every column of the lower view; the red ones at its lower left.
+    # Green arcs end in every column of the lower view; the red ones side by side at its lower left.
     ends = right[right[:, 0] > lower][:, 1]
     assert {int((x - MARGIN) * 4 / VIEW) for x in ends} == {0, 1, 2, 3}
     lowest = wrong[wrong[:, 0] > lower + 0.8 * VIEW][:, 1]
-    assert len(lowest) and lowest.max() < picture.width - MARGIN - VIEW / 2
+    assert len(lowest) and lowest.max() < picture.width - MARGIN - 0.4 * VIEW
 
 
 def test_what_is_similar_to_the_middle_is_lit_and_what_is_alike_has_one_color() -> None:
