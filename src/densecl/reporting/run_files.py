@@ -6,9 +6,9 @@ more than a run writes, and what is damaged or missing is left out.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ import yaml
 
 from densecl.errors import UserError
 from densecl.names import from_cell, shown
+from densecl.verdicts.record import numbers
 
 #: Bytes that are read at most.
 MOST_RECIPE, MOST_TABLE, MOST_RESULTS, MOST_PICTURE = 1_000_000, 64 * 2**20, 8 * 2**20, 4 * 2**20
@@ -186,27 +187,10 @@ def read_table(path: Path) -> list[Row]:
         last = len(lines) - 1
         places = sorted({1 + round(number * (last - 1) / (MOST_ROWS - 1)) for number in range(MOST_ROWS)})
         lines = [lines[0], *(lines[place] for place in places)]
-    rows = []
-    try:
-        for cells in csv.DictReader(lines):
-            row = {}
-            for name, cell in cells.items():
-                value = _number(cell)
-                if isinstance(name, str) and value is not None:
-                    row[name] = value
-            if row.get("step", -1) >= 0:
-                rows.append(row)
-    except csv.Error:
-        pass
-    return rows
-
-
-def _number(cell: Any) -> float | None:
-    try:
-        value = float(cell)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
+    cells: list[dict[str, str]] = []
+    with contextlib.suppress(csv.Error):  # the rows before it are whole
+        cells.extend(csv.DictReader(lines))
+    return [row for row in numbers(cells) if row["step"] >= 0]
 
 
 def _read_quarantine(path: Path) -> list[tuple[str, str]]:
