@@ -27,6 +27,7 @@ embed nowhere --data there --out o.npy
 embed random --data nowhere --out o.npy
 check --data nowhere
 pretrain --data nowhere --out o
+pretrain --data there --out o --teacher-cache /proc/nowhere
 """
 
 

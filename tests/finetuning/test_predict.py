@@ -69,7 +69,8 @@ def test_boxes_of_any_image(images: Path, tmp_path: Path, monkeypatch: pytest.Mo
         task="detection", network="faster-rcnn", classes=("a", "b"), image_size=(80, 80), threshold=0.5, **ABOUT
     )
     monkeypatch.setattr(densecl.finetuning.predict, "load_tuned", lambda path: (FindsRed(), tuned))
-    assert main(["predict", "run", "--data", str(images), "--out", str(tmp_path / "out")]) == 0
+    (tmp_path / "run").mkdir()
+    assert main(["predict", str(tmp_path / "run"), "--data", str(images), "--out", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out/predictions.json").read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
     assert sorted(names.values()) == ["below/tall.png", "below/wide.jpg.png", "strip.png", "wide.png"]

@@ -42,7 +42,7 @@ def test_two_processes_train_as_one(tiny, tmp_path: Path, easily_labeled: Path, 
     one = pretrain(tiny(**settings), tmp_path / "one")
     assert two.steps == one.steps == 5
     assert len(losses(two.out)) == 5
-    assert losses(two.out) == pytest.approx(losses(one.out), abs=1e-5)
+    assert losses(two.out) == pytest.approx(losses(one.out), abs=2e-5)
     weights = load_file(one.backbone)
     for name, tensor in load_file(two.backbone).items():
         torch.testing.assert_close(tensor, weights[name], atol=1e-5, rtol=1e-4)

@@ -65,6 +65,7 @@ def test_the_best_weights_are_named_with_what_the_start_and_the_end_had(tmp_path
     )
     assert said(200, 35.0, "31", "34", "35").endswith("These are the last weights, too.")
     assert said(200, 30.0, "31", "29", "30").endswith("The weights that it began with were better: 31.0 mIoU.")
+    assert said(200, 31.0, "31", "29", "31").endswith("The weights that it began with were as good.")
 
 
 def test_fewer_pairs_need_a_larger_change(tmp_path: Path) -> None:
@@ -95,6 +96,8 @@ def test_what_to_do_with_the_result() -> None:
     ]
     continued = " ".join(next_steps(Recipe(data="dataset:Photos", init="imagenet"), out))
     assert "imagenet --task correspondence --data FOLDER" in continued
+    probed = list(next_steps(Recipe(data="photos", probe="labeled"), out))
+    assert "  densecl evaluate 'my runs/a' random --task segmentation --data labeled" in probed
     (_, *lines) = next_steps(Recipe(data="photos", backbone="module:Mine"), out)
     assert lines[-1] == "  module.load_state_dict(load_file('my runs/a/backbone.safetensors'))"
 

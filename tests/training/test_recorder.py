@@ -96,7 +96,7 @@ class Run:
         self.peers = Mock(spec=Peers)
         self.peers.agree.side_effect = lambda numbers: numbers
         self.interrupts = Mock(spec=Interrupts, received=None)
-        self.fixed_pairs = Mock(spec=FixedPairs)
+        self.fixed_pairs = Mock(spec=FixedPairs, first_pairs=None)  # nothing to draw
         seen = [Seen(accuracy, 0.125, 20, 0.25, math.nan, torch.eye(4)) for accuracy in matched]
         self.fixed_pairs.measure.side_effect = itertools.chain(seen, itertools.repeat(seen[-1]))
         self.source = MagicMock(spec=ImageSource)

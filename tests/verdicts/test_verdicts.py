@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densecl.verdicts import course, losses
-from densecl.verdicts.record import Numbers, Record, numbers, read_record
-from densecl.verdicts.table import EARLY, VERDICTS, look_is_due, verdicts
+from densecl.verdicts.record import EARLY, Numbers, Record, numbers, read_record
+from densecl.verdicts.table import VERDICTS, look_is_due, verdicts
 from densecl.verdicts.telling import Telling, at_the_end, told_in
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -167,7 +167,7 @@ def test_a_dense_loss_that_is_solved_without_matches() -> None:
     ],
 )
 def test_the_rank_of_runs_that_were_judged(ranks: tuple[float, float], falls: bool) -> None:
-    assert ("rank-falls" in bad(run(watched=watched(effective_rank=list(ranks))))) == falls
+    assert ("rank-falls" in bad(run(watched=watched(effective_rank=[float(one) for one in ranks])))) == falls
 
 
 def test_weights_that_were_better_before() -> None:

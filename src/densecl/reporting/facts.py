@@ -50,7 +50,7 @@ def what_was_run(run: RunFiles) -> list[Fact]:
     facts = [
         Fact("Images", ", ".join(sources) + images),
         Fact("Backbone", ", ".join(backbone)),
-        Fact("Started from", str(recipe.get("init") or "random weights")),
+        Fact("Started from", str(recipe.get("init") or "random weights") if recipe else "unknown: no readable recipe"),
         Fact("Method", f"{method}{loss}" if method else ""),
         Fact("Teacher", f"{said.get('teacher', recipe.get('teacher') or '')} {_license(said)}".strip()),
         Fact("Length", _length(run)),
@@ -178,7 +178,9 @@ def next_commands(run: RunFiles) -> list[Command]:
         found.append(Command("Go on with it", shlex.join(("densecl", "pretrain", "--out", out, "--resume"))))
     judge = ("densecl", "evaluate", out, other, "--task", "correspondence", "--data", data)
     found.append(Command("Compare it with what it began with, without labels", shlex.join(judge)))
-    labeled = ("densecl", "evaluate", out, other, "--baseline", other, "--task", "detection", "--data", "LABELED")
+    probe = recipe.get("probe")
+    task, labels = ("segmentation", probe) if isinstance(probe, str) else ("detection", "LABELED")
+    labeled = ("densecl", "evaluate", out, other, "--baseline", other, "--task", task, "--data", labels)
     found.append(Command("Compare it on images with labels", shlex.join(labeled)))
     export = ("densecl", "export", out, "--to", "timm", "--out", f"{out}-timm")
     found.append(Command("Hand it to another library", shlex.join(export)))

@@ -41,6 +41,8 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
     if settings.probe is not None and not Path(settings.probe).expanduser().is_dir():
         raise UserError(f"--probe {shown(settings.probe)}: no such folder of labeled images.")
+    if settings.teacher_cache is not None:
+        check_makeable(Path(settings.teacher_cache).expanduser(), flag("teacher_cache"))
     if out is None:
         return
     check_folder(out)

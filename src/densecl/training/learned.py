@@ -80,6 +80,8 @@ def _of_best(out: Path, rows: Sequence[Mapping[str, str]]) -> str | None:
         return None
     value, file = found.in_words(kept.moment.value), shown(out / best.FILE)
     said = f"Best by {CALLED[kept.name]}: step {kept.moment.step}, {value}, in {file}"
+    if found.best.step == 0 and found.best.value == kept.moment.value:
+        return f"{said}. The weights that it began with were as good."
     if found.best.step == 0:
         return f"{said}. The weights that it began with were better: {found.in_words(found.best.value)}."
     if kept.moment.step == found.moments[-1].step:
@@ -116,7 +118,10 @@ def next_steps(settings: Settings[Any], out: Path) -> Iterator[str]:
         return
     beside = "random" if settings.init is None else "imagenet" if settings.init == "imagenet" else settings.init
     data = "FOLDER" if settings.sources[0].startswith("dataset:") else settings.sources[0]
-    words = ("densecl", "evaluate", str(out), beside, "--task", "correspondence", "--data", data)
+    task = "correspondence"
+    if settings.probe is not None:
+        task, data = "segmentation", settings.probe
+    words = ("densecl", "evaluate", str(out), beside, "--task", task, "--data", data)
     yield f"Compare it with {'untrained weights' if beside == 'random' else 'what it began with'}:"
     yield f"  {shown(shlex.join(words), 2000)}"
     yield "Load it:"

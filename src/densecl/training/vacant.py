@@ -53,8 +53,12 @@ def _early(path: Path) -> bool:
     return path.name in EARLY or path.name.startswith(".quarantine.csv") or path.suffix == ".part"
 
 
-def check_makeable(out: Path) -> None:
+def check_makeable(out: Path, flag: str = "--out") -> None:
     """Makes the folder, and removes it again, because not even the permissions tell whether that will work.
+
+    Args:
+        out: the folder.
+        flag: that it was given by.
 
     Raises:
         UserError: it cannot be made, or not be written to.
@@ -65,7 +69,7 @@ def check_makeable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         trial.touch()
     except OSError as error:
-        raise UserError(f"--out {shown(out)}: nothing can be written there: {error.strerror}.") from error
+        raise UserError(f"{flag} {shown(out)}: nothing can be written there: {error.strerror}.") from error
     finally:
         with contextlib.suppress(OSError):
             trial.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from densecl.verdicts.record import PROBE_NOISE, Record
+from densecl.verdicts.record import EARLY, PROBE_NOISE, Record
 from densecl.verdicts.verdict import Found, percent
 
 #: Fraction of an image's key cells that are some query cell's match, below which the matches have collapsed. Random
@@ -72,7 +72,7 @@ def no_gain(record: Record) -> Found | None:
                 " --base-learning-rate, or --anchor 1.",
             )
         halfway = bool(record.metrics) and record.progress(record.metrics[-1]) >= 0.5
-        if away is not None and away >= LEFT and last - first <= noise and halfway:
+        if away is not None and away >= LEFT and last - first <= noise and halfway and record.step >= EARLY:
             return Found(
                 "note",
                 f"The features leave the starting weights{far} without gain: {numbers}, which is within noise."

@@ -12,6 +12,9 @@ from typing import Any
 
 import yaml
 
+#: Before this step nothing bad is said of what is learned: no run has learned anything by then.
+EARLY = 40
+
 #: Rows of metrics.csv whose median is taken: a single one is that of a batch, which is noise.
 RECENT = 5
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from densecl.verdicts import course, features, losses
-from densecl.verdicts.record import PROBE_NOISE, Record
+from densecl.verdicts.record import EARLY, PROBE_NOISE, Record
 from densecl.verdicts.verdict import LEVELS, Found, Row, Verdict, worse
-
-#: Before this step nothing bad is said of what is learned: no run has learned anything by then.
-EARLY = 40
 
 #: Name -> verdict, in the order in which they are told.
 VERDICTS: dict[str, Row] = {
