@@ -40,8 +40,8 @@ METHOD = {"pytorch": "moco", "pytorch_lightning": "byol", "pytorch_lightning_dis
 GUARD = re.compile(r"# Python looks for modules.*?sys\.path\.pop\(0\)\n\n", re.DOTALL)
 
 
-#: What a reader does not need, and what is of one machine alone.
-NOISE = re.compile(r"Epoch 0|Tip|LitLogger|Warning|GPU available|TPU|num_workers|/tmp/|/home/|/work/|\x1b|\r")
+#: What a reader does not need, and what is of one machine alone: any path from the root of its disk.
+NOISE = re.compile(r"Epoch 0|Tip|LitLogger|Warning|GPU available|TPU|num_workers|/tmp/|/home/|(?<![\w.])/\w|\x1b|\r")
 
 #: Those that hold their outputs. `examples/notebooks/execute.py` makes and saves them.
 EXECUTED = ("quickstart",)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from densecl.errors import UserError
-from densecl.files import replacing
+from densecl.files import free_bytes, replacing
 from densecl.images.decode import BadImage
 from densecl.images.sources import DatasetSource, ImageSource
 from densecl.names import shown
@@ -65,21 +64,23 @@ class KeptMaps:
 
     def missing(self) -> Iterator[int]:
         """The images whose map is not there, or not whole. Those that can have none are left out."""
-        for index in range(len(self.source)):
-            path = self._path(index)
-            if path is not None and _size(path) not in (0, self.bytes_each):
-                yield index
+        return filter(self.lacks, range(len(self.source)))
+
+    def lacks(self, index: int) -> bool:
+        """Whether the map of this image is still to be made."""
+        path = self._path(index)
+        return path is not None and _size(path) not in (0, self.bytes_each)
 
     def check_space(self, missing: int) -> None:
         """
         Raises:
             UserError: there is no room for so many more maps.
         """
-        needed, free = missing * self.bytes_each, shutil.disk_usage(self.folder).free - FREE_BYTES
-        if needed > free:
+        needed, free = missing * self.bytes_each, free_bytes(self.folder)
+        if free is not None and needed > free - FREE_BYTES:
             raise UserError(
                 f"--teacher-cache {self.folder}: {missing} maps are {needed / 1e9:.1f} GB, and there is room for"
-                f" {max(0, free) / 1e9:.1f} GB. Free some, give a smaller --teacher-size, or leave it out."
+                f" {max(0, free - FREE_BYTES) / 1e9:.1f} GB. Free some, give a smaller --teacher-size, or leave it out."
             )
 
     def write(self, index: int, features: Float[Tensor, "dim rows cols"] | None) -> None:

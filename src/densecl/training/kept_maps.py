@@ -153,14 +153,14 @@ def _wait(maps: KeptMaps, missing: Sequence[int], patience: float, stop: Callabl
     Raises:
         UserError: none came for so many seconds.
     """
-    left, seen = len(missing), time.monotonic()
+    left, seen = list(missing), time.monotonic()
     while left and not stop():
         time.sleep(LOOK_EVERY)
-        now_left = sum(1 for _ in maps.missing())
-        if now_left < left:
-            left, seen = now_left, time.monotonic()
+        still = [index for index in left if maps.lacks(index)]
+        if len(still) < len(left):
+            left, seen = still, time.monotonic()
         elif time.monotonic() - seen > patience:
             raise UserError(
-                f"--teacher-cache {shown(maps.folder)}: the other processes make no maps, {left} are missing. All"
+                f"--teacher-cache {shown(maps.folder)}: the other processes make no maps, {len(left)} are missing. All"
                 " machines must see the same folder."
             )
