@@ -86,13 +86,15 @@ def training_images(options: argparse.Namespace) -> Iterator[str]:
         yield str(listing)
 
 
-def judge(weights: str, options: argparse.Namespace, split: str, seed: int) -> dict[str, float]:
+def judge(
+    weights: str, options: argparse.Namespace, split: str, seed: int, backbone: str = COMMON["backbone"]
+) -> dict[str, float]:
     size: dict[str, Any] = {"image_size": (options.size, options.size)} if options.size else {}
     results = evaluate(
         [weights],
         ("segmentation", "retrieval"),
         options.labeled,
-        backbone=COMMON["backbone"],
+        backbone=backbone,
         json=None,
         seeds=1,
         first_seed=seed,
