@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from continued import AS_IT_IS, COMMON, RANDOM, judge, training_images
 from machine import this_machine
-from rows import append, read
+from rows import append, missing, read
 
 from densecl import pretrain
 
@@ -142,6 +142,9 @@ SERIES = {
 #: The longer side at which a domain's images are judged.
 JUDGED_AT = {STREET: 240, AERIAL: 256, MICROSCOPY: 256}
 
+#: So many fields of a row say which run it is of.
+RUN = 6
+
 
 class Row(NamedTuple):
     """What identifies a run, and its scores: mIoU in percent, of frozen features."""
@@ -157,10 +160,6 @@ class Row(NamedTuple):
     minutes: float = 0.0
     date: str = ""
     machine: str = ""
-
-    @property
-    def run(self) -> tuple[str, ...]:
-        return tuple(map(str, self[:6]))
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
@@ -214,13 +213,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/hypotheses"))
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
-    done = {tuple(row[name] for name in Row._fields[:6]) for row in read(options.table)}
-    missing = [row for row in rows(options) if row.run not in done]
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as processes:
-        running = {processes.submit(made, row, options): row for row in missing}
+        running = {processes.submit(made, row, options): row for row in missing(options.table, rows(options), RUN)}
         for one in as_completed(running):
             if failure := one.exception():
-                print(f"failed: {' '.join(running[one].run)}: {failure}", flush=True)
+                print(f"failed: {' '.join(map(str, running[one][:RUN]))}: {failure}", flush=True)
             else:
                 row = one.result()
                 append(options.table, row)
