@@ -21,7 +21,7 @@ LEFT = 0.1
 COARSE = 0.3
 
 #: Spread of the images' vectors below which they are nearly the same. The run itself ends at 1e-4 (`alarms`).
-ALIKE = 0.01
+ALIKE = 0.003
 
 #: Fraction of its first value that the spread of the images' features has to fall to: with a dense loss (such runs
 #: gained at 0.07 to 0.2), with the global loss alone, and where it is a fault.
