@@ -108,9 +108,10 @@ class Moments:
             "flipped": torch.cat([views.flipped[:PAIRS] for views in (seen.first, seen.second)]).to(torch.uint8),
         }
         places = seen.pair.index[:PAIRS].tolist()
-        for pair, index in enumerate(places if self.read is not None else ()):
-            with contextlib.suppress(BadImage):  # it was read a moment ago
-                tensors |= _whole(pair, self.read(index))
+        if self.read is not None:
+            for pair, index in enumerate(places):
+                with contextlib.suppress(BadImage):  # it was read a moment ago
+                    tensors |= _whole(pair, self.read(index))
         write_tensors(tensors, self.folder / VIEWS, {"names": json.dumps([shown(self.name(one)) for one in places])})
 
 
