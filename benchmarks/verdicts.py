@@ -1,12 +1,14 @@
 """What the verdicts say of runs with a fault, and of runs without one.
 
     PYTHONPATH=. python benchmarks/verdicts.py faults --data UNLABELLED [--runs runs/verdicts]
+    python benchmarks/verdicts.py healthy --data UNLABELLED [--runs runs/healthy]
     python benchmarks/verdicts.py runs RUNS [RUNS ...]
     python benchmarks/verdicts.py curves
     python benchmarks/verdicts.py
 
-`faults` trains each fault of tests/faults.py on these images, and methods without a fault. `runs` looks at the runs in
-some folders; rows that were made of the same run before stay. `curves` looks at the learning curves in docs/benchmarks.
+`faults` trains each fault of tests/faults.py on these images, and methods without a fault. `healthy` trains methods
+with their own settings until each has begun to learn. `runs` looks at the runs in some folders; rows that were made of
+the same run before stay. `curves` looks at the learning curves in docs/benchmarks.
 All append rows to docs/benchmarks/verdicts.csv. Without a word it prints the tables of docs/benchmarks/verdicts.md.
 """
 
@@ -35,6 +37,13 @@ TINY = {
     "learning_rate": 0.05, "warmup_epochs": 0.0, "precision": "32", "channels_last": False, "workers": 0,
     "loggers": (),
 }  # fmt: skip
+
+#: Of the runs that shall be silent: small enough for minutes on one core, long enough to learn. The rest is "auto".
+HEALTHY = {
+    "backbone": "resnet10t", "image_size": 64, "output_stride": 16, "batch_size": 32, "steps": 60, "log_every": 5,
+    "workers": 0, "loggers": (),
+}  # fmt: skip
+HEALTHY_METHODS = ("moco", "simclr", "byol", "barlow", "vicreg", "dino")
 
 
 class Row(NamedTuple):
@@ -123,6 +132,21 @@ def make_faults(data: Path, runs: Path, seen: set[str]) -> None:
         append(TABLE, *rows_of("fault", name, read_record(runs / name.replace(" ", "-"))))
 
 
+def make_healthy(data: Path, runs: Path, seen: set[str]) -> None:
+    """Trains each method from scratch, as its own settings are."""
+    import torch
+
+    from densecl.config.compose import make_recipe
+    from densecl.training.run import pretrain
+
+    torch.set_num_threads(1)
+    for method in HEALTHY_METHODS:
+        name = f"healthy: {method} {HEALTHY['steps']} steps"
+        if name not in seen:
+            pretrain(make_recipe(data=str(data), method=method, **HEALTHY), runs / method)
+            append(TABLE, *rows_of("run", name, read_record(runs / method)))
+
+
 def tables() -> Iterator[str]:
     """Lines of Markdown."""
     from tests.faults import FAULTS
@@ -155,7 +179,7 @@ def tables() -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("faults", "runs", "curves"))
+    parser.add_argument("what", nargs="?", choices=("faults", "healthy", "runs", "curves"))
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/verdicts"))
@@ -163,6 +187,8 @@ def main() -> None:
     seen = {row["run"] for row in read(TABLE)}
     if args.what == "faults":
         make_faults(args.data, args.runs, seen)
+    elif args.what == "healthy":
+        make_healthy(args.data, args.runs, seen)
     elif args.what == "runs":
         look_at_runs(args.folders, seen)
     elif args.what == "curves":

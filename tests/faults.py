@@ -94,6 +94,25 @@ def blurred_queries() -> AbstractContextManager[Any]:
     return patch.object(Encoder, "maps", blurred)
 
 
+@contextlib.contextmanager
+def growing_offset():
+    """The same vector is added to all features, more of it at each step. Where statistics are frozen a backbone can
+    learn to do so."""
+    maps, forward = Encoder.maps, DenseCL.forward
+    steps = 0
+
+    def shifted(encoder: Encoder, pixels: torch.Tensor) -> list[torch.Tensor]:
+        return [one + 0.3 * steps * one.detach().std() for one in maps(encoder, pixels)]
+
+    def step(model: DenseCL, *views: Any) -> Any:
+        nonlocal steps
+        steps = model.steps
+        return forward(model, *views)
+
+    with patch.object(Encoder, "maps", shifted), patch.object(DenseCL, "forward", step):
+        yield
+
+
 def slow_images() -> AbstractContextManager[Any]:
     read = FileSource.read
 
@@ -116,6 +135,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "constant": Fault("constant images", (), SIMCLR, constant=True),  # `densecl check` names them
     "blurred": Fault("all cells of a query look the same", ("few-matches",), {"dense_weight": 0.0}, blurred_queries),
+    "offset": Fault("all features get the same offset", ("features-alike",), SIMCLR, growing_offset),
     "grid-queue": Fault(
         "too small a grid; a queue longer than the data",
         ("small-grid", "long-queue"),

@@ -28,6 +28,7 @@ PLAIN = {
     "synonyms",
     "version",
     "views",
+    "watched_file",
 }
 EVERYTHING = {
     *PLAIN, "api", "augment", "checking", "cli", "commands", "config", "demo", "embedding", "evaluation", "exports",
@@ -50,6 +51,7 @@ MAY_IMPORT = {
     "synonyms": {"errors"},
     "version": set(),
     "views": set(),
+    "watched_file": set(),
     "config": {"choices", "errors", "files", "names", "normalization", "synonyms"},
     "augment": PLAIN,
     "model": PLAIN,

@@ -36,6 +36,11 @@ def first_pairs(pairs: int = 3, *, cells: int = 6, channels: int = 16, seed: int
     return FirstPairs(CropPair(crops[0], crops[1], torch.arange(pairs)), views[0], views[1], query, key)
 
 
+def scene(index: int) -> torch.Tensor:
+    """The image that the views of `first_pairs` lie in: 160 wide, 100 high, brighter to the right."""
+    return torch.linspace(0, 255, 160).to(torch.uint8).expand(3, 100, 160)
+
+
 def make_run(folder: Path, *, steps: int = 100, learning_rate: float = 0.1, name: str = "photo.jpg") -> Path:
     """A run of which everything is there; `name` stands wherever a stranger's name may stand."""
     folder.mkdir(parents=True)
@@ -76,7 +81,7 @@ def make_run(folder: Path, *, steps: int = 100, learning_rate: float = 0.1, name
     compared = {"sentence": f"{name} is better.", "differences": [{"seed": 0, "difference": 1.25}]}
     results = {"densecl": "0.1.0", "data": name, "summary": [summary], "comparisons": [compared], "results": []}
     (folder / "evaluation.json").write_text(json.dumps(results))
-    moments = Moments(folder / "moments", GRAY, lambda index: name)
+    moments = Moments(folder / "moments", GRAY, lambda index: name, scene)
     for part, noise in enumerate((4.0, 1.0, 0.05)):
         moments.keep(part * steps // 2, first_pairs(noise=noise))
     return folder

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+import torch
 
 from densecl.reporting.moments import MOST_DIMS, MOST_MOMENTS, colors, read_moments
-from densecl.training.moments import Moments
-from tests.reporting.runs import GRAY, first_pairs
+from densecl.training.moments import PICTURE, Moments
+from tests.reporting.runs import GRAY, first_pairs, scene
 
 
 def test_what_the_page_gets_is_what_was_kept(tmp_path: Path) -> None:
@@ -39,6 +40,26 @@ def test_what_the_page_gets_is_what_was_kept(tmp_path: Path) -> None:
     mirrored = np.arange(36).reshape(6, 6)[:, ::-1].ravel()
     assert ((vectors[0] * vectors[3][mirrored]).sum(axis=1) > 0.99).all()
     assert found["dims"] == min(16, MOST_DIMS)
+
+
+def test_the_image_of_a_pair_is_kept_small_and_a_strangers_is_left_out(tmp_path: Path) -> None:
+    images = [scene(0), torch.zeros(3, 1000, 3000, dtype=torch.uint8), torch.zeros(1, 100, 160, dtype=torch.uint8)]
+    Moments(tmp_path, GRAY, str, images.__getitem__).keep(0, first_pairs())
+    found = read_moments(tmp_path)
+    assert found is not None
+    assert [(one["width"], one["height"]) for one in found["wholes"]] == [(160, 100), (3000, 1000), (160, 100)]
+    kept = safetensors.numpy.load_file(tmp_path / "views.safetensors")
+    assert kept["whole_1"].shape == (3, PICTURE // 3, PICTURE) and kept["whole_2"].shape == (1, 100, 160)
+    assert kept["whole_0"][0, 0, -1] > kept["whole_0"][0, 0, 0]
+
+    wrong = {
+        "sides_0": np.array([50, 60], np.float32),  # the views lie outside
+        "sides_1": np.array([np.inf, 1], np.float32),
+        "whole_2": np.zeros((3, 9000, 2), np.uint8),
+    }
+    safetensors.numpy.save_file({**kept, **wrong}, tmp_path / "views.safetensors")
+    found = read_moments(tmp_path)
+    assert found is not None and found["wholes"] == [None, None, None]
 
 
 def test_colors_do_not_jump_where_only_the_directions_do() -> None:

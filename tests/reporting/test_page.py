@@ -86,8 +86,18 @@ def test_the_page_can_be_used(browser: Browser, page: Path) -> None:
     assert text_of(browser, "when") == "step 100"
     late = painted(browser, "#pairs canvas"), painted(browser, "#cells canvas")
     assert "100.0 %" in text_of(browser, "judged")  # features without noise find every cell
+    # A line in every chart stands at the slider's step, and the images lie below their views.
+    marked = "JSON.stringify([...document.querySelectorAll('.plot')].map((plot) => plot.layout.shapes[0].x0))"
+    charts = browser.run("document.querySelectorAll('.plot').length")
+    browser.wait_for(f"{marked} === '[{','.join(['100'] * charts)}]'")
+    assert browser.run("document.querySelectorAll('.plot .shapelayer path').length") == charts
+    ratio = browser.run("document.querySelector('.pair .frames').getBoundingClientRect().toJSON()")
+    assert ratio["width"] / ratio["height"] == pytest.approx(1.6, abs=0.05)
+    assert "left: 100 × 70 px at 10, 20" in browser.run("document.querySelector('.pair .origin').textContent")
+
     move_slider(browser, 0)
-    assert text_of(browser, "when") == "step 0"
+    browser.wait_for(f"{marked} === '[{','.join(['0'] * charts)}]'")
+    assert text_of(browser, "when") == text_of(browser, "marked") == "step 0"
     early = painted(browser, "#pairs canvas"), painted(browser, "#cells canvas")
     assert early[0] != late[0] and early[1] != late[1]
     assert "100.0 %" not in text_of(browser, "judged")
@@ -135,7 +145,7 @@ def test_names_are_text(browser: Browser, tmp_path: Path) -> None:
         assert mark not in text
     shown_name = shown(HOSTILE)
     assert browser.run("document.querySelector('#quarantine td').textContent") == shown_name
-    assert browser.run("document.querySelector('.pair figcaption').title") == shown_name
+    assert browser.run("document.querySelector('.pair .origin b').title") == shown_name
     assert browser.run("document.querySelector('#run-legend .name').textContent") == shown(name)
     assert f"{shown_name} is better." in text
     assert "<img src=x" in browser.run("document.querySelector('.plot .hoverlayer').textContent")

@@ -87,12 +87,9 @@ def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) ->
     (folder / "recipe.yaml").write_text("\n".join([*bomb, "image_size: 96", "1: 2"]))
     assert read_run(folder).recipe == {"a": ["x", "x"], "image_size": 96}
     (folder / "metrics.csv").write_text("step,loss,loss\n1,2,3\nx,1,1\n2,nan,inf\n3,5,6,7,8\n-1,4,4\n4,1,1\n5,9")
-    assert read_run(folder).metrics == [
-        {"step": 1, "loss": 3},
-        {"step": 2},
-        {"step": 3, "loss": 6},
-        {"step": 4, "loss": 1},
-    ]
+    files = read_run(folder)
+    assert files.metrics == [{"step": 1, "loss": 3}, {"step": 2}, {"step": 4, "loss": 1}]
+    assert files.damaged == {"metrics.csv": 3}  # that of step 5 is being written
     (folder / "backbone.safetensors").write_bytes(b"\xff" * 100)
     (folder / "evaluation.json").write_text(
         json.dumps({"summary": [1, {"scores": {"miou": 3}}], "comparisons": [None]})
@@ -102,12 +99,13 @@ def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) ->
         os.mkfifo(folder / "watched.csv")  # would block whoever opens it
     page = densecl.report(folder).read_text()
     assert "image_size" in page
+    assert "3 rows of metrics.csv cannot be read and are left out." in page
 
 
 def test_a_long_table_keeps_its_first_and_last_row(tmp_path: Path) -> None:
     rows = 5 * MOST_ROWS
     (tmp_path / "metrics.csv").write_text("step,loss\n" + "".join(f"{step},1\n" for step in range(1, rows + 1)))
-    found = [row["step"] for row in read_table(tmp_path / "metrics.csv")]
+    found = [row["step"] for row in read_table(tmp_path / "metrics.csv").rows]
     assert len(found) == MOST_ROWS and found[0] == 1 and found[-1] == rows
 
 

@@ -136,3 +136,13 @@ def test_what_guessing_costs_is_known_where_there_are_candidates(
     assert found["dense_chance_loss"] == pytest.approx(dense_chance, nan_ok=True)
     assert found["global_positive"] == pytest.approx(1) and found["dense_positive"] == pytest.approx(1)
     assert 0 < found["image_spread"] <= 1 and 0 < found["cell_spread"] <= 1
+
+
+def test_an_offset_of_all_features_is_seen_though_the_vectors_stay() -> None:
+    features = unit(BATCH, CELLS, 64).transpose(1, 2).unflatten(2, (ROWS, COLS))
+    model = DenseCL(create_backbone("test_resnet"), queue_length=100, dim=DIM)
+    vectors = unit(BATCH, CELLS, DIM), unit(BATCH, DIM)
+    before, after = (measures(model, output(some, *vectors)) for some in (features, features + 3))
+    means = torch.nn.functional.normalize(features.mean(dim=(2, 3)), dim=1)
+    assert before["feature_spread"] == pytest.approx(1 - (means @ means.T).mean().item(), abs=1e-6)
+    assert after["feature_spread"] < 0.001 and after["image_spread"] == before["image_spread"]

@@ -13,7 +13,7 @@ def test_a_row_has_a_value_for_every_column() -> None:
     row = metrics_row(12, 1.5, [float(number) for number in range(len(MEASURES))], settings, (80.0, 0.25, 9.0))
     assert set(row) == set(COLUMNS)
     assert len(COLUMNS) == len(set(COLUMNS))
-    assert (row["step"], row["epoch"], row["loss"], row["image_spread"]) == (12, 1.5, 0.0, len(MEASURES) - 1)
+    assert (row["step"], row["epoch"], row["loss"], row["feature_spread"]) == (12, 1.5, 0.0, len(MEASURES) - 1)
     assert (row["learning_rate"], row["dense_weight"], row["key_momentum"], row["temperature"]) == (0.1, 0.5, 0.99, 0.2)
     assert [row[name] for name in TIMINGS] == [80.0, 0.25, 9.0]
 

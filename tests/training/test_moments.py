@@ -52,6 +52,11 @@ def test_a_run_keeps_its_moments_and_a_resumed_one_the_same(
         assert json.loads(views.metadata()["names"])[0].endswith(".png")
         assert views.get_tensor("after").shape == (2 * PAIRS, 3, 32, 32)
         assert not torch.equal(views.get_tensor("after"), views.get_tensor("before"))  # the colors have changed
+        for pair in range(PAIRS):  # the image that the views were cut out of
+            height, width = views.get_tensor(f"sides_{pair}").tolist()
+            box = views.get_tensor("box")[[pair, PAIRS + pair]]
+            assert box[:, 2].max() <= width and box[:, 3].max() <= height
+            assert views.get_tensor(f"whole_{pair}").shape[1:] == (height, width)  # these are small
     first, last = (safetensors.torch.load(files[f"{step:09}.safetensors"])["vectors"] for step in (0, 4))
     assert first.shape == last.shape == (2 * PAIRS, DIMS, 4, 4)
     assert not torch.equal(first, last)

@@ -161,7 +161,8 @@ def test_a_dense_loss_that_is_solved_without_matches() -> None:
     ("ranks", "falls"),
     [
         ((174, 15), True),  # the global loss on nuclei: 49.1 -> 45.5 mIoU
-        ((195, 39), True),  # ... on street frames at rate 0.001: 42.3 -> 40.6
+        ((194.76, 38.71), True),  # ... on street frames at rate 0.001: 42.3 -> 40.6
+        ((153, 39.8), False),  # the dense loss on nuclei, 1000 steps: its repetition gained 9.3
         ((174, 66), False),  # 49.1 -> 49.5
         ((220, 156), False),  # 33.7 -> 34.8
     ],
@@ -185,8 +186,30 @@ def test_weights_that_were_better_before() -> None:
 
 def test_few_matches_and_vectors_alike() -> None:
     assert "few-matches" in bad(run(distinct_matches=0.1)) and "few-matches" not in bad(run(distinct_matches=0.45))
-    assert "vectors-alike" in bad(run(image_spread=0.004))
-    assert "vectors-alike" not in bad(run(image_spread=lambda step: 0.004 if step < 36 else 0.2))  # byol, early
+    assert "vectors-alike" in bad(run(image_spread=0.002))
+    assert "vectors-alike" not in bad(run(image_spread=lambda step: 0.002 if step < 36 else 0.2))  # byol, early
+    assert "vectors-alike" not in bad(run(image_spread=lambda step: 0.006 if step < 60 else 0.02))  # dino
+
+
+# Spread of the images' features at the steps of watched.csv, of real runs from ImageNet's weights.
+GLOBAL_ALONE = [0.615, 0.0299, 5.6e-6, 9.4e-10, 3.1e-9]  # aerial; scored like random weights
+DENSE_NUCLEI = [0.477, 0.152, 0.0349, 0.0366, 0.0422]  # a repetition of one that gained 9.3 mIoU
+DENSE_STREET = [0.466, 0.412, 0.526, 0.543, 0.542]
+
+
+def test_features_that_become_the_same_while_the_loss_falls() -> None:
+    init = {"init": "imagenet", "dense_weight": 0.0}
+    (found,) = (one for one in verdicts(run(init, watched(image_spread=GLOBAL_ALONE))) if one.name == "features-alike")
+    assert found.level == "fault" and found.until is None and "0.61 at the start" in found.text
+    assert "--dense-weight of 0.5" in found.text
+    assert not bad(run({"init": "imagenet"}, watched(image_spread=DENSE_NUCLEI)))
+    assert not bad(run({"init": "imagenet"}, watched(image_spread=DENSE_STREET)))
+    # metrics.csv tells it long before the next measurement of watched.csv, and counts where there is one.
+    falls = run(feature_spread=lambda step: 0.5 * 0.93**step)
+    (found,) = (one for one in verdicts(falls) if one.name == "features-alike")
+    assert (found.level, found.step) == ("fault", 48) and "match accuracy rises nevertheless" in found.text
+    assert "features-alike" not in bad(run(feature_spread=0.5, watched=watched(image_spread=GLOBAL_ALONE)))
+    assert not bad(run(feature_spread=0.0)) and not bad(run(feature_spread=lambda step: 0.02 + step / 200))
 
 
 def test_what_the_run_says_at_its_start_is_for_the_report_alone() -> None:

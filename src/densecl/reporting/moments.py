@@ -44,6 +44,8 @@ def read_moments(folder: Path, share: int = 1) -> dict[str, Any] | None:
         Numbers and words alone, with arrays in base64:
 
         * ``names`` of the images, one for each pair of views; ``grid``: rows and columns; ``dims`` of a vector,
+        * ``wholes``: of each pair its image, reduced, as a data URI (``picture``), and its true ``width`` and
+          ``height``; or null, if the run has not kept it,
         * ``views``: of each view, query views first, ``before`` and ``after`` as data URIs, ``box`` and ``flipped``,
         * ``moments``: of each its ``step``, ``colors`` (uint8 "views cells 3"), ``vectors`` (int8 "views cells dims"),
           ``match`` (uint16 "pairs cells": the key cell that is most like a query cell), ``hit`` (uint8 "pairs cells":
@@ -86,6 +88,7 @@ def read_moments(folder: Path, share: int = 1) -> dict[str, Any] | None:
         "names": _names(said, len(tensors["box"]) // 2),
         "grid": [rows, cols],
         "dims": dims,
+        "wholes": [_whole(tensors, pair) for pair in range(len(tensors["box"]) // 2)],
         "views": [
             {"before": before[view], "after": after[view], "box": box.tolist(), "flipped": bool(flipped)}
             for view, (box, flipped) in enumerate(zip(tensors["box"], tensors["flipped"], strict=True))
@@ -161,6 +164,22 @@ def _names(said: Mapping[str, str], pairs: int) -> list[str]:
         names = []
     names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     return [*names[:pairs], *[""] * (pairs - len(names))]
+
+
+def _whole(tensors: Mapping[str, np.ndarray], pair: int) -> dict[str, Any] | None:
+    """The image that the views of a pair come from; None if it is not there, or the views do not lie in it."""
+    picture, sides = tensors.get(f"whole_{pair}"), tensors.get(f"sides_{pair}")
+    if picture is None or sides is None or picture.dtype != np.uint8 or picture.ndim != 3:
+        return None
+    if picture.shape[0] not in (1, 3) or min(picture.shape[1:]) < 1 or max(picture.shape[1:]) > MOST_PIXELS:
+        return None
+    if sides.dtype != np.float32 or sides.shape != (2,) or not np.isfinite(sides).all():
+        return None
+    height, width = (int(side) for side in sides)
+    boxes = tensors["box"][[pair, pair + len(tensors["box"]) // 2]]
+    if boxes.min() < -1 or (boxes[:, 2] > width + 1).any() or (boxes[:, 3] > height + 1).any():  # of another image
+        return None
+    return {"picture": _pictures(picture[None])[0], "width": width, "height": height}
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------------

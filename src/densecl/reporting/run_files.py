@@ -6,7 +6,6 @@ more than a run writes, and what is damaged or missing is left out.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -14,13 +13,14 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from densecl.errors import UserError
 from densecl.names import from_cell, shown
 from densecl.verdicts.record import numbers
+from densecl.watched_file import FORMER_WATCHED, WATCHED, watched_file
 
 #: Bytes that are read at most.
 MOST_RECIPE, MOST_TABLE, MOST_RESULTS, MOST_PICTURE = 1_000_000, 64 * 2**20, 8 * 2**20, 4 * 2**20
@@ -60,6 +60,7 @@ class RunFiles:
     watched: Sequence[Row]
     log_head: Sequence[str]
     log_tail: Sequence[str]
+    damaged: Mapping[str, int] = field(default_factory=dict)  # name of a table -> rows of it that were left out
     bad: Sequence[tuple[str, str]] = ()  # name and reason
     bad_count: int = 0
     evaluations: Sequence[Evaluation] = field(default=())
@@ -90,15 +91,17 @@ def read_run(folder: Path) -> RunFiles:
         UserError: it is none.
     """
     check_run(folder)
-    watched = read_table(folder / "watched.csv") or read_table(folder / "match_accuracy.csv")  # of older versions
+    tables = {name: read_table(folder / name) for name in ("metrics.csv", watched_file(folder).name)}
+    metrics, watched = tables.values()
     bad = _read_quarantine(folder / "quarantine.csv")
     head, tail = _read_log(folder / "train.log")
     return RunFiles(
         folder=folder,
         recipe=_read_recipe(folder / "recipe.yaml"),
         said=_read_metadata(folder / "backbone.safetensors"),
-        metrics=read_table(folder / "metrics.csv"),
-        watched=watched,
+        metrics=metrics.rows,
+        watched=watched.rows,
+        damaged={name: table.damaged for name, table in tables.items() if table.damaged},
         log_head=head,
         log_tail=tail,
         bad=bad[:MOST_BAD],
@@ -109,7 +112,7 @@ def read_run(folder: Path) -> RunFiles:
 
 def changed(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Says whether the files of a run are still those: their names, sizes and times."""
-    paths = [folder / name for name in ("recipe.yaml", "metrics.csv", "watched.csv", "match_accuracy.csv")]
+    paths = [folder / name for name in ("recipe.yaml", "metrics.csv", WATCHED, FORMER_WATCHED)]
     paths += [folder / "quarantine.csv", *folder.glob("moments/*.safetensors"), *folder.glob("evaluation*")]
     found = []
     for path in sorted(paths):
@@ -173,24 +176,29 @@ def _read_metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def read_table(path: Path) -> list[Row]:
-    """The whole rows of a table of numbers, at most `MOST_ROWS` of them. What is no finite number is left out."""
+class TableRead(NamedTuple):
+    """What a table of numbers holds."""
+
+    rows: list[Row]
+    damaged: int = 0  # rows that were left out: of other cells than the head says, or without a step
+
+
+def read_table(path: Path) -> TableRead:
+    """The whole rows of a table of numbers, at most `MOST_ROWS`. A cell that is no finite number is left out."""
     content = read_bytes(path, MOST_TABLE)
     if content is None:
-        return []
-    lines = content.decode("utf-8", "replace").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):  # a run that goes on may be writing it
-        lines.pop()
-    if not lines:
-        return []
-    if len(lines) - 1 > MOST_ROWS:
-        last = len(lines) - 1
-        places = sorted({1 + round(number * (last - 1) / (MOST_ROWS - 1)) for number in range(MOST_ROWS)})
-        lines = [lines[0], *(lines[place] for place in places)]
-    cells: list[dict[str, str]] = []
-    with contextlib.suppress(csv.Error):  # the rows before it are whole
-        cells.extend(csv.DictReader(lines))
-    return [row for row in numbers(cells) if row["step"] >= 0]
+        return TableRead([])
+    lines = content.decode("utf-8", "replace").split("\n")
+    lines.pop()  # of a whole file it is empty; a run that goes on may be writing it
+    head, *lines = (line.removesuffix("\r") for line in lines or [""])
+    names = head.split(",")
+    whole = [line for line in lines if line.count(",") == len(names) - 1 and line.partition(",")[0].isdecimal()]
+    damaged = len(lines) - len(whole)
+    if len(whole) > MOST_ROWS:
+        last = len(whole) - 1
+        places = sorted({round(number * last / (MOST_ROWS - 1)) for number in range(MOST_ROWS)})
+        whole = [whole[place] for place in places]
+    return TableRead(numbers(dict(zip(names, line.split(","), strict=True)) for line in whole), damaged)
 
 
 def _read_quarantine(path: Path) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ MEASURES = (
     "distinct_matches",  # fraction of key cells that are the match of some query cell; near 0: all match the same one
     "cell_spread",  # of the cell vectors within an image, from 0 (all the same) to 1
     "image_spread",  # of the image vectors within the batch, from 0 to 1
+    "feature_spread",  # of the images' mean features, from 0 to 1: what the heads' normalization hides from the loss
 )
 
 
@@ -69,6 +70,7 @@ def diagnose_distilled(output: Distilled) -> Float[Tensor, "measures"]:
         "loss": output.loss,
         "cell_spread": spread(cells).mean(),
         "image_spread": spread(vectors) if len(vectors) > 1 else nan,
+        "feature_spread": spread(vectors) if len(vectors) > 1 else nan,
     }
     return torch.stack([measured.get(name, nan).float() for name in MEASURES])
 
@@ -90,6 +92,7 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
     nan = torch.full((), math.nan, device=device)
     global_chance, dense_chance = chance_losses(model, output, first, second)
     dense_positive = dense_negative = nan
+    feature_vector = F.normalize(query_features.mean(dim=(2, 3)), dim=1)
     query_vector, key_vector = (F.normalize(side.vector.float(), dim=1) for side in (output.query, output.key))
     cells = F.normalize(query_features.flatten(2).transpose(1, 2), dim=2)  # without a dense head, the features
     if output.query.cells is not None and output.key.cells is not None:
@@ -112,6 +115,7 @@ def diagnose(model: DenseCL, output: Output, first: Views, second: Views) -> Flo
         "distinct_matches": found.distinct,
         "cell_spread": spread(cells).mean(),
         "image_spread": spread(query_vector) if len(output.match) > 1 else nan,
+        "feature_spread": spread(feature_vector) if len(output.match) > 1 else nan,
     }
     return torch.stack([torch.as_tensor(measured[name], device=device).float() for name in MEASURES])
 

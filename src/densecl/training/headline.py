@@ -14,9 +14,6 @@ from typing import Any, NamedTuple
 
 from densecl.training.table import read_rows
 
-#: What is watched stands in this file in the run's folder. Version 0.1.0 had another one, with fewer columns.
-FILE, FORMER_FILE = "watched.csv", "match_accuracy.csv"
-
 #: Columns of watched.csv, of which the first that was measured is the headline.
 HEADLINES = ("probe", "match_accuracy")
 

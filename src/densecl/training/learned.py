@@ -11,10 +11,10 @@ from typing import Any
 from densecl.config.settings import Settings
 from densecl.names import shown
 from densecl.training import best
-from densecl.training.headline import CALLED, FORMER_FILE, headline
-from densecl.training.headline import FILE as WATCHED
+from densecl.training.headline import CALLED, headline
 from densecl.training.table import read_rows
 from densecl.verdicts.record import MOVES, PROBE_MOVES
+from densecl.watched_file import watched_file
 
 #: Pairs and labeled images, where it is not known how many there were.
 _PAIRS, _IMAGES = 256, 20
@@ -31,7 +31,7 @@ def verdict(out: Path, *, random_start: bool = True, probed: int | None = None) 
     Returns:
         A sentence for the probe, one for the match accuracy, and one for the best weights, as far as there are any.
     """
-    path = out / WATCHED if (out / WATCHED).is_file() else out / FORMER_FILE
+    path = watched_file(out)
     rows = read_rows(path)
     sentences = (_of_probe(rows, random_start, probed), _of_matches(rows, random_start), _of_best(out, rows))
     return [sentence for sentence in sentences if sentence is not None]

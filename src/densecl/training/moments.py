@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from densecl.images.decode import BadImage
 from densecl.model.correspondence import correspondence
 from densecl.model.weights.result import write_tensors
 from densecl.names import shown
@@ -38,7 +39,8 @@ class Moments:
     """Keeps what the backbone makes of the first fixed pairs, at several steps of a run.
 
     ``views.safetensors`` has the views once: ``before`` and ``after`` the change of colors, where they lie in their
-    image (``box``, ``flipped``), and in its metadata the names of the images. ``000000120.safetensors`` has of step 120
+    image (``box``, ``flipped``), and in its metadata the names of the images. Of pair 3 it has the image itself,
+    reduced, as ``whole_3``, and its true height and width as ``sides_3``. ``000000120.safetensors`` has of step 120
     the ``vectors`` of all cells and each query cell's most similar key cell (``match``). First come the query views of
     all pairs, then the key views.
 
@@ -48,15 +50,23 @@ class Moments:
         folder: for the files.
         normalization: of the run, to show the views as pictures.
         name: gives the name of an image by its index.
+        read: gives an image by its index, or raises `BadImage`. None: no image is kept but its views.
         start_step: where the run goes on. Moments after it are removed: it comes to them again.
     """
 
     def __init__(
-        self, folder: Path, normalization: Normalization, name: Callable[[int], str], start_step: int = 0
+        self,
+        folder: Path,
+        normalization: Normalization,
+        name: Callable[[int], str],
+        read: Callable[[int], Shaped[Tensor, "channels height width"]] | None = None,
+        *,
+        start_step: int = 0,
     ) -> None:
         self.folder = folder
         self.normalization = normalization
         self.name = name
+        self.read = read
         with contextlib.suppress(OSError):
             for path in folder.glob("*.safetensors"):
                 if path.stem.isdigit() and int(path.stem) > start_step:
@@ -89,7 +99,7 @@ class Moments:
         mean, std = (torch.tensor(values)[:, None, None] for values in self.normalization)
         for crop, views in ((seen.pair.first, seen.first), (seen.pair.second, seen.second)):
             raw = crop.pixels[:PAIRS].cpu()
-            before.append(raw.float() / (255 if raw.dtype == torch.uint8 else 65535))
+            before.append(raw.float() / _largest(raw))
             after.append(views.pixels[:PAIRS].float().cpu() * std + mean)
         tensors = {
             "before": _picture(torch.cat(before)),
@@ -97,8 +107,25 @@ class Moments:
             "box": torch.cat([views.box[:PAIRS].float() for views in (seen.first, seen.second)]),
             "flipped": torch.cat([views.flipped[:PAIRS] for views in (seen.first, seen.second)]).to(torch.uint8),
         }
-        names = [shown(self.name(index)) for index in seen.pair.index[:PAIRS].tolist()]
-        write_tensors(tensors, self.folder / VIEWS, {"names": json.dumps(names)})
+        places = seen.pair.index[:PAIRS].tolist()
+        if self.read is not None:
+            for pair, index in enumerate(places):
+                with contextlib.suppress(BadImage):  # it was read a moment ago
+                    tensors |= _whole(pair, self.read(index))
+        write_tensors(tensors, self.folder / VIEWS, {"names": json.dumps([shown(self.name(one)) for one in places])})
+
+
+def _whole(pair: int, image: Shaped[Tensor, "channels height width"]) -> dict[str, Tensor]:
+    """The image of a pair as a small picture, and its sides."""
+    sides = image.shape[1:]
+    skip = max(1, max(sides) // (4 * PICTURE))  # before anything is computed of an image that may fill the memory
+    few = image[:, ::skip, ::skip].float() / _largest(image)
+    return {f"whole_{pair}": _picture(few[None])[0], f"sides_{pair}": torch.tensor(sides, dtype=torch.float32)}
+
+
+def _largest(raw: Tensor) -> int:
+    """The value of white."""
+    return 255 if raw.dtype == torch.uint8 else 65535
 
 
 def _small(features: Float[Tensor, "images channels rows cols"]) -> Float[Tensor, "images channels _ _"]:

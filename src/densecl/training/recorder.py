@@ -128,7 +128,8 @@ class Recorder(pl.Callback):
             columns = COLUMNS if guidance is None else (*COLUMNS, *FOLLOWING)
             self.metrics = Table(self.out / "metrics.csv", columns, last_step=last)
             self.watching.open(start)
-            self.moments = Moments(self.out / "moments", pl_module.normalization, self.source.name, start)
+            folder, source = self.out / "moments", self.source
+            self.moments = Moments(folder, pl_module.normalization, source.name, source.read, start_step=start)
             self.telling = Telling(read_record(self.out), told_in(self.out / LOG_FILE), self._say)
             if self.voice is not None:
                 # Its thread must begin after the workers were forked.

@@ -28,7 +28,6 @@ from densecl.training.device import choose_device, why_not
 from densecl.training.environment import settle_devices
 from densecl.training.explanations import lightning_quiet, memory_explained
 from densecl.training.fit import RunResult, fit
-from densecl.training.headline import FILE as WATCHED
 from densecl.training.headline import rows_until, stalled
 from densecl.training.launch import check_not_importing, launch, tell_parent
 from densecl.training.learned import next_steps, verdict
@@ -44,6 +43,7 @@ from densecl.training.world import find_world, node_rank
 from densecl.verdicts.record import read_record
 from densecl.verdicts.telling import at_the_end
 from densecl.version import __version__
+from densecl.watched_file import WATCHED
 
 
 def pretrain(

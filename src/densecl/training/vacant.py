@@ -7,14 +7,15 @@ from pathlib import Path
 
 from densecl.errors import UserError
 from densecl.names import shown
+from densecl.watched_file import FORMER_WATCHED, WATCHED
 
 #: Files that a run has before its first checkpoint. A folder with nothing else can be begun anew.
 EARLY = frozenset(
     (
         "recipe.yaml",
         "metrics.csv",
-        "watched.csv",
-        "match_accuracy.csv",  # of older versions
+        WATCHED,
+        FORMER_WATCHED,
         "quarantine.csv",
         "train.log",
         "tensorboard",

@@ -14,10 +14,11 @@ from torch import Tensor
 from densecl.evaluation.tasks.structure import structure
 from densecl.model import Backbone
 from densecl.training.fixed_pairs import FixedPairs
-from densecl.training.headline import FILE, FORMER_FILE, Headline, headline, stalled
+from densecl.training.headline import Headline, headline, stalled
 from densecl.training.metrics import Row
 from densecl.training.probe import Probe
 from densecl.training.table import Table, read_rows, written
+from densecl.watched_file import FORMER_WATCHED, WATCHED
 
 #: Columns of watched.csv. All but the last are of the backbone on fixed pairs of views. An empty cell was not measured.
 COLUMNS = (
@@ -65,7 +66,7 @@ class Watching:
         patience: int | None = None,
         start_cells: Float16[Tensor, "cells channels"] | None = None,
     ) -> None:
-        self.path = out / FILE
+        self.path = out / WATCHED
         self.fixed_pairs = fixed_pairs
         self.probe = probe
         self.patience = patience
@@ -79,7 +80,7 @@ class Watching:
         Raises:
             UserError: if it cannot be written.
         """
-        former = self.path.with_name(FORMER_FILE)
+        former = self.path.with_name(FORMER_WATCHED)
         last_step = start_step if start_step > 0 else -1
         self.table = Table(self.path, COLUMNS, last_step, former=former)
         self.rows = [numbers(row) for row in read_rows(self.path)]

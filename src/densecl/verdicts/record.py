@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from densecl.watched_file import watched_file
+
 #: Before this step nothing bad is said of what is learned: no run has learned anything by then.
 EARLY = 40
 
@@ -98,10 +100,7 @@ class Record:
 
 def read_record(run: Path) -> Record:
     """What the files in a run's folder say. A file that is missing or damaged says nothing."""
-    watched = run / "watched.csv"
-    if not watched.is_file():
-        watched = run / "match_accuracy.csv"  # of version 0.1.0
-    return Record(_recipe(run / "recipe.yaml"), _rows(run / "metrics.csv"), _rows(watched))
+    return Record(_recipe(run / "recipe.yaml"), _rows(run / "metrics.csv"), _rows(watched_file(run)))
 
 
 def numbers(rows: Iterable[Mapping[str, Any]]) -> list[Numbers]:
@@ -120,10 +119,11 @@ def _number(cell: Any) -> float | None:
 
 def _rows(path: Path) -> list[Numbers]:
     try:
-        if path.stat().st_size > MAX_TABLE:
+        if not path.is_file() or path.stat().st_size > MAX_TABLE:  # a pipe would never end
             return []
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            return numbers(csv.DictReader(line for line in file if line.endswith("\n")))
+            rows = csv.DictReader(line for line in file if line.endswith("\n"))
+            return numbers(row for row in rows if None not in row and None not in row.values())  # else it is damaged
     except (OSError, csv.Error):
         return []
 

@@ -38,6 +38,7 @@ class Curves {
     this.several = runs.length > 1;
     this.hidden = new Set();
     this.charts = [];
+    this.marked = null; // a step
     for (const group of groups) {
       root.append(element("h3", "", group.title));
       const grid = element("div", "charts");
@@ -126,12 +127,30 @@ class Curves {
     return {
       margin: { l: 44, r: 12, t: 8, b: 26 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: color("--sans"), color: color("--ink"), size: 12 }, showlegend: false,
-      hovermode: "x unified", dragmode: touch ? false : "zoom",
+      shapes: this.shapes(), hovermode: "x unified", dragmode: touch ? false : "zoom",
       hoverlabel: { bgcolor: color("--card"), bordercolor: grid, font: { color: color("--ink"), size: 12 }, namelength: 40 },
       xaxis: { ...axis, showgrid: false, range: [0, last * 1.02 || 1], hoverformat: ",d", unifiedhovertitle: { text: "step %{x:,d}" } },
       yaxis: { ...axis, ticksuffix: chart.unit, tickformat: "~g", nticks: 5, zeroline: false, 
         rangemode: low >= 0 && low < 0.4 * high ? "tozero" : "normal" },
     };
+  }
+
+  // A line at a step in all charts. They are redrawn once the slider rests, for there are many.
+  mark(step) {
+    if (step === this.marked) return;
+    this.marked = step;
+    document.getElementById("marked").textContent = `step ${step.toLocaleString("en")}`;
+    clearTimeout(this.resting);
+    this.resting = setTimeout(() => {
+      const shapes = this.shapes();
+      for (const { plot } of this.charts) if (plot.layout) window.Plotly.relayout(plot, { shapes });
+    }, 60);
+  }
+
+  shapes() {
+    if (this.marked === null) return [];
+    const line = { color: color("--accent"), width: 1.2, dash: "dot" };
+    return [{ type: "line", x0: this.marked, x1: this.marked, yref: "paper", y0: 0, y1: 1, line }];
   }
 
   draw() {

@@ -50,6 +50,7 @@ for (const button of document.querySelectorAll(".copy")) {
 if (data.moments.length) moments = new Moments(data.moments);
 if (data.curves.length) {
   curves = new Curves(document.getElementById("charts"), data.curves, data.runs);
+  if (moments) curves.mark(moments.moment.step);
   loadPlotly().then(
     () => curves.draw(),
     () => document.getElementById("charts").prepend(
