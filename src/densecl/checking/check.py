@@ -34,7 +34,7 @@ from densecl.training.build import Parts, make_model
 from densecl.training.environment import settle_devices
 from densecl.training.explanations import memory_explained
 from densecl.training.inspect import Found, inspect
-from densecl.training.probe import open_probe
+from densecl.training.probe import ProbeLabels, open_probe_labels
 from densecl.training.timeline import Timeline
 
 #: Images that cannot be read of which the reason is shown; a list has all.
@@ -73,11 +73,12 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
     asked = settle_devices(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
+        labels = open_probe_labels(asked)
         found = inspect(asked, None, dataset, backbone)
         source = found.source.source if isinstance(found.source, CachedSource) else found.source
         if usable is not None and not isinstance(source, FileSource):
             raise UserError("--usable writes a list of files. It cannot be used with --tile or a data set in Python.")
-        resolution, problems = _resolved(asked, found)
+        resolution, problems = _resolved(asked, found, labels)
         console.print(f"{listing(map(shown, asked.sources), 'and')}: {len(source)} images")
         for note in found.notes:
             if not note.startswith("warning: "):
@@ -108,7 +109,7 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
     return Checked(tuple(problems), seen, copies, None if resolution is None else resolution.resolved, cost)
 
 
-def _resolved(asked: Any, found: Found) -> tuple[Resolution | None, list[str]]:
+def _resolved(asked: Any, found: Found, labels: ProbeLabels | None) -> tuple[Resolution | None, list[str]]:
     """What a run would choose, and what does not go together or is likely not meant."""
     problems = [note.removeprefix("warning: ") for note in found.notes if note.startswith("warning: ")]
     try:
@@ -116,10 +117,11 @@ def _resolved(asked: Any, found: Found) -> tuple[Resolution | None, list[str]]:
     except UserError as error:
         return None, [error.args[0], *problems]
     resolved = resolution.resolved
-    try:
-        open_probe(resolved, found.backbone, Normalization(resolved.mean, resolved.std))
-    except UserError as error:
-        problems.append(error.args[0])
+    if labels is not None:
+        try:
+            labels.probe(found.backbone, Normalization(resolved.mean, resolved.std))
+        except UserError as error:
+            problems.append(error.args[0])
     return resolution, [*problems, *resolution.warnings]
 
 
