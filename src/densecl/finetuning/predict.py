@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from densecl.errors import UserError
+from densecl.evaluation.given import make_settings
 from densecl.evaluation.labeled import resize
 from densecl.evaluation.learn_boxes import detect
 from densecl.evaluation.learn_pixels import segment
@@ -77,7 +78,7 @@ def predict(run: str | Path, data: Any, out: str | Path, **settings: Any) -> Pre
     Raises:
         UserError: whatever the caller can put right.
     """
-    chosen = PredictSettings(**settings)
+    chosen = make_settings(PredictSettings, settings)
     out = Path(out).expanduser()
     _check_free(out)
     model, tuned = load_tuned(Path(run))
