@@ -27,7 +27,7 @@ from densecl.images.companions import suspects, told
 from densecl.images.lists import write_list
 from densecl.images.paths import by_folder
 from densecl.images.sources import FileSource, ImageSource
-from densecl.names import listing, shown, to_cell
+from densecl.names import counted, listing, shown, to_cell
 from densecl.normalization import Normalization
 from densecl.progress import Display, Screen, duration
 from densecl.training.build import Parts, make_model
@@ -79,7 +79,7 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
         if usable is not None and not isinstance(source, FileSource):
             raise UserError("--usable writes a list of files. It cannot be used with --tile or a data set in Python.")
         resolution, problems = _resolved(asked, found, labels)
-        console.print(f"{listing(map(shown, asked.sources), 'and')}: {len(source)} images")
+        console.print(f"{listing(map(shown, asked.sources), 'and')}: {counted(len(source), 'image')}")
         for note in found.notes:
             if not note.startswith("warning: "):
                 console.print(note)
@@ -153,7 +153,7 @@ def _look(source: ImageSource, resolution: Resolution | None, asked: Any, consol
     for index, reason in seen.bad[:SHOWN]:
         console.print(f"  {shown(source.name(index))}: {shown(reason)}")
     rate = seen.images / max(seen.seconds, 1e-9)
-    console.print(f"reading: {rate:.3g} images/s with {workers} workers, {duration(seen.seconds)} in all")
+    console.print(f"reading: {rate:.3g} images/s with {counted(workers, 'worker')}, {duration(seen.seconds)} in all")
     return seen, copies
 
 
@@ -202,14 +202,17 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
     )
     with memory_explained(resolved):
         cost = measure(parts)
-    step = f"a step of {resolved.batch_size} images takes about {_short(cost.step_seconds)}"
+    step = f"a step of {counted(resolved.batch_size, 'image')} takes about {_short(cost.step_seconds)}"
     if timeline.total_steps is None:
         steps = seconds_in(resolved.time_limit or "0s") / cost.step_seconds
         epochs = steps / float(timeline.steps_per_epoch)
-        console.print(f"{step}: about {steps:.0f} steps, {epochs:.3g} epochs, in {resolved.time_limit}")
+        console.print(
+            f"{step}: about {counted(f'{steps:.0f}', 'step')}, {counted(f'{epochs:.3g}', 'epoch')}, in"
+            f" {resolved.time_limit}"
+        )
     else:
         whole = timeline.total_steps * cost.step_seconds
-        console.print(f"{step}: {timeline.total_steps} steps in about {duration(whole)}")
+        console.print(f"{step}: {counted(timeline.total_steps, 'step')} in about {duration(whole)}")
         if whole > LONG_SECONDS and resolved.steps is None:
             console.print("shorter: --time-limit 8h, or fewer --epochs")
     if _busy():

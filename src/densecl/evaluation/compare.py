@@ -21,7 +21,7 @@ from densecl.evaluation.tasks import ALSO_CALLED, TASKS, check_names, load
 from densecl.evaluation.tasks.task import Context, Pass, Task
 from densecl.evaluation.verdict import Comparison
 from densecl.evaluation.weights import Weights, open_weights
-from densecl.names import shown
+from densecl.names import counted, shown
 from densecl.pictures.curve import Line, Panel, draw_curves
 from densecl.pictures.drawing import save_picture
 
@@ -151,7 +151,7 @@ def _judge(each: Pass, weights: Weights, seeds: Sequence[int], settings: Setting
     done = ", ".join(dict.fromkeys(result.task for result in found))
     progress.print(
         f"{shown(weights.name)}, seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}: {done},"
-        f" {backbone.channels} channels at stride {backbone.stride}, {seconds:.0f} s"
+        f" {counted(backbone.channels, 'channel')} at stride {backbone.stride}, {seconds:.0f} s"
     )
     return [result._replace(stride=backbone.stride, seconds=seconds) for result in found]
 

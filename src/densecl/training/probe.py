@@ -24,7 +24,7 @@ from densecl.evaluation.labeled import VOID, LabeledFiles, check_classes, open_l
 from densecl.evaluation.split_places import ASKED
 from densecl.evaluation.tasks.retrieval import fit_retrieval
 from densecl.model import Backbone
-from densecl.names import shown
+from densecl.names import counted, shown
 from densecl.normalization import Normalization
 from densecl.training.early import told_as_probe
 
@@ -97,7 +97,7 @@ class Probe:
         (train, test), (width, height) = self.files, self.size
         return (
             f"probe: retrieval on {len(test)} labeled images of {shown(self.split)}, by the labels of {len(train)} of"
-            f" train, {self.classes} classes, at {width}x{height} px"
+            f" train, {counted(self.classes, 'class')}, at {width}x{height} px"
         )
 
     def miou(
