@@ -19,6 +19,7 @@ from densecl.reporting.facts import next_commands, what_was_run
 from densecl.reporting.report import SEVERAL
 from densecl.reporting.run_files import MOST_ROWS, read_run, read_table
 from densecl.reporting.watch import Server
+from densecl.verdicts.record import read_record
 from tests.reporting.runs import make_run
 
 
@@ -93,6 +94,7 @@ def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) ->
         {"step": 3, "loss": 6},
         {"step": 4, "loss": 1},
     ]
+    assert read_run(folder).damage == ("metrics.csv: 2 damaged rows were left out, the first after step 1",)
     (folder / "backbone.safetensors").write_bytes(b"\xff" * 100)
     (folder / "evaluation.json").write_text(
         json.dumps({"summary": [1, {"scores": {"miou": 3}}], "comparisons": [None]})
@@ -104,10 +106,21 @@ def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) ->
     assert "image_size" in page
 
 
+@pytest.mark.parametrize("step", ["1e26", "nan", "-3", "1.5", "later", "9" * 400])
+def test_a_step_that_can_be_none_is_left_out_and_told(step: str, tmp_path: Path) -> None:
+    rows = "".join(f"{each},0.{number},0.1\n" for number, each in enumerate(("0", "10", step, "20"), 1))
+    (tmp_path / "watched.csv").write_text("step,match_accuracy,match_chance\n" + rows)
+    (tmp_path / "metrics.csv").write_text(f"step,loss\n{step},2\n")
+    page = densecl.report(tmp_path, tmp_path / "page.html").read_text()
+    assert "20 steps" in page and "watched.csv: 1 damaged row was left out, the first after step 10" in page
+    assert "metrics.csv: 1 damaged row was left out, from the first one on" in page
+    assert [step for step, _ in read_record(tmp_path).column("match_accuracy")] == [0, 10, 20]
+
+
 def test_a_long_table_keeps_its_first_and_last_row(tmp_path: Path) -> None:
     rows = 5 * MOST_ROWS
     (tmp_path / "metrics.csv").write_text("step,loss\n" + "".join(f"{step},1\n" for step in range(1, rows + 1)))
-    found = [row["step"] for row in read_table(tmp_path / "metrics.csv")]
+    found = [row["step"] for row in read_table(tmp_path / "metrics.csv").rows]
     assert len(found) == MOST_ROWS and found[0] == 1 and found[-1] == rows
 
 

@@ -58,6 +58,7 @@ def what_was_run(run: RunFiles) -> list[Fact]:
         Fact("Speed", _speed(run)),
         Fact("Begun", started(run) or ""),
         Fact("Made with", "; ".join(_machine(run.log_head))),
+        Fact("Damaged", "; ".join(run.damage)),
     ]
     return [fact for fact in facts if fact.value]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -62,6 +63,7 @@ class RunFiles:
     log_tail: Sequence[str]
     bad: Sequence[tuple[str, str]] = ()  # name and reason
     bad_count: int = 0
+    damage: Sequence[str] = ()  # sentences: which rows of its tables were left out
     evaluations: Sequence[Evaluation] = field(default=())
 
     @property
@@ -90,15 +92,19 @@ def read_run(folder: Path) -> RunFiles:
         UserError: it is none.
     """
     check_run(folder)
-    watched = read_table(folder / "watched.csv") or read_table(folder / "match_accuracy.csv")  # of older versions
+    watched = read_table(folder / "watched.csv")
+    if not watched.rows:
+        watched = read_table(folder / "match_accuracy.csv")  # of older versions
+    metrics = read_table(folder / "metrics.csv")
     bad = _read_quarantine(folder / "quarantine.csv")
     head, tail = _read_log(folder / "train.log")
     return RunFiles(
         folder=folder,
         recipe=_read_recipe(folder / "recipe.yaml"),
         said=_read_metadata(folder / "backbone.safetensors"),
-        metrics=read_table(folder / "metrics.csv"),
-        watched=watched,
+        metrics=metrics.rows,
+        watched=watched.rows,
+        damage=tuple(filter(None, (metrics.damage, watched.damage))),
         log_head=head,
         log_tail=tail,
         bad=bad[:MOST_BAD],
@@ -173,16 +179,25 @@ def _read_metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def read_table(path: Path) -> list[Row]:
-    """The whole rows of a table of numbers, at most `MOST_ROWS` of them. What is no finite number is left out."""
+class Rows(NamedTuple):
+    """A table of numbers."""
+
+    rows: list[Row]
+    damage: str = ""  # which rows were left out; "": none
+
+
+def read_table(path: Path) -> Rows:
+    """The whole rows of a table of numbers, at most `MOST_ROWS` of them. What is no finite number is left out, and so
+    is a row whose step can be none.
+    """
     content = read_bytes(path, MOST_TABLE)
     if content is None:
-        return []
+        return Rows([])
     lines = content.decode("utf-8", "replace").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):  # a run that goes on may be writing it
         lines.pop()
     if not lines:
-        return []
+        return Rows([])
     if len(lines) - 1 > MOST_ROWS:
         last = len(lines) - 1
         places = sorted({1 + round(number * (last - 1) / (MOST_ROWS - 1)) for number in range(MOST_ROWS)})
@@ -190,7 +205,15 @@ def read_table(path: Path) -> list[Row]:
     cells: list[dict[str, str]] = []
     with contextlib.suppress(csv.Error):  # the rows before it are whole
         cells.extend(csv.DictReader(lines))
-    return [row for row in numbers(cells) if row["step"] >= 0]
+    rows = numbers(cells)
+    lost = len(cells) - len(rows)
+    if not lost:
+        return Rows(rows)
+    whole = itertools.takewhile(lambda cell: numbers([cell]), cells)
+    last = [row["step"] for row in numbers(whole)][-1:]
+    place = f", the first after step {last[0]:.0f}" if last else ", from the first one on"
+    what = "1 damaged row was" if lost == 1 else f"{lost} damaged rows were"
+    return Rows(rows, f"{path.name}: {what} left out{place}")
 
 
 def _read_quarantine(path: Path) -> list[tuple[str, str]]:
