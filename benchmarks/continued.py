@@ -27,7 +27,7 @@ import yaml
 from machine import this_machine
 from rich.console import Console
 from rich.table import Table
-from rows import append, mean_and_deviation, read
+from rows import append, mean_and_deviation, missing, read
 
 from densecl import evaluate, pretrain
 
@@ -52,6 +52,9 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 MEASURES = ("linear", "retrieval")
 
+#: So many fields of a row say which run it is of.
+RUN = 6
+
 
 class Row(NamedTuple):
     """What identifies a run, and its scores: mIoU in percent, of frozen features."""
@@ -68,10 +71,6 @@ class Row(NamedTuple):
     date: str = ""
     machine: str = ""
 
-    @property
-    def run(self) -> tuple[str, ...]:
-        return tuple(map(str, self[:6]))
-
 
 @contextmanager
 def training_images(options: argparse.Namespace) -> Iterator[str]:
@@ -86,13 +85,15 @@ def training_images(options: argparse.Namespace) -> Iterator[str]:
         yield str(listing)
 
 
-def judge(weights: str, options: argparse.Namespace, split: str, seed: int) -> dict[str, float]:
+def judge(
+    weights: str, options: argparse.Namespace, split: str, seed: int, backbone: str = COMMON["backbone"]
+) -> dict[str, float]:
     size: dict[str, Any] = {"image_size": (options.size, options.size)} if options.size else {}
     results = evaluate(
         [weights],
         ("segmentation", "retrieval"),
         options.labeled,
-        backbone=COMMON["backbone"],
+        backbone=backbone,
         json=None,
         seeds=1,
         first_seed=seed,
@@ -140,13 +141,12 @@ def main() -> None:
     options = parser.parse_args()
     settings = {name: yaml.safe_load(value) for name, value in (one.split("=", 1) for one in options.set)}
     said = " ".join(options.set)
-    done = {tuple(row[name] for name in Row._fields[:6]) for row in read(options.table)}
     for seed in options.seeds:
         for arm in options.arms:
             trained = arm not in (AS_IT_IS, RANDOM)
             which = (said, options.steps) if trained else ("", 0)
             rows = [Row(options.domain, arm, *which, split, seed) for split in options.judge]
-            rows = [row for row in rows if row.run not in done]
+            rows = missing(options.table, rows, RUN)
             if not rows:
                 continue
             weights, minutes = {AS_IT_IS: str(options.init), RANDOM: "random"}.get(arm, ""), 0.0

@@ -23,7 +23,7 @@ import yaml
 from machine import this_machine
 from rich.console import Console
 from rich.table import Table
-from rows import append, mean_and_deviation, read
+from rows import append, mean_and_deviation, missing, read
 
 from densecl import evaluate
 
@@ -33,6 +33,9 @@ AS_IT_IS, RANDOM = "as it is", "random"
 
 #: Task -> its headline score.
 SCORES = {"segmentation": "miou", "detection": "ap"}
+
+#: So many fields of a row say which run it is of.
+RUN = 6
 
 
 class Row(NamedTuple):
@@ -48,10 +51,6 @@ class Row(NamedTuple):
     minutes: float = 0.0
     date: str = ""
     machine: str = ""
-
-    @property
-    def run(self) -> tuple[str, ...]:
-        return (self.domain, self.task, f"{self.fraction:.2f}", self.settings, self.arm, str(self.seed))
 
 
 def present(rows: list[dict[str, str]], console: Console) -> None:
@@ -85,14 +84,13 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
     settings = {name: yaml.safe_load(value) for name, value in (one.split("=", 1) for one in options.set)}
-    done = {tuple(row[name] for name in Row._fields[:6]) for row in read(options.table)}
     for seed in options.seeds:
         arms = {AS_IT_IS: str(options.init)} | ({RANDOM: "random"} if options.random else {})
         trained = {"dense": options.dense, "global": options.global_}
         arms |= {name: runs[seed] for name, runs in trained.items() if runs[seed:]}
         for arm, weights in arms.items():
             row = Row(options.domain, options.task, options.fraction, " ".join(options.set), arm, seed)
-            if row.run in done:
+            if not missing(options.table, [row], RUN):
                 continue
             start = time.monotonic()
             (result, *_) = evaluate(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+R = TypeVar("R", bound=tuple[Any, ...])
 
 
 def read(table: Path) -> list[dict[str, str]]:
@@ -26,8 +28,17 @@ def append(table: Path, *rows: Any) -> None:
         writer = csv.writer(file, lineterminator="\n")
         if begin:
             writer.writerow(rows[0]._fields)
-        for row in rows:
-            writer.writerow([f"{value:.2f}" if isinstance(value, float) else value for value in row])
+        writer.writerows(map(_written, rows))
+
+
+def missing(table: Path, rows: Iterable[R], identity: int) -> list[R]:
+    """The named tuples that no row of the table has. Their first `identity` fields say which run a row is of."""
+    found = {tuple(row.values())[:identity] for row in read(table)}
+    return [row for row in rows if tuple(_written(row)[:identity]) not in found]
+
+
+def _written(row: Iterable[Any]) -> list[str]:
+    return [f"{value:.2f}" if isinstance(value, float) else str(value) for value in row]
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

@@ -38,3 +38,6 @@ AnchorForm = Literal["gram", "cells"]
 
 #: Detectors, all of torchvision's and with a feature pyramid on the backbone.
 Architecture = Literal["faster-rcnn", "retinanet", "mask-rcnn"]
+
+#: The license of weights of which nothing says it.
+UNKNOWN_LICENSE = "unknown"

@@ -94,4 +94,5 @@ def cell_distances(
     query_centers = cell_centers(query.box, query.flipped, rows, cols)
     key_centers = cell_centers(key.box, key.flipped, key_rows, key_cols)
     unit = torch.maximum(cell_diagonals(query.box, rows, cols), cell_diagonals(key.box, key_rows, key_cols))
-    return torch.cdist(query_centers, key_centers, compute_mode="donot_use_mm_for_euclid_dist") / unit[:, None, None]
+    x, y = (query_centers[:, :, None] - key_centers[:, None]).unbind(dim=-1)
+    return torch.hypot(x, y) / unit[:, None, None]  # torch.cdist in two dimensions takes 8 % of a step on a GPU

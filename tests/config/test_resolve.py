@@ -128,6 +128,7 @@ def test_reasons_read_like_what_one_types() -> None:
         "--freeze-norm-statistics (those of the starting weights are better than those of small crops)",
         "--key-momentum 0.9 (for 100 steps)",
         "--queue-length 256 (for 4000 images and this key momentum)",
+        "--init-license unknown (nothing says it; look it up before you pass on what is made of these weights)",
         "--learning-rate 0.0015 (base 0.003 for adamw x the square root of batch size 64 / 256)",
         "--warmup-epochs 0.16",
         "--precision 32 (so it is)",
@@ -347,3 +348,14 @@ def test_a_gpu_without_bf16_computes_in_float16() -> None:
     t4 = facts(machine={"gpus": 1, "fast_in_fp16": True, "why_bf16": "the GPU lacks bf16"})
     assert resolved(t4).resolved.precision == "fp16"
     assert resolved(t4, precision="32").resolved.precision == "32"
+
+
+def test_the_license_of_the_starting_weights_is_recorded_and_said() -> None:
+    made = resolved(facts(start_license="dinov3-license", whose_start_license="its file says so"), init="x")
+    assert made.resolved.init_license == "dinov3-license"
+    assert "--init-license dinov3-license (its file says so)" in made.reasons
+    unknown = resolved(init="x")
+    assert unknown.resolved.init_license == "unknown"
+    assert any("init-license unknown (nothing says it; look it up" in reason for reason in unknown.reasons)
+    assert resolved(init="x", init_license="mine").resolved.init_license == "mine"
+    assert resolved().resolved.init_license is None

@@ -29,3 +29,14 @@ def test_cells_do_not_alarm_while_they_are_not_trained() -> None:
     for step in range(3 * PATIENCE):
         alarm.check(step, healthy(cell_spread=0.0, dense_weight=0.0))
         alarm.check(step, healthy(image_spread=math.nan))  # batch of one
+
+
+@pytest.mark.parametrize(("dense_weight", "told"), [(0.0, True), (0.5, False)])
+def test_the_global_loss_alone_is_told_of_the_dense_one(dense_weight: float, told: bool) -> None:
+    alarm = CollapseAlarm()
+    row = healthy(image_spread=0.0, dense_weight=dense_weight)
+    for step in range(PATIENCE - 1):
+        alarm.check(step, row)
+    with pytest.raises(UserError) as raised:
+        alarm.check(PATIENCE, row)
+    assert ("dense_weight=0.5" in str(raised.value)) == told

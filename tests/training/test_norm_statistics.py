@@ -12,6 +12,7 @@ from densecl.config.files import read_recipe
 from densecl.errors import UserError
 from densecl.model import DenseCL, create_backbone, load_backbone, save_backbone
 from densecl.model.backbone import Backbone
+from densecl.model.weights import read_metadata
 from densecl.normalization import Normalization
 from densecl.training.build import build
 from densecl.training.recorder import Recorder
@@ -24,7 +25,7 @@ def start(tmp_path: Path) -> Path:
     torch.manual_seed(3)
     backbone = create_backbone("test_resnet", output_stride=8).train()
     backbone(torch.randn(4, 3, 32, 32))
-    save_backbone(backbone, tmp_path / "start.safetensors", Normalization((0.5,) * 3, (0.5,) * 3))
+    save_backbone(backbone, tmp_path / "start.safetensors", Normalization((0.5,) * 3, (0.5,) * 3), {"license": "mit"})
     return tmp_path / "start.safetensors"
 
 
@@ -45,6 +46,8 @@ def test_a_run_from_existing_weights_keeps_their_statistics(tiny, start: Path, t
     recipe = read_recipe(tmp_path / "run" / "recipe.yaml")
     assert recipe.freeze_norm_statistics is True and "freeze_norm_statistics" in recipe.settled
     assert recipe.key_norm in (None, "auto")  # there are no statistics of a batch that could leak
+    metadata = read_metadata(result.backbone)
+    assert metadata is not None and recipe.init_license == metadata.provenance["license"] == "mit"
 
 
 def test_the_key_encoder_keeps_them_too(tiny, start: Path) -> None:

@@ -136,5 +136,7 @@ class Facts:
     methods: Mapping[str, Traits]
     start: Normalization | None = None  # that the starting weights expect
     whose_start: str = ""  # who says so
+    start_license: str | None = None  # of the starting weights; None: nothing says it
+    whose_start_license: str = ""  # who says so
     reliance: Reliance | None = None  # of the starting weights; None: not measured
     teacher: Teacher | None = None

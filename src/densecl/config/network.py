@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic
 
-from densecl.config.setting import Open, Range, setting, settings
+from densecl.config.setting import TEXT, Open, Range, setting, settings
 
 _STRIDE = Range(lambda stride: stride in (8, 16, 32), "must be 8, 16 or 32")
 
@@ -24,6 +24,13 @@ class NetworkSettings(Generic[Open]):
         None,
         "Start from these weights instead of random ones: a run, a file of weights, a checkpoint of any training, or"
         " 'imagenet' for timm's.",
+    )
+    init_license: str | Open | None = setting(
+        "auto",
+        "License of the starting weights, which is recorded with the result. auto: what the weights say of it.",
+        TEXT,
+        free=True,
+        before=None,
     )
     freeze_norm_statistics: bool | Open = setting(
         "auto",

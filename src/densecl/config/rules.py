@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from densecl.choices import UNKNOWN_LICENSE
 from densecl.config import automatic
 from densecl.config.facts import Facts, Traits
 from densecl.config.optimization import LENGTHS
@@ -329,8 +330,18 @@ def _teacher_license(chosen: Grounds, facts: Facts) -> Choice:
         return Choice({"teacher_license": None})
     if facts.teacher.license is None:
         because = "nothing says it; look it up before you pass on what the teacher has taught"
-        return Choice({"teacher_license": "unknown"}, because)
+        return Choice({"teacher_license": UNKNOWN_LICENSE}, because)
     return Choice({"teacher_license": facts.teacher.license}, facts.teacher.whose_license)
+
+
+@rule("init_license", rests_on=("init",))
+def _init_license(chosen: Grounds, facts: Facts) -> Choice:
+    if chosen.init is None:
+        return Choice({"init_license": None})
+    if facts.start_license is None:
+        because = "nothing says it; look it up before you pass on what is made of these weights"
+        return Choice({"init_license": UNKNOWN_LICENSE}, because)
+    return Choice({"init_license": facts.start_license}, facts.whose_start_license)
 
 
 # --- the optimizer --------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ FRACTION_ABOVE_0 = Range(lambda value: 0 < value <= 1, "must lie above 0 and up 
 COUNT = Range(lambda value: value >= 1, "must be at least 1")
 POSITIVE = Range(lambda value: 0 < value < math.inf, "must be greater than 0")
 NOT_NEGATIVE = Range(lambda value: 0 <= value < math.inf, "must be at least 0")
+TEXT = Range(lambda text: bool(text.strip()), "must not be empty")
 VIEW_SIZE = Range(lambda size: size >= 16, "must be at least 16 pixels")
 AREA = Range(lambda scale: 0 < scale[0] <= scale[1] <= 1, "takes a smallest and a largest fraction in 0..1")
 TIME = Range(lambda text: seconds_in(text) > 0, "must be longer than nothing")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, Generic
 
 from densecl.choices import AnchorForm, TeacherObjective
-from densecl.config.setting import FRACTION_ABOVE_0, NOT_NEGATIVE, VIEW_SIZE, Open, Range, setting, settings
+from densecl.config.setting import FRACTION_ABOVE_0, NOT_NEGATIVE, TEXT, VIEW_SIZE, Open, Range, setting, settings
 
 _CHANNELS = Range(
     lambda channels: len(channels) > 0 and min(channels) >= 0, "takes the numbers of channels, counted from 0"
 )
-_TEXT = Range(lambda text: bool(text.strip()), "must not be empty")
 
 
 @settings
@@ -55,7 +54,7 @@ class TeacherSettings(Generic[Open]):
     teacher_license: str | Open | None = setting(
         "auto",
         "License of the teacher's weights, which is recorded with the result. auto: what the weights say of it.",
-        _TEXT,
+        TEXT,
         free=True,
     )
     anchor: float = setting(

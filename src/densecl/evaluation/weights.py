@@ -205,10 +205,10 @@ def _initialized(name: str, architecture: str, source: Path | str) -> Weights:
     provenance = {}
     if source == IMAGENET:
         said = getattr(backbone.model, "pretrained_cfg", {})
-        tag, license = said.get("tag"), said.get("license")
+        tag = said.get("tag")
         provenance["init"] = f"timm's {architecture.split('.')[0]}{f'.{tag}' if tag else ''}"
-        if license:
-            provenance["license"] = license
+    if start.license.name is not None:
+        provenance["license"] = start.license.name
     return Weights(
         name,
         architecture,

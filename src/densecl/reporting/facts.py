@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,12 +47,13 @@ def what_was_run(run: RunFiles) -> list[Fact]:
     method = said.get("method") or recipe.get("method")
     weight = recipe.get("dense_weight")
     loss = "" if method == "distillation" or not isinstance(weight, int | float) else f", dense weight {weight:g}"
+    start = _with_license(recipe.get("init"), recipe.get("init_license")) or "random weights"
     facts = [
         Fact("Images", ", ".join(sources) + images),
         Fact("Backbone", ", ".join(backbone)),
-        Fact("Started from", str(recipe.get("init") or "random weights") if recipe else "unknown: no readable recipe"),
+        Fact("Started from", start if recipe else "unknown: no readable recipe"),
         Fact("Method", f"{method}{loss}" if method else ""),
-        Fact("Teacher", f"{said.get('teacher', recipe.get('teacher') or '')} {_license(said)}".strip()),
+        Fact("Teacher", _with_license(said.get("teacher", recipe.get("teacher")), said.get("teacher_license"))),
         Fact("Length", _length(run)),
         Fact("Time", _time(run)),
         Fact("Speed", _speed(run)),
@@ -63,8 +64,8 @@ def what_was_run(run: RunFiles) -> list[Fact]:
     return [fact for fact in facts if fact.value]
 
 
-def _license(said: Mapping[str, str]) -> str:
-    return f"(license: {said['teacher_license']})" if said.get("teacher_license") else ""
+def _with_license(name: Any, license: Any) -> str:
+    return f"{name} (license: {license})" if name and license else str(name or "")
 
 
 def steps_done(run: RunFiles) -> int | None:

@@ -30,6 +30,8 @@ class CollapseAlarm:
             self._rows[name] = self._rows[name] + 1 if matters and row[name] < COLLAPSED else 0
             if self._rows[name] >= PATIENCE:
                 hint = "; or --matching geometry" if name == "cell_spread" else ""
+                if not row["dense_weight"]:  # starting weights survived with it where they collapsed without
+                    hint = "; or the dense loss, --dense-weight 0.5"
                 raise UserError(
                     f"Step {step}: collapsed, all {what} had the same vector for {PATIENCE} rows of metrics.csv"
                     f" ({name} {row[name]:.1g}). Try a lower --base-learning-rate, --warmup-epochs 1, or with"

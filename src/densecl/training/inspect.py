@@ -93,6 +93,8 @@ def inspect(
         methods=METHODS,
         start=None if start is None else start.normalization,
         whose_start="" if start is None else start.whose,
+        start_license=None if start is None else start.license.name,
+        whose_start_license="" if start is None else start.license.whose,
         reliance=None if start is None else _reliance(asked, source, backbone, start),
         teacher=facts_of(guides.teacher, asked, network),
     )

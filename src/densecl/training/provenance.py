@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from densecl.choices import UNKNOWN_LICENSE
 from densecl.config.recipe import Resolved
 from densecl.config.teacher import distills_alone
 from densecl.images.sources import ImageSource
@@ -25,9 +26,11 @@ def provenance(resolved: Resolved, source: ImageSource, guides: Guides) -> dict[
     }
     if resolved.init is not None:
         said["init"] = Path(resolved.init).name  # its folders are nobody's business
+        if resolved.init_license is not None:  # (that of a run of an older version, which did not ask)
+            said["license"] = resolved.init_license
     if guides.teacher is not None:
         said["teacher"] = guides.teacher.network.name
-        said["teacher_license"] = resolved.teacher_license or "unknown"
+        said["teacher_license"] = resolved.teacher_license or UNKNOWN_LICENSE
     return said
 
 

@@ -64,3 +64,23 @@ def test_nan_outside_the_backbone_does_not_matter(tmp_path: Path) -> None:
     state["fc.bias"][0] = math.nan
     torch.save(state, tmp_path / "b.pth")
     assert initialize_from(create_backbone("test_resnet"), tmp_path / "b.pth").report.startswith("90 of 90")
+
+
+def test_whose_license_the_weights_have(tmp_path: Path) -> None:
+    state = create_backbone("test_resnet").model.state_dict()
+
+    def found(metadata: dict[str, str]) -> tuple[str | None, str]:
+        safetensors.torch.save_file(state, tmp_path / "model.safetensors", metadata)
+        return initialize_from(create_backbone("test_resnet"), tmp_path / "model.safetensors").license
+
+    assert found({"license": "dinov3-license"}) == ("dinov3-license", "its file says so")
+    # A result of ours: that of the weights it began with binds it, and so may that of its teacher.
+    assert found({"license": "mit", "teacher_license": "cc-by-nc-4.0"})[0] == "mit, and of its teacher cc-by-nc-4.0"
+    assert found({"license": "unknown", "teacher_license": "mit"})[0] == "mit"
+    assert found({"license": "unknown"}) == found({}) == (None, "")
+    assert found({"license": "x\x1b[2J\n y"})[0] == "x?[2J y"  # what a stranger wrote goes to a terminal
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"license": "apache-2.0"}}')
+    assert found({}) == ("apache-2.0", "the file beside it says so")
+    torch.save(state, tmp_path / "plain.pth")
+    (tmp_path / "config.json").write_text("[")
+    assert initialize_from(create_backbone("test_resnet"), tmp_path / "plain.pth").license.name is None

@@ -14,6 +14,7 @@ from densecl.model.timm_models import create_model
 from densecl.model.weights import hub
 from densecl.model.weights.fitting import Fit, adapted_to_channels, best_fit, why_not
 from densecl.model.weights.layouts import Layout, layout_of
+from densecl.model.weights.licenses import License, of_file, of_timm
 from densecl.model.weights.normalization import normalization_of
 from densecl.model.weights.pickles import Stored
 from densecl.model.weights.tensor_files import TensorFile, check_finite, is_counter, read_tensors, shown, size
@@ -46,6 +47,7 @@ class Start(NamedTuple):
         whose: in words, where the normalization comes from.
         missing: tensors of the backbone that are not in the file.
         channels: of the images that the file's network takes, if they are others than the backbone's.
+        license: of the weights.
     """
 
     report: str
@@ -54,6 +56,7 @@ class Start(NamedTuple):
     whose: str
     missing: tuple[str, ...] = ()
     channels: int | None = None
+    license: License = License()
 
 
 def initialize_from(backbone: Backbone, source: Path | str) -> Start:
@@ -108,7 +111,8 @@ def initialize_from(backbone: Backbone, source: Path | str) -> Start:
     missing = tuple(name for name in total if name not in matched)
     channels = fit.tensors[adapted[0]].shape[1] if adapted else None
     warnings = tuple(_warnings(fit, layout, missing, total, backbone.name))
-    return Start(report, warnings, *normalization_of(backbone, path, fit), missing, channels)
+    license = of_timm(backbone.model) if path is None else of_file(path)
+    return Start(report, warnings, *normalization_of(backbone, path, fit), missing, channels, license)
 
 
 def weights_file(path: Path) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import timm
 import torch
 
@@ -14,6 +12,7 @@ from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.timm_models import known_to_timm
 from densecl.model.weights import hub
+from densecl.model.weights.licenses import License, configuration, of_file, of_timm
 from densecl.model.weights.result import load_backbone, read_metadata
 from densecl.model.weights.start import NotDownloaded, initialize_from, weights_file
 from densecl.model.weights.tensor_files import is_safetensors, read_tensors, shown
@@ -39,11 +38,6 @@ class Teacher(NamedTuple):
     license: str | None
     whose_license: str
     notes: tuple[str, ...]
-
-
-class License(NamedTuple):
-    name: str | None
-    whose: str
 
 
 def load_teacher(source: str, architecture: str | None = None) -> Teacher:
@@ -91,8 +85,7 @@ def _by_name(name: str) -> Teacher:
     except UserError as error:
         why = error.why if isinstance(error, NotDownloaded) else error.args[0]
         raise UserError(f"--teacher {name}: {why} {bring}") from error
-    found = _license(said.get("license"), f"timm says so of {_tagged(said, name)}")
-    return _made(network, start.normalization, found, (f"teacher: {name} with timm's weights",))
+    return _made(network, start.normalization, start.license, (f"teacher: {name} with timm's weights",))
 
 
 def _tagged(said: dict[str, Any], name: str) -> str:
@@ -122,9 +115,8 @@ def _from_file(path: Path, architecture: str | None) -> Teacher:
                 " cannot teach."
             )
         network, normalization = load_backbone(file)
-        found = _license(_said_in(file), "its file says so")
-        return _made(network, normalization, found, (f"teacher: {network.name} from {file}",))
-    beside = _configuration(file.with_name("config.json"))
+        return _made(network, normalization, of_file(file), (f"teacher: {network.name} from {file}",))
+    beside = configuration(file.with_name("config.json"))
     name = architecture or _name_in(beside)
     read_tensors(file)  # what cannot be read at all is told before what is missing
     if name is None:
@@ -132,10 +124,10 @@ def _from_file(path: Path, architecture: str | None) -> Teacher:
             f"--teacher {file} does not say what model it is of. Say it with --teacher-backbone, such as"
             " --teacher-backbone vit_small_patch14_dinov2."
         )
-    return _of_architecture(file, name, beside)
+    return _of_architecture(file, name)
 
 
-def _of_architecture(file: Path, name: str, beside: dict[str, Any]) -> Teacher:
+def _of_architecture(file: Path, name: str) -> Teacher:
     network = _create(name, "--teacher-backbone")
     start = initialize_from(network, file)
     if start.channels is not None:  # it was adapted, so that it is another network; made anew as it is
@@ -153,12 +145,9 @@ def _of_architecture(file: Path, name: str, beside: dict[str, Any]) -> Teacher:
         notes.append(f"warning: {file} does not say its mean and standard deviation; ImageNet's are taken")
     elif normalization is None:
         raise UserError(f"--teacher {file} does not say which mean and standard deviation it expects.")
-    own = beside.get("pretrained_cfg")
-    found = _license(own.get("license") if isinstance(own, dict) else None, "the file beside it says so")
-    if found.name is None and is_safetensors(file):
-        found = _license(_said_in(file), "its file says so")
-    if found.name is None and "." in name:
-        found = _license(getattr(timm.get_pretrained_cfg(name), "license", None), f"timm says so of {name}")
+    found = start.license
+    if found.name is None and "." in name:  # whoever gives the tag says which weights these are
+        found = of_timm(network.model)
     return _made(network, normalization, found, tuple(notes))
 
 
@@ -170,15 +159,6 @@ def _create(name: str, where: str) -> Backbone:
         raise UserError(error.args[0].replace("--backbone", where, 1)) from error
 
 
-def _configuration(path: Path) -> dict[str, Any]:
-    """timm's ``config.json`` beside weights from a hub; empty if there is none."""
-    try:
-        said = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 1_000_000 else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
 def _name_in(configuration: dict[str, Any]) -> str | None:
     """The model that a configuration names, if timm knows it."""
     name, own = configuration.get("architecture"), configuration.get("pretrained_cfg")
@@ -187,19 +167,6 @@ def _name_in(configuration: dict[str, Any]) -> str | None:
     tag = own.get("tag") if isinstance(own, dict) else None
     full = f"{name}.{tag}" if isinstance(tag, str) and tag else name
     return next((one for one in (full, name) if known_to_timm(one)), None)
-
-
-def _said_in(file: Path) -> str | None:
-    """The license that the metadata of a safetensors file names. Our results name that of their own teacher."""
-    with safetensors.safe_open(file, framework="pt") as opened:
-        said = opened.metadata() or {}
-    return said.get("license") or said.get("teacher_license")
-
-
-def _license(name: Any, whose: str) -> License:
-    """As a user may read it."""
-    text = shown(" ".join(name.split())) if isinstance(name, str) else ""
-    return License(text, whose) if text and text != "unknown" else License(None, "")
 
 
 def _made(network: Backbone, normalization: Normalization | None, found: License, notes: tuple[str, ...]) -> Teacher:
