@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densecl.names import LIMIT, from_cell, on_disk, printable, shown, to_cell
+from densecl.names import LIMIT, counted, from_cell, on_disk, printable, shown, to_cell
 
 #: What names may hold: any character, and bytes that are no UTF-8 as Python carries them.
 NAMES = st.text(st.characters() | st.sampled_from("\n\r\t\x1b\x85\u202e\u2028\ufeff\\'=+-@;＝" + "\udc80\udcff"))
@@ -83,3 +83,8 @@ def test_a_name_is_found_in_either_unicode_form(tmp_path, there, asked):
 def test_a_path_of_thousands_of_folders_is_none() -> None:
     for path in ("\u00e9/" * 1500, "\u00e9/" * 10**6):
         assert on_disk(path) == path
+
+
+def test_a_number_with_its_noun() -> None:
+    assert [counted(number, "step") for number in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+    assert (counted(1, "class"), counted(3, "class"), counted("1", "epoch")) == ("1 class", "3 classes", "1 epoch")

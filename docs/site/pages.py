@@ -24,8 +24,8 @@ COMMANDS = """\
 For whom: anyone who looks up a flag. The settings that matter, and when to change them: [settings.md](settings.md).
 
 This page is made from the commands themselves, by `python docs/site/pages.py`. `densecl COMMAND --help` says the same.
-In Python each flag of `pretrain` is a keyword: `--image-size 96` is `image_size=96`. In a YAML file it is a key of the
-same name.
+In Python each flag of `pretrain` is a keyword: `--image-size 128` is `image_size=128`. In a YAML file it is a key of
+the same name.
 """
 
 LLMS = """\

@@ -46,7 +46,7 @@ def pretrain(
         config: A YAML file with some or all settings, for instance another run's ``recipe.yaml``.
         backbone: The name of a timm model, or any module that returns a feature map
             "batch channels rows cols" for "batch channels height width".
-        settings: Any field of `densecl.Recipe`, such as ``image_size=96``. They beat `config`.
+        settings: Any field of `densecl.Recipe`, such as ``image_size=128``. They beat `config`.
 
     Returns:
         Where the result lies and how the run ended.

@@ -118,3 +118,9 @@ def listing(words: Iterable[str], conjunction: str = "or") -> str:
     """Words in a sentence: "a, b or c"."""
     *first, last = words
     return f"{', '.join(first)} {conjunction} {last}" if first else last
+
+
+def counted(number: int | str, one: str) -> str:
+    """A number with its noun: "1 step", "2 steps", "3 classes"."""
+    several = f"{one}es" if one.endswith("s") else f"{one}s"
+    return f"{number} {one if str(number) == '1' else several}"

@@ -28,11 +28,15 @@ embed random --data nowhere --out o.npy
 check --data nowhere
 pretrain --data nowhere --out o
 pretrain --data there --out o --teacher-cache /proc/nowhere
+pretrain --data there --out o --probe there/nowhere
+pretrain --data there --out o --probe unlabeled/nowhere
+check --data there --probe unlabeled/nowhere
 """
 
 
 def test_what_is_not_there_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
+    (tmp_path / "unlabeled/nowhere/images/train").mkdir(parents=True)  # images, but no labels/train
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], input=LINES, cwd=tmp_path, capture_output=True, text=True, timeout=60
     )

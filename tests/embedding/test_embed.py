@@ -171,7 +171,7 @@ def test_ctrl_c_saves_what_is_done(
     monkeypatch.setattr(work.Display, "step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         densecl.embed(run, photos, tmp_path / "v.npy", **SETTINGS)
-    assert "Stopped by SIGINT after 4 images, which are saved." in capsys.readouterr().out
+    assert "Stopped by SIGINT after 4 images. What is done is saved." in capsys.readouterr().out
     monkeypatch.setattr(work.Display, "step", report)
     assert densecl.embed(run, photos, tmp_path / "v.npy", resume=True, **SETTINGS).images == 10
     assert "going on after 4 images" in capsys.readouterr().out

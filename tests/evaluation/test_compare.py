@@ -249,8 +249,8 @@ def test_masks_of_0_and_255_are_refused(tmp_path: Path, split: str, task: str, s
 def test_correspondence_looks_at_no_label_map(tmp_path: Path) -> None:
     write_masks(tmp_path, test=255)
     (tmp_path / "labels/test/1.png").write_bytes(b"no image")
-    settings = {"backbone": "resnet10t", "json": None, "seeds": 1, "image_size": (64, 64)}
-    (result,) = evaluate(["random"], "correspondence", tmp_path, **settings)
+    settings = {"backbone": "resnet10t", "json": None, "seeds": 1, "image_size": 64}
+    (result,) = evaluate("random", "correspondence", tmp_path, **settings)
     assert 0 <= result.scores["accuracy"] <= 100
 
 

@@ -344,3 +344,14 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
 def test_sixteen_bits_keep_their_range() -> None:
     image = torch.full((1, 4, 4), 60_000, dtype=torch.uint16)
     assert torch.equal(resize(image, (2, 3)), torch.full((1, 3, 2), 60_000, dtype=torch.uint16))
+
+
+def test_images_of_different_sizes_need_one_which_is_proposed(tmp_path: Path) -> None:
+    pairs = []
+    for number, size in enumerate([(64, 48), (200, 100), (130, 100)]):
+        pairs.append((tmp_path / f"{number}.png", tmp_path / f"{number}.png"))
+        Image.new("L", size).save(pairs[-1][0])
+    with pytest.raises(UserError) as told:
+        LabeledFiles(pairs).common_size()
+    assert told.value.args[0].endswith("1.png is 200x100. Give one for all: --image-size 128x96 is the usual one here.")
+    assert LabeledFiles(pairs[:1]).common_size() == (64, 48)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from densecl.errors import UserError, flag
+from densecl.evaluation.given import make_settings
 from densecl.evaluation.settings import Settings, meaning_of
+from densecl.finetuning.settings import PredictSettings, TuningSettings
 
 
 @pytest.mark.parametrize(
@@ -56,3 +60,41 @@ def test_only_given_settings_of_training_are_handed_on() -> None:
     assert Settings().training() == {}
     given = {"steps": 3, "batch_size": 2, "learning_rate": 0.1}
     assert Settings(seeds=1, **given).training() == given
+
+
+@pytest.mark.parametrize("kind", [Settings, TuningSettings, PredictSettings])
+def test_every_setting_takes_its_default_again(kind: type) -> None:
+    assert make_settings(kind, vars(kind())) == kind()
+
+
+def test_what_a_flag_takes_a_call_takes_too() -> None:
+    given = {"image_size": 96, "ignore": 3, "also": "Seq*", "label_fraction": 1, "train_split": Path("a.txt")}
+    assert make_settings(Settings, given) == Settings(
+        image_size=(96, 96), ignore=(3,), also=("Seq*",), label_fraction=1.0, train_split="a.txt"
+    )
+    several = {"image_size": [64, 48], "ignore": [1, 2], "label_fraction": [1, 0.5], "seeds": np.int64(2)}
+    assert make_settings(Settings, several) == Settings(
+        image_size=(64, 48), ignore=(1, 2), label_fraction=(1.0, 0.5), seeds=2
+    )
+    assert make_settings(Settings, {"image_size": "64x48"}).image_size == (64, 48)
+    assert make_settings(TuningSettings, {"ignore": 0, "image_size": 32}).ignore == (0,)
+    assert make_settings(PredictSettings, {"threshold": 0, "image_size": 64}).image_size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"imagesize": 96}, "There is no setting --imagesize. Did you mean 'image_size'?"),
+        ({"image_size": "big"}, "--image-size takes WIDTHxHEIGHT or one number, not 'big'."),
+        ({"image_size": (1, 2, 3)}, "--image-size takes WIDTHxHEIGHT or one number, not (1, 2, 3)."),
+        ({"image_size": True}, "--image-size takes WIDTHxHEIGHT or one number, not True."),
+        ({"seeds": 1.5}, "--seeds takes a whole number, not 1.5."),
+        ({"seeds": None}, "--seeds takes a whole number, not None."),
+        ({"ignore": "water"}, "--ignore takes whole numbers, not 'water'."),
+        ({"fine_tune": 1}, "--fine-tune takes True or False, not 1."),
+    ],
+)
+def test_what_is_of_another_type_is_told(given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError) as raised:
+        make_settings(Settings, given)
+    assert raised.value.args[0] == complaint

@@ -172,8 +172,9 @@ def test_without_a_network_the_model_is_named(monkeypatch: pytest.MonkeyPatch) -
         raise OSError("no network")
 
     monkeypatch.setattr("densecl.model.weights.start.create_model", offline)
+    monkeypatch.setattr("densecl.model.weights.hub.can_be_had", lambda said: True)
     with pytest.raises(
-        UserError, match=r"timm could not get pretrained weights for resnet10t: no network.*give the fi"
+        UserError, match=r"could not get pretrained weights for resnet10t: no network Bring .* place of 'imagenet': "
     ):
         open_weights(["resnet10t"])
 

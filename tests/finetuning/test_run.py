@@ -17,6 +17,7 @@ from densecl.errors import UserError
 from densecl.evaluation.compare import evaluate
 from densecl.evaluation.weights import open_weights
 from densecl.finetuning.fit import BEST, CHECKPOINT, LAST, TIMINGS
+from densecl.finetuning.pixels import named
 from densecl.finetuning.run import TunedRun
 from densecl.finetuning.tuned import load_tuned
 from tests.finetuning.conftest import Killed
@@ -184,6 +185,18 @@ def test_wrong_boxes(change: Callable, complaint: str, weights, squares: Path, t
     changed(tmp_path / "data", "val", change)
     with pytest.raises(UserError, match=complaint):
         tune(weights, "detection", tmp_path / "data", tmp_path / "run")
+
+
+def test_the_names_of_labels_come_from_a_file_beside_them(
+    weights: Path, scenes: Path, tune: Tune, tmp_path: Path, capsys
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    (data / "classes.txt").write_text("ground\n\tround thing \n")
+    run = tune(weights, "segmentation", data, tmp_path / "run", steps=1)
+    assert "classes: ground, round thing, 2" in capsys.readouterr().out
+    assert load_tuned(run.best)[1].classes[:3] == ("ground", "round thing", "2")
+    assert named({0: "a", 1: "a"}, 3) == ("0", "1", "2") and named({5: "x"}, 2) == ("0", "1")
 
 
 def test_wrong_label_maps_and_names(weights: Path, scenes: Path, tune: Tune, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from densecl.images.companions import PHOTOGRAPHS, tree
+from densecl.images.companions import PHOTOGRAPHS, alone, tree
+from densecl.images.companions.alone import only_label_maps
+from densecl.images.decode import decode
 from densecl.images.sources import open_source
 
 SIDE = 40
@@ -311,3 +313,74 @@ def test_few_images_are_opened_and_none_without_a_hint(tmp_path, monkeypatch):
     write(tmp_path / "hinted", {"images/{}.png": empty, "labels/{}.png": empty}, count=100)
     open_source(tmp_path / "hinted")
     assert len(opened) <= 2 * (tree.SAMPLES + PHOTOGRAPHS)
+
+
+# --- nothing but label maps ---------------------------------------------------------------------------------------
+
+
+def outlined(number):
+    """Areas with a contour, one pixel wide."""
+    pixels = label(number)
+    pixels[5, 8:33] = pixels[29, 8:33] = 7
+    return pixels
+
+
+def drawing(number, ground=255, finer=4):
+    """Shapes with smooth edges, drawn finer and made smaller."""
+    canvas = Image.new("L", (SIDE * finer, SIDE * finer), ground)
+    pen = ImageDraw.Draw(canvas)
+    start = 20 + 2 * number
+    pen.ellipse([start, start, start + 80, start + 60], fill=255 - ground)
+    pen.line([(5, start), (150, 155 - start)], fill=255 - ground, width=6 * finer)
+    return canvas.resize((SIDE, SIDE), Image.Resampling.BOX)
+
+
+def scan(number):
+    """Black on white, and nothing between."""
+    return Image.fromarray(255 - binary(number)).convert("1")
+
+
+def thin(number):
+    """White lines on black, two pixels wide."""
+    canvas = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(canvas).line([(0, 3 + number), (38, 30), (20, 2)], fill=255, width=2)
+    return canvas
+
+
+def clouds(number):
+    """Few grays in wide bands, one beside the next."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    return ((x - 20) ** 2 + (y - number) ** 2).astype(float) ** 0.5 // 8
+
+
+ALONE = {"a": label, "b": binary, "c": paletted, "d": colored, "e": outlined, "f": lambda number: instances(number)}
+
+
+@pytest.mark.parametrize("draw", ALONE.values(), ids=["classes", "0 and 255", "palette", "colors", "contours", "ids"])
+def test_a_folder_of_nothing_but_label_maps_is_told(tmp_path, draw):
+    write(tmp_path, {"masks/{}.png": draw, "photos/{}.png": photo})
+    (told,) = only_label_maps(open_source(tmp_path / "masks"))
+    assert "label maps" in told and "0.png" in told and "--probe" in told
+    assert len(list(only_label_maps(open_source((tmp_path / "photos", tmp_path / "masks"))))) == 1  # of the second
+    assert len(list(only_label_maps(open_source(tmp_path / "masks", tile=20)))) == 1
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [photo, gray, dim, night, empty, drawing, lambda number: drawing(number, 0, 2), scan, thin, clouds],
+    ids=["photo", "cells", "dim", "night", "empty", "drawing", "on black", "scan", "lines", "clouds"],
+)
+def test_dim_images_and_drawings_are_no_label_maps(tmp_path, draw):
+    write(tmp_path, {"{}.png": lambda number: np.uint8(draw(number)) if draw is clouds else draw(number)}, 12)
+    assert not list(only_label_maps(open_source(tmp_path)))
+
+
+def test_some_photographs_among_label_maps_are_enough(tmp_path, monkeypatch):
+    write(tmp_path, {"{}.png": label}, 10)
+    write(tmp_path, {"1{}.png": photo}, 2)
+    assert not list(only_label_maps(open_source(tmp_path)))
+    opened = []
+    monkeypatch.setattr(alone, "decode", lambda path, *more: opened.append(path) or decode(path, *more))
+    write(tmp_path / "photos", {"{}.png": photo}, 40)
+    assert not list(only_label_maps(open_source(tmp_path / "photos")))
+    assert len(opened) == 2  # two photographs say it

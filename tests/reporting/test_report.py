@@ -19,6 +19,7 @@ from densecl.reporting.facts import next_commands, what_was_run
 from densecl.reporting.report import SEVERAL
 from densecl.reporting.run_files import MOST_ROWS, read_run, read_table
 from densecl.reporting.watch import Server
+from densecl.verdicts.record import read_record
 from tests.reporting.runs import make_run
 
 
@@ -87,9 +88,8 @@ def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) ->
     (folder / "recipe.yaml").write_text("\n".join([*bomb, "image_size: 96", "1: 2"]))
     assert read_run(folder).recipe == {"a": ["x", "x"], "image_size": 96}
     (folder / "metrics.csv").write_text("step,loss,loss\n1,2,3\nx,1,1\n2,nan,inf\n3,5,6,7,8\n-1,4,4\n4,1,1\n5,9")
-    files = read_run(folder)
-    assert files.metrics == [{"step": 1, "loss": 3}, {"step": 2}, {"step": 4, "loss": 1}]
-    assert files.damaged == {"metrics.csv": 3}  # that of step 5 is being written
+    assert read_run(folder).metrics == [{"step": 1, "loss": 3}, {"step": 2}, {"step": 4, "loss": 1}]
+    assert read_run(folder).damage == ("metrics.csv: 3 damaged rows were left out, the first after step 1",)
     (folder / "backbone.safetensors").write_bytes(b"\xff" * 100)
     (folder / "evaluation.json").write_text(
         json.dumps({"summary": [1, {"scores": {"miou": 3}}], "comparisons": [None]})
@@ -99,7 +99,18 @@ def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) ->
         os.mkfifo(folder / "watched.csv")  # would block whoever opens it
     page = densecl.report(folder).read_text()
     assert "image_size" in page
-    assert "3 rows of metrics.csv cannot be read and are left out." in page
+    assert "metrics.csv: 3 damaged rows were left out" in page
+
+
+@pytest.mark.parametrize("step", ["1e26", "nan", "-3", "1.5", "later", "9" * 400])
+def test_a_step_that_can_be_none_is_left_out_and_told(step: str, tmp_path: Path) -> None:
+    rows = "".join(f"{each},0.{number},0.1\n" for number, each in enumerate(("0", "10", step, "20"), 1))
+    (tmp_path / "watched.csv").write_text("step,match_accuracy,match_chance\n" + rows)
+    (tmp_path / "metrics.csv").write_text(f"step,loss\n{step},2\n")
+    page = densecl.report(tmp_path, tmp_path / "page.html").read_text()
+    assert "20 steps" in page and "watched.csv: 1 damaged row was left out, the first after step 10" in page
+    assert "metrics.csv: 1 damaged row was left out, from the first one on" in page
+    assert [step for step, _ in read_record(tmp_path).column("match_accuracy")] == [0, 10, 20]
 
 
 def test_a_long_table_keeps_its_first_and_last_row(tmp_path: Path) -> None:

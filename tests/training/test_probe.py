@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ from densecl.evaluation.compare import evaluate
 from densecl.model import Backbone, create_backbone, save_backbone
 from densecl.model.weights import read_metadata
 from densecl.normalization import Normalization
-from densecl.training import best
+from densecl.training import best, build
 from densecl.training.early import check_early
 from densecl.training.headline import headline, stalled
-from densecl.training.probe import open_probe, probed_images
+from densecl.training.probe import Probe, open_probe_labels, probed_images, size_for_all
 from densecl.training.run import pretrain
 from tests.training.stopped import stop_after
 
@@ -29,6 +30,12 @@ HALF = Normalization((0.5,) * 3, (0.25,) * 3)
 
 def recipe(probe: Path | str, **others: object):
     return make_recipe(data="x", backbone="test_resnet", image_size=32, probe=str(probe), **others)
+
+
+def open_probe(settings: Any, backbone: Backbone, normalization: Normalization) -> Probe:
+    labels = open_probe_labels(settings)
+    assert labels is not None
+    return labels.probe(backbone, normalization)
 
 
 class OneSize(nn.Module):
@@ -109,12 +116,24 @@ def test_what_is_wrong_is_told_in_the_words_of_this_command(labeled: Path, tmp_p
     with pytest.raises(UserError, match="probe .*nowhere: no such folder"):
         check_early(make_recipe(data=str(labeled), backbone="resnet18", probe=str(nowhere)))
     assert "has no split 'train'" in told(labeled / "images")
+    with pytest.raises(UserError, match=r"probe .* no label maps to learn from: looked for train.txt, .*labels/train"):
+        check_early(make_recipe(data=str(labeled), backbone="resnet18", probe=str(labeled / "images")))
+    check_early(make_recipe(data=str(labeled), backbone="resnet18", probe=str(labeled)))
     assert "hold only the label 0" in told(labeled, probe_ignore=(1,))
     damaged = _with_a_label(labeled, tmp_path / "damaged", 1, 1)
     (damaged / "labels" / "val" / "2.png").write_bytes(b"no image")
     assert "2.png" in told(damaged)
     with pytest.raises(UserError, match="probe_ignore says something of the labels of probe"):
         make_recipe(data="x", probe_ignore=(1,))
+
+
+def test_they_are_told_before_an_image_of_the_run_is_looked_at(
+    labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _with_a_label(labeled, tmp_path / "masks", 1, 255)
+    monkeypatch.setattr(build, "inspect", lambda *given: pytest.fail("images were opened"))
+    with pytest.raises(UserError, match="255, which stands for pixels that do not count"):
+        build.build(recipe(folder), None, None, None)
 
 
 def test_labels_beyond_the_classes_and_gray_values(labeled: Path, tmp_path: Path) -> None:
@@ -124,6 +143,12 @@ def test_labels_beyond_the_classes_and_gray_values(labeled: Path, tmp_path: Path
         open_probe(recipe(folder, probe_classes=150), backbone, HALF)
     probe = open_probe(recipe(folder, probe_classes=201), backbone, HALF)
     assert probe is not None and probe.classes == 201
+    assert size_for_all(recipe(folder)) is None
+    for kind in ("images", "labels"):  # one of them is larger
+        path = next((folder / kind / "val").glob("*.png"))
+        with Image.open(path) as image:
+            image.resize((96, 64), Image.Resampling.NEAREST).save(path)
+    assert size_for_all(recipe(folder)) == (64, 64)
     assert probed_images(recipe(folder)) == 4 and probed_images(recipe(tmp_path / "gone")) is None
 
 

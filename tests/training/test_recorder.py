@@ -299,8 +299,21 @@ def test_between_rows_that_are_far_apart_the_latest_loss_is_shown(make, monkeypa
 
     run.train(4, each=computed)
     lines = [line for line in run.screen.getvalue().splitlines() if line.startswith("step")]
-    assert lines[2].startswith("step 2/4  loss 8.000  match 50.0 %  rank 4  1.0 images/s") and "epoch 0.40" in lines[2]
+    assert lines[1].startswith("step 2/4  loss 8.000  match 50.0 %  rank 4  1.0 images/s") and "epoch 0.40" in lines[1]
     assert run.steps() == [1, 4] and run.recorder.row["loss"] == 1.0  # what is measured over all processes
+
+
+def test_a_loss_that_is_shown_after_each_measurement_is_that_of_the_step(make, monkeypatch) -> None:
+    monkeypatch.setattr("densecl.progress.Display.stale", False)  # each measurement shows the numbers anew
+    shown = []
+    monkeypatch.setattr(recorder, "in_brief", lambda row, *rest, **more: shown.append((row["step"], row["loss"])) or [])
+    run = make(steps=4)
+
+    def computed(step: int) -> None:
+        run.module.last = Mock(loss=torch.tensor(float(9 - step))), [Mock(), Mock()]
+
+    run.train(4, each=computed)
+    assert [loss for _, loss in shown] == [1.0, 7.0, 6.0, 1.0]  # of rows 1 and 4 the mean over all processes
 
 
 def test_a_resumed_run_drops_the_rows_that_its_checkpoint_does_not_know(make) -> None:

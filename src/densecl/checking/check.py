@@ -27,14 +27,14 @@ from densecl.images.companions import suspects, told
 from densecl.images.lists import write_list
 from densecl.images.paths import by_folder
 from densecl.images.sources import FileSource, ImageSource
-from densecl.names import listing, shown, to_cell
+from densecl.names import counted, listing, shown, to_cell
 from densecl.normalization import Normalization
 from densecl.progress import Display, Screen, duration
 from densecl.training.build import Parts, make_model
 from densecl.training.environment import settle_devices
 from densecl.training.explanations import memory_explained
 from densecl.training.inspect import Found, inspect
-from densecl.training.probe import open_probe
+from densecl.training.probe import ProbeLabels, open_probe_labels
 from densecl.training.timeline import Timeline
 
 #: Images that cannot be read of which the reason is shown; a list has all.
@@ -73,12 +73,13 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
     asked = settle_devices(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
+        labels = open_probe_labels(asked)
         found = inspect(asked, None, dataset, backbone)
         source = found.source.source if isinstance(found.source, CachedSource) else found.source
         if usable is not None and not isinstance(source, FileSource):
             raise UserError("--usable writes a list of files. It cannot be used with --tile or a data set in Python.")
-        resolution, problems = _resolved(asked, found)
-        console.print(f"{listing(map(shown, asked.sources), 'and')}: {len(source)} images")
+        resolution, problems = _resolved(asked, found, labels)
+        console.print(f"{listing(map(shown, asked.sources), 'and')}: {counted(len(source), 'image')}")
         for note in found.notes:
             if not note.startswith("warning: "):
                 console.print(note)
@@ -108,7 +109,7 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
     return Checked(tuple(problems), seen, copies, None if resolution is None else resolution.resolved, cost)
 
 
-def _resolved(asked: Any, found: Found) -> tuple[Resolution | None, list[str]]:
+def _resolved(asked: Any, found: Found, labels: ProbeLabels | None) -> tuple[Resolution | None, list[str]]:
     """What a run would choose, and what does not go together or is likely not meant."""
     problems = [note.removeprefix("warning: ") for note in found.notes if note.startswith("warning: ")]
     try:
@@ -116,10 +117,11 @@ def _resolved(asked: Any, found: Found) -> tuple[Resolution | None, list[str]]:
     except UserError as error:
         return None, [error.args[0], *problems]
     resolved = resolution.resolved
-    try:
-        open_probe(resolved, found.backbone, Normalization(resolved.mean, resolved.std))
-    except UserError as error:
-        problems.append(error.args[0])
+    if labels is not None:
+        try:
+            labels.probe(found.backbone, Normalization(resolved.mean, resolved.std))
+        except UserError as error:
+            problems.append(error.args[0])
     return resolution, [*problems, *resolution.warnings]
 
 
@@ -151,7 +153,7 @@ def _look(source: ImageSource, resolution: Resolution | None, asked: Any, consol
     for index, reason in seen.bad[:SHOWN]:
         console.print(f"  {shown(source.name(index))}: {shown(reason)}")
     rate = seen.images / max(seen.seconds, 1e-9)
-    console.print(f"reading: {rate:.3g} images/s with {workers} workers, {duration(seen.seconds)} in all")
+    console.print(f"reading: {rate:.3g} images/s with {counted(workers, 'worker')}, {duration(seen.seconds)} in all")
     return seen, copies
 
 
@@ -200,14 +202,17 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
     )
     with memory_explained(resolved):
         cost = measure(parts)
-    step = f"a step of {resolved.batch_size} images takes about {_short(cost.step_seconds)}"
+    step = f"a step of {counted(resolved.batch_size, 'image')} takes about {_short(cost.step_seconds)}"
     if timeline.total_steps is None:
         steps = seconds_in(resolved.time_limit or "0s") / cost.step_seconds
         epochs = steps / float(timeline.steps_per_epoch)
-        console.print(f"{step}: about {steps:.0f} steps, {epochs:.3g} epochs, in {resolved.time_limit}")
+        console.print(
+            f"{step}: about {counted(f'{steps:.0f}', 'step')}, {counted(f'{epochs:.3g}', 'epoch')}, in"
+            f" {resolved.time_limit}"
+        )
     else:
         whole = timeline.total_steps * cost.step_seconds
-        console.print(f"{step}: {timeline.total_steps} steps in about {duration(whole)}")
+        console.print(f"{step}: {counted(timeline.total_steps, 'step')} in about {duration(whole)}")
         if whole > LONG_SECONDS and resolved.steps is None:
             console.print("shorter: --time-limit 8h, or fewer --epochs")
     if _busy():

@@ -8,7 +8,7 @@ import numpy as np
 
 from densecl.checking.copies import Copies
 from densecl.checking.survey import Survey
-from densecl.names import listing
+from densecl.names import counted, listing
 
 #: Fraction of images that are copies, or nearly so, above which they should be thinned out. Each takes the time of an
 #: image that would teach more, and in a batch it is a negative that shows the same. A guess.
@@ -78,7 +78,7 @@ def remarks(survey: Survey, copies: Copies, *, channels: int) -> Iterator[str]:
         yield f"sizes: from {small} to {large}, half of them up to {middle}"
     readable = int(survey.readable.sum())
     gray, deep = int(survey.gray.sum()), int(survey.deep.sum())
-    colors = f"{channels} channels" if channels != 3 else f"{readable - gray} in color, {gray} gray"
+    colors = counted(channels, "channel") if channels != 3 else f"{readable - gray} in color, {gray} gray"
     bits = [f"{count} of {bits} bits" for count, bits in ((readable - deep, 8), (deep, 16)) if count]
     yield f"pixels: {colors}; {listing(bits, 'and')}" + (", which are mixed" if 0 < deep < readable else "")
     few = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from densecl.evaluation.given import sides
+
 
 def size(text: str) -> tuple[int, int]:
     """(width, height) from "640x480", or from one number for a square."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT or one number, not '{text}'")
-    return int(sides[0]), int(sides[-1])
+    try:
+        return sides(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT or one number, not '{text}'") from None

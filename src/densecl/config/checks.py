@@ -11,7 +11,7 @@ from densecl.config.setting import check_range
 from densecl.config.settings import Settings
 from densecl.config.teacher import distills_alone
 from densecl.errors import UserError, flag
-from densecl.names import listing
+from densecl.names import counted, listing
 
 #: What a run takes from whoever launched it (torchrun, srun, mpirun).
 LAUNCHED = ("devices", "nodes")
@@ -89,15 +89,16 @@ def _check_shares(settings: Settings[Any], batch_size: int) -> None:
     """Raises UserError if the batch cannot be shared out to the devices and parts."""
     processes = settings.processes
     if batch_size % processes:
-        raise UserError(f"--batch-size {batch_size} cannot be shared evenly by {processes} devices.")
+        raise UserError(f"--batch-size {batch_size} cannot be shared evenly by {counted(processes, 'device')}.")
     images = batch_size // processes
     if images % settings.accumulate:
         raise UserError(
-            f"--accumulate {settings.accumulate}: {images} images a device cannot be divided into equal parts."
+            f"--accumulate {settings.accumulate}: {counted(images, 'image')} a device cannot be divided into"
+            " equal parts."
         )
     images //= settings.accumulate
     if settings.key_norm == "split" and "key_norm" not in settings.settled and images <= settings.key_split:
         raise UserError(
-            f"--key-norm split has nothing to split: {images} images at a time are at most --key-split"
+            f"--key-norm split has nothing to split: {counted(images, 'image')} at a time are at most --key-split"
             f" {settings.key_split}. Take a smaller one, such as {max(2, images // 2)}, or a larger --batch-size."
         )

@@ -15,6 +15,7 @@ from densecl.config.rules import cells_to_follow, has_enough_cells, in_cells, st
 from densecl.config.settings import defaults
 from densecl.config.teacher import TeacherSettings, distills_alone
 from densecl.errors import UserError, flag
+from densecl.names import counted
 
 
 def check_feasible(resolved: Resolved, facts: Facts) -> None:
@@ -145,8 +146,8 @@ def _check_pace(resolved: Resolved, facts: Facts) -> None:
     frozen, steps = resolved.freeze_backbone_steps, steps_of_run(resolved, facts)
     if frozen and steps is not None and frozen >= steps:
         raise UserError(
-            f"--freeze-backbone-steps {frozen}: the run has {steps} steps, so that the backbone would never learn. Give"
-            " fewer."
+            f"--freeze-backbone-steps {frozen}: the run has {counted(steps, 'step')}, so that the backbone would never"
+            " learn. Give fewer."
         )
     if frozen and distills_alone(resolved) and resolved.teacher_objective == "relational":
         raise UserError(

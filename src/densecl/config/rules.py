@@ -18,6 +18,7 @@ from densecl.config.optimization import LENGTHS
 from densecl.config.settings import Settings
 from densecl.config.teacher import distills_alone
 from densecl.errors import UserError, flag
+from densecl.names import counted
 from densecl.normalization import IMAGENET
 
 #: Whoever gives one of these wants keys from a momentum encoder.
@@ -115,7 +116,9 @@ def _batch_size(chosen: Grounds, facts: Facts) -> Choice:
     size = automatic.batch_size(facts.images, chosen.epochs, parts=parts, least=least, on_gpu=on_gpu)
     epochs = chosen.epochs
     length = "" if epochs is None else f"{epochs} {'epoch' if epochs == 1 else 'epochs'} of "
-    return Choice({"batch_size": size}, f"for {length}{facts.images} images on a {'GPU' if on_gpu else 'CPU'}")
+    return Choice(
+        {"batch_size": size}, f"for {length}{counted(facts.images, 'image')} on a {'GPU' if on_gpu else 'CPU'}"
+    )
 
 
 def _images_at_once(chosen: Grounds) -> int:
@@ -139,7 +142,7 @@ def _method(chosen: Grounds, facts: Facts) -> Choice:
     images = _images_at_once(chosen)
     name = automatic.method(images, keys_given=bool(given))
     where = "queue" if name == "moco" else "batch"
-    because = f"for {given[0]}" if given else f"negatives from a {where}, for {images} images a device"
+    because = f"for {given[0]}" if given else f"negatives from a {where}, for {counted(images, 'image')} a device"
     return Choice({"method": name}, None if distills_alone(chosen) else because)
 
 
@@ -244,7 +247,9 @@ def _key_norm(chosen: Grounds, facts: Facts) -> Choice:
         return Choice({"key_norm": None})
     processes = chosen.devices * chosen.nodes
     if chosen.recipe == "paper" and processes == 1 and _images_at_once(chosen) > chosen.key_split:
-        return Choice({"key_norm": "split"}, f"into {chosen.key_split} images, as on each of the paper's devices")
+        return Choice(
+            {"key_norm": "split"}, f"into {counted(chosen.key_split, 'image')}, as on each of the paper's devices"
+        )
     if not facts.methods[chosen.method].queue:
         return Choice({"key_norm": None})
     return Choice({"key_norm": "shuffle"}, "on one device there is nothing to shuffle" if processes == 1 else "")
@@ -263,7 +268,7 @@ def _key_momentum(chosen: Grounds, facts: Facts) -> Choice:
     if highest is None:
         return Choice({"key_momentum": None})
     steps = steps_of_run(chosen, facts)
-    because = f"for {'an unknown number of' if steps is None else steps} steps"
+    because = f"for {'an unknown number of steps' if steps is None else counted(steps, 'step')}"
     return Choice({"key_momentum": automatic.key_momentum(steps, highest)}, because)
 
 
@@ -272,7 +277,7 @@ def _queue_length(chosen: Grounds, facts: Facts) -> Choice:
     if not facts.methods[chosen.method].queue or chosen.key_momentum is None:
         return Choice({"queue_length": None})
     length = automatic.queue_length(facts.images, chosen.batch_size, chosen.key_momentum)
-    return Choice({"queue_length": length}, f"for {facts.images} images and this key momentum")
+    return Choice({"queue_length": length}, f"for {counted(facts.images, 'image')} and this key momentum")
 
 
 # --- the teacher ----------------------------------------------------------------------------------
@@ -397,4 +402,4 @@ def _channels_last(chosen: Grounds, facts: Facts) -> Choice:
 def _workers(chosen: Grounds, facts: Facts) -> Choice:
     machine = facts.machine
     count = automatic.workers(machine.cores, chosen.devices, on_gpu=machine.gpus > 0)
-    return Choice({"workers": count}, f"{machine.cores} cores")
+    return Choice({"workers": count}, counted(machine.cores, "core"))

@@ -25,7 +25,7 @@ from densecl.evaluation.weights import open_weights
 from densecl.images.decode import MAX_PIXELS
 from densecl.images.loader import READ_TIMEOUT
 from densecl.images.sources import DatasetSource, open_source
-from densecl.names import shown
+from densecl.names import counted, shown
 from densecl.progress import Screen
 
 #: Side of the square that images are resized to. What most networks were made for.
@@ -138,7 +138,8 @@ def embed(
     )
     what = f"{rows}x{cols} vectors" if dense else "a vector"
     console.print(
-        f"{len(source)} images, {what} of {plan.dim} numbers each: {opened.architecture} at {size[0]}x{size[1]} px"
+        f"{counted(len(source), 'image')}, {what} of {plan.dim} numbers each:"
+        f" {opened.architecture} at {size[0]}x{size[1]} px"
     )
     if resume and out.exists():
         stored = format.read(out)

@@ -24,7 +24,7 @@ from densecl.files import replacing
 from densecl.images.sources import ImageSource
 from densecl.interrupts import Interrupts
 from densecl.model.backbone import Backbone
-from densecl.names import shown, to_csv
+from densecl.names import counted, shown, to_csv
 from densecl.progress import Display
 
 #: A part is written when its vectors have so many bytes, or after so many seconds.
@@ -77,7 +77,7 @@ def make_file(
     with claimed(folder):
         parts = Parts(folder, plan, resume=resume)
         if parts.stop:
-            console.print(f"going on after {parts.stop} images")
+            console.print(f"going on after {counted(parts.stop, 'image')}")
         display = Display(console, len(source), parts.stop, what="image")
         interrupts.listen()
         try:
@@ -108,7 +108,7 @@ def make_file(
         _write_skipped(out, source, bad, console)
         format.write(out, rows)
         parts.remove()
-    console.print(f"{len(rows.index)} rows in {shown(out)}")
+    console.print(f"{counted(len(rows.index), 'row')} in {shown(out)}")
     return len(rows.index)
 
 
@@ -165,7 +165,8 @@ def _write_skipped(out: Path, source: ImageSource, bad: Sequence[tuple[int, str]
 def _stop(received: signal.Signals, done: int, console: Console) -> None:
     """Ends the process as the signal asks for, once all is saved."""
     message = (
-        f"Stopped by {received.name} after {done} images, which are saved. Go on with the same command and --resume."
+        f"Stopped by {received.name} after {counted(done, 'image')}. What is done is saved. Go on with the same command"
+        " and --resume."
     )
     console.print(message)
     if received == signal.SIGINT:

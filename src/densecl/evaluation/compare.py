@@ -13,6 +13,7 @@ from rich.console import Console
 
 from densecl.errors import UserError, flag
 from densecl.evaluation.arms import Arm, arms_of, compare_arms, find_baseline
+from densecl.evaluation.given import make_settings
 from densecl.evaluation.results import ALL, Result, write_results
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.tables import present
@@ -20,7 +21,7 @@ from densecl.evaluation.tasks import ALSO_CALLED, TASKS, check_names, load
 from densecl.evaluation.tasks.task import Context, Pass, Task
 from densecl.evaluation.verdict import Comparison
 from densecl.evaluation.weights import Weights, open_weights
-from densecl.names import shown
+from densecl.names import counted, shown
 from densecl.pictures.curve import Line, Panel, draw_curves
 from densecl.pictures.drawing import save_picture
 
@@ -32,7 +33,7 @@ PRINTED_WIDTH = 120
 
 
 def evaluate(
-    weights: Sequence[str | Path],
+    weights: str | Path | Sequence[str | Path],
     task: str | Sequence[str],
     data: str | Path,
     *,
@@ -45,7 +46,8 @@ def evaluate(
     """Judge several weights in the same way, and show them side by side.
 
     Args:
-        weights: run folders, files of weights, "random", "imagenet", or names of timm's such as "resnet50.a1_in1k".
+        weights: one or several run folders, files of weights, "random", "imagenet", or names of timm's such as
+            "resnet50.a1_in1k".
         task: one or several names of the table in `densecl.evaluation.tasks`. Tasks that look at the same labels share
             the features.
         data: images for correspondence (whatever `pretrain` takes), labeled ones for the others (docs/evaluate.md).
@@ -56,7 +58,8 @@ def evaluate(
             evaluation.json beside the first of the weights that is a run or a file; evaluation-2.json and so on if
             there is one. None: no file.
         per_class: print the score of each class, too.
-        settings: fields of `Settings`.
+        settings: fields of `Settings`. As with the flags, one value may stand for several (`ignore=0`), and a number
+            for a square (`image_size=96`).
 
     Returns:
         Every result. If nothing depends on the seed, there is one result for all seeds.
@@ -64,9 +67,10 @@ def evaluate(
     Raises:
         UserError: whatever the caller can put right.
     """
+    weights = _listed(weights)
     asked = (task,) if isinstance(task, str) else task
     names = tuple(dict.fromkeys(ALSO_CALLED.get(name, name) for name in asked))
-    chosen = Settings(**settings)
+    chosen = make_settings(Settings, settings)
     check_names(names)
     kinds = {name: load(name) for name in names}
     _check_training(kinds.values(), chosen)
@@ -147,7 +151,7 @@ def _judge(each: Pass, weights: Weights, seeds: Sequence[int], settings: Setting
     done = ", ".join(dict.fromkeys(result.task for result in found))
     progress.print(
         f"{shown(weights.name)}, seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}: {done},"
-        f" {backbone.channels} channels at stride {backbone.stride}, {seconds:.0f} s"
+        f" {counted(backbone.channels, 'channel')} at stride {backbone.stride}, {seconds:.0f} s"
     )
     return [result._replace(stride=backbone.stride, seconds=seconds) for result in found]
 

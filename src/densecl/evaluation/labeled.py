@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -92,12 +93,20 @@ class LabeledFiles(Sequence, Dataset):
             size = measured(path, self.channels)
             first = first or size
             if size != first:
+                width, height = self.usual_size()
                 raise UserError(
                     f"The images differ in size: {shown(self.pairs[0][0].name)} is {first[0]}x{first[1]},"
-                    f" {shown(path.name)} is {size[0]}x{size[1]}. Give one for all, such as --image-size 512x512."
+                    f" {shown(path.name)} is {size[0]}x{size[1]}. Give one for all: --image-size {width}x{height} is"
+                    " the usual one here."
                 )
         assert first is not None, "open_labeled returns no empty set"
         return first
+
+    def usual_size(self) -> tuple[int, int]:
+        """(width, height) in the middle of all images, in multiples of 32: whole cells of nearly any network."""
+        sizes = zip(*(measured(path, self.channels) for path, _ in self.pairs), strict=True)
+        width, height = (32 * max(1, round(statistics.median(sides) / 32)) for sides in sizes)
+        return width, height
 
     def survey(self) -> dict[int, Path]:
         """All labels that occur, and for each the first label map that holds it.

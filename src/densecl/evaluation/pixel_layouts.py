@@ -13,6 +13,7 @@ from typing import NamedTuple
 from densecl.errors import UserError
 from densecl.evaluation.files import EXTENSIONS, TEST_SPLITS, any_extension, existing, is_image, read_lines, visible
 from densecl.evaluation.label_map import LABEL_EXTENSIONS
+from densecl.evaluation.split_places import FOLDERS, LISTS, VOC
 from densecl.names import shown
 
 #: An image and its label map.
@@ -121,7 +122,7 @@ def _label_of(image: Path, images: Path, labels: Path) -> Path:
 
 #: Every layout, in the order in which a split is looked for.
 LAYOUTS: Sequence[Layout] = (
-    Layout("SPLIT.txt", _has_lists, _list_names, _listed),
-    Layout("ImageSets/Segmentation/SPLIT.txt", _has_voc, _voc_names, _listed_by_voc),
-    Layout("images/SPLIT", _has_folders, _folder_names, _paired_by_name),
+    Layout(LISTS, _has_lists, _list_names, _listed),
+    Layout(VOC, _has_voc, _voc_names, _listed_by_voc),
+    Layout(FOLDERS, _has_folders, _folder_names, _paired_by_name),
 )

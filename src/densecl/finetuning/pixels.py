@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from PIL import Image
 from torch import nn
@@ -28,7 +29,7 @@ class Pixels(Tuning):
     def open(self, context: Context) -> None:
         self.splits = open_splits(context)
         self.counts = len(self.splits.train), len(self.splits.test)
-        names = self.settings.class_names or tuple(map(str, range(self.splits.classes)))
+        names = self.settings.class_names or named(self.splits.names, self.splits.classes)
         if len(names) != self.splits.classes:
             raise UserError(f"--class-names gives {len(names)} names, but there are {self.splits.classes} classes.")
         self.classes = tuple(names)
@@ -91,3 +92,10 @@ class Pixels(Tuning):
             pairs.append((draw_labels(image, truth, 2 * CELL), draw_labels(image, predicted, 2 * CELL)))
         caption = f"validation images after step {tuned.step}; {self.classes[0]} is dark"
         return draw_beside(pairs, ("truth", "predicted"), caption, self.classes[1:])
+
+
+def named(names: Mapping[int, str], classes: int) -> tuple[str, ...]:
+    """The name of each label from 0 on: what a file says, or the label. If names are equal, they are all the labels."""
+    labels = tuple(map(str, range(classes)))
+    said = tuple(names.get(label, labels[label]) for label in range(classes))
+    return said if len(set(said)) == classes else labels

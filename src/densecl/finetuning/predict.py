@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from densecl.errors import UserError
+from densecl.evaluation.given import make_settings
 from densecl.evaluation.labeled import resize
 from densecl.evaluation.learn_boxes import detect
 from densecl.evaluation.learn_pixels import segment
@@ -28,7 +29,7 @@ from densecl.images.decode import BadImage
 from densecl.images.pairs import BadRecord
 from densecl.images.quarantine import Quarantine
 from densecl.images.sources import ImageSource, open_source
-from densecl.names import shown
+from densecl.names import counted, shown
 from densecl.pictures.predictions import draw_labels, draw_objects
 from densecl.progress import Display, Screen, duration
 
@@ -77,7 +78,7 @@ def predict(run: str | Path, data: Any, out: str | Path, **settings: Any) -> Pre
     Raises:
         UserError: whatever the caller can put right.
     """
-    chosen = PredictSettings(**settings)
+    chosen = make_settings(PredictSettings, settings)
     out = Path(out).expanduser()
     _check_free(out)
     model, tuned = load_tuned(Path(run))
@@ -109,11 +110,11 @@ def predict(run: str | Path, data: Any, out: str | Path, **settings: Any) -> Pre
     if work.done == 0:
         raise UserError(f"None of the {len(source)} images can be used: see {shown(out / 'quarantine.csv')}.")
     what = (
-        f"{objects} objects in {shown(out / 'predictions.json')}"
+        f"{counted(objects, 'object')} in {shown(out / 'predictions.json')}"
         if objects is not None
         else f"label maps in {shown(out / 'labels')}"
     )
-    say(f"{work.done} images in {duration(time.monotonic() - started)}: {what}")
+    say(f"{counted(work.done, 'image')} in {duration(time.monotonic() - started)}: {what}")
     if objects == 0:
         least = tuned.threshold if chosen.threshold is None else chosen.threshold
         say(f"No detection has a score of at least {least or 0.0:.2f}. A lower --threshold shows weaker ones.")

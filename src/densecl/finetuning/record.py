@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from densecl.errors import UserError, flag
+from densecl.evaluation.given import make_settings
 from densecl.files import replacing
 from densecl.finetuning.settings import FREE, TuningSettings
 from densecl.finetuning.tuned import Tuned
@@ -79,13 +80,8 @@ def agree_with_past(
                 )
             how = "Give WEIGHTS, such as a run's folder" if name == "weights" else f"Give --{name} {example}"
             raise UserError(f"{how}.")
-    if isinstance(merged.get("image_size"), list):  # which it is in JSON
-        merged["image_size"] = tuple(merged["image_size"])
     what = {name: merged.pop(name, None) for name in WHAT}
-    known = {each.name for each in dataclasses.fields(TuningSettings)}
-    if unknown := sorted(set(merged) - known):
-        raise UserError(f"There is no setting {flag(unknown[0])}.")
-    asked = Asked(**what, settings=TuningSettings(**merged))
+    asked = Asked(**what, settings=make_settings(TuningSettings, merged))
     if past:
         now, then = asked.plain(), past["asked"]
         differences = [

@@ -29,7 +29,7 @@ from densecl.finetuning.settings import VALIDATION_SPLITS, settled_architecture
 from densecl.finetuning.tuned import load_tuned, source_of
 from densecl.finetuning.tuning import Tuning
 from densecl.interrupts import Interrupts
-from densecl.names import listing, shown
+from densecl.names import counted, listing, shown
 from densecl.normalization import Normalization
 from densecl.pictures.drawing import save_picture
 from densecl.progress import Display, Screen, duration
@@ -186,11 +186,11 @@ def _introduce(tuning: Tuning, start: Weights, split: str, asked: Asked, say: An
     count = len(tuning.classes)
     names = ", ".join(shown(name, 40) for name in tuning.classes[:NAMED]) + (", ..." if count > NAMED else "")
     train, validation = tuning.counts
-    say(f"{shown(asked.data)}: {train} images to learn from, {validation} to validate on ({shown(split)})")
-    say(f"{count} class{'es' if count > 1 else ''}: {names}")
+    say(f"{shown(asked.data)}: {counted(train, 'image')} to learn from, {validation} to validate on ({shown(split)})")
+    say(f"{counted(count, 'class')}: {names}")
     say(
-        f"{tuning.network} on {start.architecture} from {shown(start.name)}: {tuning.steps} steps of"
-        f" {tuning.batch_size} images"
+        f"{tuning.network} on {start.architecture} from {shown(start.name)}: {counted(tuning.steps, 'step')} of"
+        f" {counted(tuning.batch_size, 'image')}"
     )
     if split == "test" and asked.settings.val_split is None:
         say("There is no val split, so threshold and best weights are chosen on test: its scores flatter them.")
@@ -215,7 +215,7 @@ def _finish(fit: Fit, asked: Asked, say: Any) -> TunedRun:
     write_record(out, asked, about(fit.tuned, tuning.counts), result)
     name = tuning.columns[0]
     value = best.scores[name]
-    say(f"Done: {fit.descent.done} steps in {duration(fit.seconds)}.")
+    say(f"Done: {counted(fit.descent.done, 'step')} in {duration(fit.seconds)}.")
     say(f"The best weights are of step {best.step}, with {name} {value:.1f} in validation: {shown(out / BEST)}")
     if best.threshold is not None and not best.scores["f1"] > 0:
         say("No object was found in validation. Give more --steps, in another --out.")

@@ -61,7 +61,10 @@ class TuningSettings:
     )
     classes: int | None = setting(None, _LABELS, "N", "Labels are 0 to N-1 (default: as many as occur).", least=2)
     class_names: Sequence[str] = setting(
-        (), _LABELS, "NAME", "Of the labels 0, 1, ... of label maps. Boxes come with names."
+        (),
+        _LABELS,
+        "NAME",
+        "Of the labels 0, 1, ... of label maps (default: those of classes.txt and the like). Boxes come with names.",
     )
     ignore: Sequence[int] = setting((), _LABELS, "LABEL", "Labels of pixels that do not count; 255 never does.")
     steps: int | None = setting(

@@ -65,7 +65,7 @@ def _missing(path: str) -> NoReturn:
     raise UserError(f"no such folder or file: {shown(path)}.{shown(hint)}")
 
 
-def check_apart(data: Sequence[str]) -> None:
+def check_apart(data: Sequence[str | Path]) -> None:
     """
     Raises:
         UserError: one of the paths is given twice, or lies in another one, so that its images would count twice.

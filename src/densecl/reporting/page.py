@@ -132,7 +132,7 @@ def _described(run: RunFiles) -> dict[str, Any]:
         "facts": what_was_run(run),
         "settings": settings_of(run),
         "log": "\n".join(run.log_tail[-40:]),
-        "damaged": run.damaged,
+        "damage": run.damage,
         "bad": run.bad,
         "bad_count": run.bad_count,
         "evaluations": [shown_evaluation(one) for one in run.evaluations],

@@ -60,9 +60,9 @@ class RunFiles:
     watched: Sequence[Row]
     log_head: Sequence[str]
     log_tail: Sequence[str]
-    damaged: Mapping[str, int] = field(default_factory=dict)  # name of a table -> rows of it that were left out
     bad: Sequence[tuple[str, str]] = ()  # name and reason
     bad_count: int = 0
+    damage: Sequence[str] = ()  # sentences: which rows of its tables were left out
     evaluations: Sequence[Evaluation] = field(default=())
 
     @property
@@ -91,8 +91,7 @@ def read_run(folder: Path) -> RunFiles:
         UserError: it is none.
     """
     check_run(folder)
-    tables = {name: read_table(folder / name) for name in ("metrics.csv", watched_file(folder).name)}
-    metrics, watched = tables.values()
+    metrics, watched = read_table(folder / "metrics.csv"), read_table(watched_file(folder))
     bad = _read_quarantine(folder / "quarantine.csv")
     head, tail = _read_log(folder / "train.log")
     return RunFiles(
@@ -101,7 +100,7 @@ def read_run(folder: Path) -> RunFiles:
         said=_read_metadata(folder / "backbone.safetensors"),
         metrics=metrics.rows,
         watched=watched.rows,
-        damaged={name: table.damaged for name, table in tables.items() if table.damaged},
+        damage=tuple(filter(None, (metrics.damage, watched.damage))),
         log_head=head,
         log_tail=tail,
         bad=bad[:MOST_BAD],
@@ -180,11 +179,13 @@ class TableRead(NamedTuple):
     """What a table of numbers holds."""
 
     rows: list[Row]
-    damaged: int = 0  # rows that were left out: of other cells than the head says, or without a step
+    damage: str = ""  # which rows were left out; "": none
 
 
 def read_table(path: Path) -> TableRead:
-    """The whole rows of a table of numbers, at most `MOST_ROWS`. A cell that is no finite number is left out."""
+    """The whole rows of a table of numbers, at most `MOST_ROWS`. A cell that is no finite number is left out, and so is a
+    row of other cells than the head says, or whose step can be none.
+    """
     content = read_bytes(path, MOST_TABLE)
     if content is None:
         return TableRead([])
@@ -192,13 +193,24 @@ def read_table(path: Path) -> TableRead:
     lines.pop()  # of a whole file it is empty; a run that goes on may be writing it
     head, *lines = (line.removesuffix("\r") for line in lines or [""])
     names = head.split(",")
-    whole = [line for line in lines if line.count(",") == len(names) - 1 and line.partition(",")[0].isdecimal()]
-    damaged = len(lines) - len(whole)
-    if len(whole) > MOST_ROWS:
-        last = len(whole) - 1
+    rows: list[Row] = []
+    lost, after = 0, None
+    for line in lines:
+        cells = line.split(",")
+        found = numbers([dict(zip(names, cells, strict=True))]) if len(cells) == len(names) else []
+        if not found and not lost:
+            after = rows[-1]["step"] if rows else None
+        rows += found
+        lost += not found
+    if len(rows) > MOST_ROWS:
+        last = len(rows) - 1
         places = sorted({round(number * last / (MOST_ROWS - 1)) for number in range(MOST_ROWS)})
-        whole = [whole[place] for place in places]
-    return TableRead(numbers(dict(zip(names, line.split(","), strict=True)) for line in whole), damaged)
+        rows = [rows[place] for place in places]
+    if not lost:
+        return TableRead(rows)
+    where = "from the first one on" if after is None else f"the first after step {after:.0f}"
+    what = "1 damaged row was" if lost == 1 else f"{lost} damaged rows were"
+    return TableRead(rows, f"{path.name}: {what} left out, {where}")
 
 
 def _read_quarantine(path: Path) -> list[tuple[str, str]]:

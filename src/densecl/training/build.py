@@ -24,7 +24,7 @@ from densecl.normalization import Normalization
 from densecl.training.environment import settle_devices
 from densecl.training.guidance import Guides, described, make_guidance
 from densecl.training.inspect import inspect
-from densecl.training.probe import Probe, open_probe
+from densecl.training.probe import Probe, open_probe_labels
 from densecl.training.provenance import provenance
 from densecl.training.timeline import Timeline
 
@@ -66,10 +66,11 @@ def build(
     """
     asked = settle_devices(asked)
     torch.manual_seed(asked.seed)
+    labels = open_probe_labels(asked)
     source, backbone, guides, checkpoint, facts, notes = inspect(asked, resume_from, dataset, module)
     resolved, reasons, warnings = resolve(asked, facts)
     normalization = Normalization(resolved.mean, resolved.std)
-    probe = open_probe(resolved, backbone, normalization)
+    probe = None if labels is None else labels.probe(backbone, normalization)
     model = make_model(resolved, backbone, guides)
     timeline = Timeline.plan(
         facts.images,

@@ -5,13 +5,16 @@ All of it is checked once more where it is used. Here it is only told sooner.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from densecl.architectures import check_backbone
 from densecl.config.settings import Settings
 from densecl.errors import UserError, flag, nearest
+from densecl.evaluation.split_places import check_splits
 from densecl.images.presence import place
 from densecl.names import shown
 from densecl.training.vacant import check_folder, check_free, check_makeable
@@ -39,8 +42,9 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
         source = getattr(settings, name)
         if source is not None and is_path(source) and not Path(source).expanduser().exists():
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
-    if settings.probe is not None and not Path(settings.probe).expanduser().is_dir():
-        raise UserError(f"--probe {shown(settings.probe)}: no such folder of labeled images.")
+    if settings.probe is not None:
+        with told_as_probe(settings.probe):
+            check_splits(Path(settings.probe).expanduser())
     if settings.teacher_cache is not None:
         check_makeable(Path(settings.teacher_cache).expanduser(), flag("teacher_cache"))
     if out is None:
@@ -69,3 +73,20 @@ def check_weights(source: str) -> None:
 def is_path(source: str) -> bool:
     """Whether it can be no name of a model."""
     return os.sep in source or source.endswith(WEIGHTS)
+
+
+@contextlib.contextmanager
+def told_as_probe(probe: str) -> Iterator[None]:
+    """Mistakes are told with the flags of this command, not with those of `evaluate`.
+
+    Raises:
+        UserError: as it was raised in this block, but so worded.
+    """
+    try:
+        yield
+    except UserError as error:
+        text = error.args[0].replace(" Name one with --test-split.", "")
+        for name in ("ignore", "classes"):
+            text = text.replace(f"--{name} ", f"--probe-{name} ")
+        told = text if shown(probe) in text else f"{shown(probe)}: {text}"
+        raise UserError(f"--probe {told}") from error

@@ -17,6 +17,7 @@ from densecl.config.settings import Settings
 from densecl.cores import available_cores
 from densecl.errors import UserError
 from densecl.images.cache import CachedSource
+from densecl.images.companions.alone import only_label_maps
 from densecl.images.crops import least_side, scales_of_crops
 from densecl.images.sources import ImageSource, open_source
 from densecl.images.statistics import measure_mean_std, measure_offset, measure_sides
@@ -66,7 +67,7 @@ def inspect(
         max_pixels=asked.max_image_pixels,
     )
     source.check()
-    notes = [*source.notes()]
+    notes = [*source.notes(), *only_label_maps(source)]
     if not backbone.model.training:
         notes.append(
             f"warning: {backbone.name} is in evaluation mode and stays so: its batch norm keeps its statistics, and"

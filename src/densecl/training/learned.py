@@ -101,12 +101,13 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
-def next_steps(settings: Settings[Any], out: Path) -> Iterator[str]:
+def next_steps(settings: Settings[Any], out: Path, size: tuple[int, int] | None = None) -> Iterator[str]:
     """Lines that say how to see what a run learned, how to compare its result, and how to load it.
 
     Args:
         settings: of the run.
         out: its folder.
+        size: (width, height) for the images of the probe, if these differ in size.
     """
     yield "See what it learned, on one page:"
     yield f"  {shown(shlex.join(('densecl', 'report', str(out))), 2000)}"
@@ -121,7 +122,9 @@ def next_steps(settings: Settings[Any], out: Path) -> Iterator[str]:
     task = "correspondence"
     if settings.probe is not None:
         task, data = "segmentation", settings.probe
-    words = ("densecl", "evaluate", str(out), beside, "--task", task, "--data", data)
+    words = ["densecl", "evaluate", str(out), beside, "--task", task, "--data", data]
+    if size is not None:
+        words += ["--image-size", "x".join(map(str, size))]
     yield f"Compare it with {'untrained weights' if beside == 'random' else 'what it began with'}:"
     yield f"  {shown(shlex.join(words), 2000)}"
     yield "Load it:"

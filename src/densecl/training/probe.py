@@ -6,10 +6,9 @@ others. Nothing is trained, so it takes a moment.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +21,12 @@ from densecl.errors import UserError
 from densecl.evaluation.dense import Classify, LabeledMaps, judge
 from densecl.evaluation.files import measured
 from densecl.evaluation.labeled import VOID, LabeledFiles, check_classes, open_labeled, splits_of
+from densecl.evaluation.split_places import ASKED
 from densecl.evaluation.tasks.retrieval import fit_retrieval
 from densecl.model import Backbone
-from densecl.names import shown
+from densecl.names import counted, shown
 from densecl.normalization import Normalization
+from densecl.training.early import told_as_probe
 
 #: Images whose labels are remembered, and images that are asked about; fewer if there are fewer.
 IMAGES = 20
@@ -42,10 +43,6 @@ MEMORY_CELLS = 4096
 
 #: Images that go through the backbone at a time.
 BATCH_SIZE = 8
-
-#: The splits that are asked about: the first that there is. The test images come last, because a run that keeps its
-#: best weights by them has seen them.
-SPLITS = ("val", "valid", "test")
 
 
 class Probe:
@@ -100,7 +97,7 @@ class Probe:
         (train, test), (width, height) = self.files, self.size
         return (
             f"probe: retrieval on {len(test)} labeled images of {shown(self.split)}, by the labels of {len(train)} of"
-            f" train, {self.classes} classes, at {width}x{height} px"
+            f" train, {counted(self.classes, 'class')}, at {width}x{height} px"
         )
 
     def miou(
@@ -190,30 +187,68 @@ def _fit(train: LabeledMaps, classes: int) -> Classify:
     return fit_retrieval(train, classes, memory_cells=MEMORY_CELLS)
 
 
-def open_probe(settings: Settings[Any], backbone: Backbone, normalization: Normalization) -> Probe | None:
-    """The probe that the settings ask for. What is wrong with it is told here, before any training.
+class _Files(NamedTuple):
+    train: LabeledFiles
+    test: LabeledFiles
+    split: str  # of the latter
+
+
+def size_for_all(settings: Settings[Any]) -> tuple[int, int] | None:
+    """(width, height) that `evaluate` must be given for the images of the probe of a run; None: they have one size."""
+    if settings.probe is None:
+        return None
+    try:
+        train, test, _ = _files(settings)
+        both = LabeledFiles((*train.pairs, *test.pairs), channels=settings.channels)
+        alike = len({measured(path, settings.channels) for path, _ in both.pairs}) == 1
+        return None if alike else both.usual_size()
+    except UserError:  # they are no longer there
+        return None
+
+
+class ProbeLabels(NamedTuple):
+    """The labels of a probe, read and checked. What is missing for a `Probe` is known once there is a backbone."""
+
+    settings: Settings[Any]
+    files: _Files
+    classes: int
+    ignore: tuple[int, ...]
+
+    def probe(self, backbone: Backbone, normalization: Normalization) -> Probe:
+        """
+        Raises:
+            UserError: the header of an image cannot be read.
+        """
+        train, test, split = self.files
+        with told_as_probe(self.settings.probe or ""):
+            size = _size(self.settings, (*train.pairs, *test.pairs), backbone)
+        return Probe(
+            train.resized(size),
+            test.resized(size),
+            split=split,
+            classes=self.classes,
+            ignore=self.ignore,
+            normalization=normalization,
+        )
+
+
+def open_probe_labels(settings: Settings[Any]) -> ProbeLabels | None:
+    """The labels of the probe that the settings ask for. What is wrong with them is told here, before any image of the
+    run is read.
 
     Raises:
-        UserError: its images or labels cannot be used.
+        UserError: they cannot be used.
     """
     if settings.probe is None:
         return None
     ignore = settings.probe_ignore or ()
-    with _told_as_ours(settings.probe):
-        train, test, split = _files(settings)
-        size = _size(settings, (*train.pairs, *test.pairs), backbone)
-        surveys = train.survey(), test.survey()
+    with told_as_probe(settings.probe):
+        files = _files(settings)
+        surveys = files.train.survey(), files.test.survey()
         for survey, purpose in zip(surveys, ("to remember", "to ask about"), strict=True):
             check_classes(survey, purpose, ignore=ignore, classes=settings.probe_classes)
     labels = set().union(*surveys) - {VOID, *ignore}
-    return Probe(
-        train.resized(size),
-        test.resized(size),
-        split=split,
-        classes=settings.probe_classes or 1 + max(labels),
-        ignore=ignore,
-        normalization=normalization,
-    )
+    return ProbeLabels(settings, files, settings.probe_classes or 1 + max(labels), tuple(ignore))
 
 
 def probed_images(settings: Settings[Any]) -> int | None:
@@ -226,16 +261,10 @@ def probed_images(settings: Settings[Any]) -> int | None:
         return None
 
 
-class _Files(NamedTuple):
-    train: LabeledFiles
-    test: LabeledFiles
-    split: str  # of the latter
-
-
 def _files(settings: Settings[Any]) -> _Files:
     """Some images of each split, from all over it, at their own sizes."""
     data = Path(settings.probe or "").expanduser()
-    split = next((name for name in SPLITS if data.is_dir() and name in splits_of(data)), None)
+    split = next((name for name in ASKED if data.is_dir() and name in splits_of(data)), None)
     train, test = (open_labeled(data, name, channels=settings.channels) for name in ("train", split))
     return _Files(_some(train), _some(test), split or "")
 
@@ -263,20 +292,3 @@ def _size(settings: Settings[Any], pairs: Sequence[tuple[Path, Path]], backbone:
     except UserError:
         return settings.image_size, settings.image_size
     return width, height
-
-
-@contextlib.contextmanager
-def _told_as_ours(probe: str) -> Iterator[None]:
-    """Mistakes are told with the flags of this command, not with those of `evaluate`.
-
-    Raises:
-        UserError: as it was raised in this block, but so worded.
-    """
-    try:
-        yield
-    except UserError as error:
-        text = error.args[0].replace(" Name one with --test-split.", "")
-        for name in ("ignore", "classes"):
-            text = text.replace(f"--{name} ", f"--probe-{name} ")
-        told = text if shown(probe) in text else f"{shown(probe)}: {text}"
-        raise UserError(f"--probe {told}") from error

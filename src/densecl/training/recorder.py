@@ -205,8 +205,10 @@ class Recorder(pl.Callback):
         )
         if due.row:
             self._log(trainer, module, show=not due.watch)  # else it is shown with what is watched
-        elif self.display is not None and self.display.stale:
-            self._show_latest(trainer, module)
+        elif self.display is not None and (due.watch or self.display.stale):
+            self._take_latest(trainer, module)
+            if not due.watch:
+                self._report()
         module.last = None  # its memory is free for what follows
         if self.display is not None:
             self.display.step(self.done, self.timeline.progress(self.done), self._seconds_left())
@@ -259,14 +261,13 @@ class Recorder(pl.Callback):
                 self._report()
         self.alarm.check(self.done, self.row)
 
-    def _show_latest(self, trainer: pl.Trainer, module: DenseCLModule) -> None:
-        """Between two rows that are far apart in time: the loss of this process, and the speed."""
+    def _take_latest(self, trainer: pl.Trainer, module: DenseCLModule) -> None:
+        """Between two rows that are far apart: the loss of this process, and the speed."""
         assert module.last is not None
         self._latest = self.row | {"loss": module.last[0].loss.item(), "epoch": self.timeline.epoch(self.done)}
         rate = self._window.rate(self.batch_size // trainer.accumulate_grad_batches)
         if rate is not None:
             self._latest["images_per_second"] = rate
-        self._report()
 
     def _report(self) -> None:
         assert self.display is not None

@@ -20,7 +20,7 @@ from densecl.config.setting import seconds_in
 from densecl.config.settings import Settings
 from densecl.errors import UserError
 from densecl.model import save_backbone
-from densecl.names import listing, shown
+from densecl.names import counted, listing, shown
 from densecl.progress import Screen, duration
 from densecl.training.build import Parts, build
 from densecl.training.checkpoints import try_saving, writing
@@ -33,7 +33,7 @@ from densecl.training.launch import check_not_importing, launch, tell_parent
 from densecl.training.learned import next_steps, verdict
 from densecl.training.logs import threads_of_loggers_quiet
 from densecl.training.peers import Peers
-from densecl.training.probe import probed_images
+from densecl.training.probe import probed_images, size_for_all
 from densecl.training.provenance import after
 from densecl.training.run_folder import agree_with_past, check_space, claimed, clear
 from densecl.training.vacant import check_folder, check_free
@@ -197,7 +197,7 @@ def _check_length(parts: Parts, out: Path) -> None:
     start, total = parts.timeline.start_step, parts.timeline.total_steps
     if total is not None and start > total:
         raise UserError(
-            f"The run in {out} has done {start} steps, more than the {total} that it shall have."
+            f"The run in {out} has done {counted(start, 'step')}, more than the {total} that it shall have."
             " It can be made longer, not shorter."
         )
 
@@ -222,16 +222,21 @@ def _prepare(parts: Parts, out: Path, resume: bool, held: contextlib.ExitStack) 
 def _heading(parts: Parts) -> tuple[str, ...]:
     """What stands first in recipe.yaml."""
     recipe, timeline = parts.recipe, parts.timeline
-    length = f"{timeline.total_steps} steps" if timeline.total_steps else f"{recipe.time_limit} of time"
+    length = counted(timeline.total_steps, "step") if timeline.total_steps else f"{recipe.time_limit} of time"
     return (f"densecl {__version__}: {recipe.method}, {recipe.backbone} at {recipe.image_size} px, {length}.",)
 
 
 def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
     """What the run is going to do, and why."""
     recipe, timeline = parts.recipe, parts.timeline
-    data = f"{listing(map(shown, recipe.sources), 'and')}: {len(parts.source)} images"
-    length = f"{timeline.total_steps} steps" if timeline.time_limit is None else duration(timeline.time_limit)
-    say(f"{data}, {float(timeline.steps_per_epoch):.4g} steps an epoch at batch size {recipe.batch_size}")
+    data = f"{listing(map(shown, recipe.sources), 'and')}: {counted(len(parts.source), 'image')}"
+    length = (
+        counted(str(timeline.total_steps), "step") if timeline.time_limit is None else duration(timeline.time_limit)
+    )
+    say(
+        f"{data}, {counted(f'{float(timeline.steps_per_epoch):.4g}', 'step')} an epoch"
+        f" at batch size {recipe.batch_size}"
+    )
     for line in (*parts.outlook, *parts.follows):
         say(line)
     for reason in reasons:
@@ -242,10 +247,10 @@ def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[s
 
 def _conclude(resolved: Resolved, result: RunResult, voice: Voice) -> None:
     """What came out, and what to do with it."""
-    voice.say(f"Done after {result.steps} steps. The backbone is {shown(result.backbone)}")
+    voice.say(f"Done after {counted(result.steps, 'step')}. The backbone is {shown(result.backbone)}")
     for line in verdict(result.out, random_start=resolved.init is None, probed=probed_images(resolved)):
         voice.say(line)
     if (still := at_the_end(read_record(result.out))) is not None:
         voice.say(still)
-    for line in next_steps(resolved, result.out):
+    for line in next_steps(resolved, result.out, size_for_all(resolved)):
         voice.say_to_copy(line)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from densecl.cores import available_cores
+from densecl.names import counted
 from densecl.version import __version__
 
 #: Distributions whose versions may bear on the result.
@@ -23,7 +24,7 @@ def made_with() -> Iterator[str]:
     memory = ""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
-    yield f"{platform.platform()}, {available_cores()} cores{memory}"
+    yield f"{platform.platform()}, {counted(available_cores(), 'core')}{memory}"
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(number)

@@ -103,10 +103,14 @@ def read_record(run: Path) -> Record:
     return Record(_recipe(run / "recipe.yaml"), _rows(run / "metrics.csv"), _rows(watched_file(run)))
 
 
+#: No run has more steps. A table that says so is damaged.
+MOST_STEPS = 10**12
+
+
 def numbers(rows: Iterable[Mapping[str, Any]]) -> list[Numbers]:
-    """The cells of some rows that are finite numbers; rows without a step are left out."""
+    """The cells of some rows that are finite numbers; rows without a step that can be one are left out."""
     found = [{name: value for name, cell in row.items() if (value := _number(cell)) is not None} for row in rows]
-    return [row for row in found if "step" in row]
+    return [row for row in found if 0 <= row.get("step", -1) <= MOST_STEPS and row["step"].is_integer()]
 
 
 def _number(cell: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,16 @@ def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
     assert "license" not in said["pretrained_cfg"]  # that of timm's own weights
     again = densecl.export(tmp_path / "out/model.safetensors", "timm", tmp_path / "again")  # an export is weights, too
     assert again.findings[0].difference == 0
+
+
+def test_what_timm_says_when_it_loads_stands_in_the_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    densecl.export(weights(tmp_path / "a.safetensors", "mobilenetv3_small_050"), "timm", tmp_path / "out")
+    said = {}
+    for word, settings in (("Unexpected keys", {"features_only": True}), ("Missing keys", {"num_classes": 10})):
+        caplog.clear()
+        with caplog.at_level("INFO", "timm"):
+            timm.create_model(f"local-dir:{tmp_path}/out", pretrained=True, **settings)
+        (said[word],) = [line for line in caplog.messages if "keys" in line]
+        assert said[word].startswith(word) and word in (tmp_path / "out/LOAD.md").read_text()
+    keys = {word: {key.split(".")[0] for key in re.findall(r"[\w.]+(?=[,)])", line)} for word, line in said.items()}
+    assert keys == {"Unexpected keys": {"conv_head"}, "Missing keys": {"classifier"}}

@@ -12,7 +12,7 @@ import torchvision
 
 from densecl.errors import UserError
 from densecl.model.backbone import create_backbone
-from densecl.model.weights import initialize_from
+from densecl.model.weights import hub, initialize_from
 from densecl.normalization import Normalization
 
 NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -35,9 +35,15 @@ def test_weights_of_another_model_are_an_error(tmp_path):
 
 
 def test_pretrained_weights_without_a_network_say_so(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match=r"timm could not get pretrained weights for test_resnet\.r160_in1k: .*Offline"):
+    monkeypatch.setattr(hub, "answers", lambda: False)
+    monkeypatch.setattr(hub, "is_cached", lambda name: False)
+    with pytest.raises(UserError) as told:
         initialize_from(create_backbone("test_resnet.r160_in1k"), "imagenet")
+    assert told.value.args[0] == (
+        "timm's weights of test_resnet.r160_in1k cannot be downloaded here. Bring the file model.safetensors of"
+        " timm/test_resnet.r160_in1k (Hugging Face) from a machine with a network, and give it in place of 'imagenet':"
+        " --init FILE with pretrain, the file with other commands."
+    )
 
 
 def test_what_is_infinite_in_float32_is_refused_and_eight_bits_are_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from densecl.errors import UserError
 from densecl.model import create_backbone, save_backbone
-from densecl.model.weights import load_teacher, teacher
+from densecl.model.weights import hub, load_teacher, teacher
 from densecl.normalization import IMAGENET, Normalization
 
 HALF = Normalization((0.5,) * 3, (0.25,) * 3)
@@ -131,8 +131,7 @@ def test_a_model_without_a_feature_map_is_told(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_offline_it_says_which_file_to_bring(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher, "_answers", lambda: False)
-    monkeypatch.setattr(teacher, "_is_cached", lambda hub: False)
+    monkeypatch.setattr(hub, "can_be_had", lambda said: False)
     with pytest.raises(UserError) as told:
         load_teacher("test_resnet")
     assert told.value.args[0] == (
@@ -143,7 +142,7 @@ def test_offline_it_says_which_file_to_bring(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_hub_that_fails_while_it_downloads_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher, "_answers", lambda: True)
+    monkeypatch.setattr(hub, "answers", lambda: True)
 
     def fail(*_: object, **__: object) -> None:
         raise UserError("imagenet: 503, come back later.")
@@ -154,7 +153,7 @@ def test_a_hub_that_fails_while_it_downloads_says_why(monkeypatch: pytest.Monkey
 
 
 def test_by_name_it_comes_with_its_license(resnet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher, "_answers", lambda: True)
+    monkeypatch.setattr(hub, "answers", lambda: True)
     monkeypatch.setattr("densecl.model.weights.start._download", lambda backbone: resnet.model)
     found = load_teacher("test_resnet")
     assert same(found.network.model, resnet.model)

@@ -14,7 +14,7 @@ from densecl.exports.delivery import Delivery
 from densecl.exports.load_page import numbers
 from densecl.exports.provenance import LONGEST, safe, told
 from densecl.exports.target import Loaded
-from densecl.exports.targets.timm import TimmTarget, write_timm_folder
+from densecl.exports.targets.timm import PRINTED, TimmTarget, write_timm_folder
 from densecl.files import replacing
 from densecl.names import shown
 
@@ -31,7 +31,7 @@ class HuggingFaceTarget(TimmTarget):
             file.write(_card(delivery).encode())
 
     def instructions(self, delivery: Delivery) -> str:
-        return """
+        return f"""
 Read README.md, the model card, and choose a license. Then
 
 ```sh
@@ -47,6 +47,8 @@ from transformers import AutoModel
 model = timm.create_model("hf-hub:USER/NAME", pretrained=True, num_classes=10)  # or features_only=True
 model = AutoModel.from_pretrained("USER/NAME")  # TimmWrapper, for which timm must be installed
 ```
+
+{PRINTED} transformers shows a bar, `Loading weights`.
 
 Before the upload, `"local-dir:FOLDER"` and `"FOLDER"` do the same.
 """

@@ -53,6 +53,7 @@ model.encoder.load_state_dict(load_file("FOLDER/{self.weights}"))  # strict: eve
         transformer = _is_plain_transformer(delivery.network)
         kind, more = ("DPT", ", num_classes=0") if transformer else ("Unet", "")
         sizes = "\n    dynamic_img_size=True," if transformer else ""
+        # smp makes the encoder by timm's features_only.
         return f"""
 ```python
 import segmentation_models_pytorch as smp
@@ -65,6 +66,9 @@ model = smp.{kind}(
     classes=10,
 )
 ```
+
+timm prints `Unexpected keys (...)` for networks with layers behind their last map, such as EfficientNet's `conv_head`:
+a segmenter leaves these out. That is normal; `Missing keys` are not.
 """
 
     def mistakes(self, delivery: Delivery) -> list[str]:

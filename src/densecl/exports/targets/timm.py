@@ -21,6 +21,12 @@ from densecl.model.backbone import Backbone
 from densecl.model.timm_models import model_settings
 from densecl.model.weights import save_backbone
 
+#: What timm prints when it loads, for the pages.
+PRINTED = """\
+With `features_only=True` timm prints `Unexpected keys (...)` for networks with layers behind their last map, such as
+EfficientNet's `conv_head`: it leaves these out. With `num_classes=10` it logs `Missing keys` of the new classifier
+alone. Both are normal."""
+
 #: What timm's own configuration of an architecture may say of ours, too. Not its license, nor where to download.
 KEPT = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "pool_size", "first_conv", "classifier")
 
@@ -42,6 +48,8 @@ import timm
 model = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)  # or features_only=True
 data = timm.data.resolve_model_data_config(model)  # mean and deviation come from config.json
 ```
+
+{PRINTED}
 
 Without timm: `safetensors.torch.load_file("FOLDER/{self.weights}")` has all tensors under timm's names.
 """

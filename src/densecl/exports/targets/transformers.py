@@ -45,6 +45,9 @@ backbone._backbone.load_state_dict(trained.state_dict())  # strict: every tensor
 maps = backbone(pixels).feature_maps
 ```
 
+`timm.create_model` prints `Unexpected keys (...)` for networks with layers behind their last map, such as
+EfficientNet's `conv_head`: it leaves these out. That is normal; `Missing keys` are not.
+
 In a detector such as RT-DETR or D-FINE, whose `backbone_config` is this `config`, put it in afterwards. A detector that
 is made from a configuration draws its weights, those of the backbone too:
 

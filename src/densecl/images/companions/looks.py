@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int64, Shaped
+from torch import Tensor
 
 from densecl.images.decode import BadImage, NoBrightness, decode
 
@@ -48,9 +50,25 @@ def look_at(path: str) -> Look | None:
         return Look(areas=False, flat=False, empty=False, gray=True, deep=True, colors=WINDOW**2)
     except BadImage:
         return None
+    return look_of(pixels, lossless=path.lower().endswith(LOSSLESS))
+
+
+def middle(pixels: Shaped[Tensor, "3 _ _"]) -> Int64[np.ndarray, "rows cols"]:
+    """The middle of an image, with one number for each color."""
     top, left = (max(0, (side - WINDOW) // 2) for side in pixels.shape[1:])
     red, green, blue = pixels[:, top : top + WINDOW, left : left + WINDOW].numpy().astype(np.int64)
-    values = (red << 32) + (green << 16) + blue
+    return (red << 32) + (green << 16) + blue
+
+
+def look_of(pixels: Shaped[Tensor, "3 _ _"], *, lossless: bool = True) -> Look:
+    """What an image looks like.
+
+    Args:
+        pixels: uint8 or uint16.
+        lossless: whether its format stores labels unchanged.
+    """
+    values = middle(pixels)
+    red, green, blue = values >> 32, values >> 16 & 0xFFFF, values & 0xFFFF
     colors, counts = np.unique(values, return_counts=True)
     background = colors[counts.argmax()]
     across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
@@ -63,7 +81,7 @@ def look_at(path: str) -> Look | None:
     white = 65535 if pixels.element_size() == 2 else 255
     bright, dark = (red > white * 15 / 16).mean(), (red < white / 16).mean()
     mask = gray and bright > 0 and dark > 0 and bright + dark > ALMOST_ALL and bright > FLAT * (1 - dark)
-    dim = not path.lower().endswith(LOSSLESS) and np.ptp(pixels.numpy()) < DIM * white and len(colors) > 1
+    dim = not lossless and np.ptp(pixels.numpy()) < DIM * white and len(colors) > 1
     return Look(
         areas=bool(inside >= FLAT and not dim),
         flat=bool((inside >= FLAT or few or mask) and not dim),

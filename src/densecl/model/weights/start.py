@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from densecl.errors import UserError, nearest, one_line
 from densecl.model.backbone import Backbone
 from densecl.model.timm_models import create_model
+from densecl.model.weights import hub
 from densecl.model.weights.fitting import Fit, adapted_to_channels, best_fit, why_not
 from densecl.model.weights.layouts import Layout, layout_of
 from densecl.model.weights.licenses import License, of_file, of_timm
@@ -163,13 +164,29 @@ def _warnings(
         )
 
 
+class NotDownloaded(UserError):
+    """timm's weights could not be had.
+
+    Attributes:
+        why: a sentence.
+    """
+
+    def __init__(self, why: str, said: dict[str, Any]) -> None:
+        self.why = why
+        where = hub.what_to_bring(said)
+        bring = f"Bring {where} from a machine with a network, and give it" if where else "Give a file of weights"
+        how = "--init FILE with pretrain, the file with other commands"
+        super().__init__(f"{why} {bring} in place of 'imagenet': {how}.")
+
+
 def _download(backbone: Backbone) -> nn.Module:
+    said: dict[str, Any] = getattr(backbone.model, "pretrained_cfg", {})
+    if not hub.can_be_had(said):
+        raise NotDownloaded(f"timm's weights of {backbone.name} cannot be downloaded here.", said)
     try:
         return create_model(
             backbone.name, channels=backbone.in_channels, output_stride=backbone.output_stride, pretrained=True
         )
     except Exception as error:  # the hub's client raises many kinds without a common base class
-        raise UserError(
-            f"timm could not get pretrained weights for {backbone.name}: {one_line(error)}"
-            " Offline? Then download them elsewhere and give the file."
-        ) from error
+        why = f"timm could not get pretrained weights for {backbone.name}: {one_line(error)}"
+        raise NotDownloaded(why, said) from error

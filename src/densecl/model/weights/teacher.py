@@ -5,24 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import huggingface_hub
 import timm
 import torch
 
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.timm_models import known_to_timm
+from densecl.model.weights import hub
 from densecl.model.weights.licenses import License, configuration, of_file, of_timm
 from densecl.model.weights.result import load_backbone, read_metadata
-from densecl.model.weights.start import initialize_from, weights_file
+from densecl.model.weights.start import NotDownloaded, initialize_from, weights_file
 from densecl.model.weights.tensor_files import is_safetensors, read_tensors, shown
 from densecl.normalization import IMAGENET, Normalization
 
 #: Channels of the images that published weights take.
 RGB = 3
-
-#: Seconds within which the hub of weights must answer.
-PATIENCE = 10.0
 
 
 class Teacher(NamedTuple):
@@ -74,37 +71,21 @@ def _by_name(name: str) -> Teacher:
     """A model of timm's, with the weights that it downloads."""
     network = _create(name, "--teacher")
     said: dict[str, Any] = getattr(network.model, "pretrained_cfg", {})
-    hub, url = said.get("hf_hub_id"), said.get("url")
-    if not (hub or url):
+    where = hub.what_to_bring(said)
+    if where is None:
         raise UserError(f"--teacher {name}: timm has no weights for it. Give a file of weights or a run.")
-    where = f"the file model.safetensors of {hub} (Hugging Face)" if hub else str(url)
     bring = (
         f"Bring {where} from a machine with a network, and give --teacher FILE --teacher-backbone"
         f" {_tagged(said, name)}."
     )
-    if hub and not _answers() and not _is_cached(hub):
+    if not hub.can_be_had(said):
         raise UserError(f"--teacher {name}: its weights cannot be downloaded here. {bring}")
     try:
         start = initialize_from(network, "imagenet")
     except UserError as error:
-        raise UserError(f"--teacher {name}: {error.args[0]} {bring}") from error
+        why = error.why if isinstance(error, NotDownloaded) else error.args[0]
+        raise UserError(f"--teacher {name}: {why} {bring}") from error
     return _made(network, start.normalization, start.license, (f"teacher: {name} with timm's weights",))
-
-
-def _answers() -> bool:
-    """Whether the hub can be reached. To ask first is quicker, because its client tries many times."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        huggingface_hub.utils.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=PATIENCE)
-    except Exception:  # of whatever library the client uses
-        return False
-    return True
-
-
-def _is_cached(hub: str) -> bool:
-    names = ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(huggingface_hub.try_to_load_from_cache(hub, name), str) for name in names)
 
 
 def _tagged(said: dict[str, Any], name: str) -> str:
