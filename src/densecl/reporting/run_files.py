@@ -183,8 +183,9 @@ class TableRead(NamedTuple):
 
 
 def read_table(path: Path) -> TableRead:
-    """The whole rows of a table of numbers, at most `MOST_ROWS`. A cell that is no finite number is left out, and so is a
-    row of other cells than the head says, or whose step can be none.
+    """The whole rows of a table of numbers, at most `MOST_ROWS`.
+
+    A cell that is no finite number is left out, and so is a row of other cells than the head says, or without a step.
     """
     content = read_bytes(path, MOST_TABLE)
     if content is None:
