@@ -47,7 +47,7 @@ PAGE = Path(__file__).parent / "page"
 NO_GAIN = "No verdict: nothing unusual was seen, and no gain that is more than noise. Train longer."
 NOT_YET = "No verdict yet: too little of this run is known."
 
-SCRIPTS = ("curves.js", "moments.js", "page.js")
+SCRIPTS = ("curves.js", "views.js", "moments.js", "page.js")
 
 
 def make_page(runs: Sequence[RunFiles], *, watch: str = "") -> bytes:
