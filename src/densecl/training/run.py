@@ -230,9 +230,8 @@ def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[s
     """What the run is going to do, and why."""
     recipe, timeline = parts.recipe, parts.timeline
     data = f"{listing(map(shown, recipe.sources), 'and')}: {counted(len(parts.source), 'image')}"
-    length = (
-        counted(str(timeline.total_steps), "step") if timeline.time_limit is None else duration(timeline.time_limit)
-    )
+    limit = timeline.time_limit
+    length = counted(str(timeline.total_steps), "step") if limit is None else duration(limit)
     say(
         f"{data}, {counted(f'{float(timeline.steps_per_epoch):.4g}', 'step')} an epoch"
         f" at batch size {recipe.batch_size}"
