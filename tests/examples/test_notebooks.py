@@ -45,7 +45,7 @@ GUARD = re.compile(r"# Python looks for modules.*?sys\.path\.pop\(0\)\n\n", re.D
 NOISE = re.compile(r"Epoch 0|Tip|LitLogger|Warning|GPU available|TPU|num_workers|/tmp/|/home/|(?<![\w.])/\w|\x1b|\r")
 
 #: Those that hold their outputs. `examples/notebooks/execute.py` makes and saves them.
-EXECUTED = ("pytorch", "pytorch_lightning", "quickstart")
+EXECUTED = ("pytorch", "pytorch_lightning", "pytorch_lightning_distributed", "quickstart")
 
 QUICKSTART = EXAMPLES / "notebooks" / "quickstart.ipynb"
 
