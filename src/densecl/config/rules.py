@@ -115,7 +115,7 @@ def _batch_size(chosen: Grounds, facts: Facts) -> Choice:
     on_gpu = facts.machine.gpus > 0
     size = automatic.batch_size(facts.images, chosen.epochs, parts=parts, least=least, on_gpu=on_gpu)
     epochs = chosen.epochs
-    length = "" if epochs is None else f"{epochs} {'epoch' if epochs == 1 else 'epochs'} of "
+    length = "" if epochs is None else f"{counted(epochs, 'epoch')} of "
     return Choice(
         {"batch_size": size}, f"for {length}{counted(facts.images, 'image')} on a {'GPU' if on_gpu else 'CPU'}"
     )

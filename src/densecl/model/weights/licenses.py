@@ -14,9 +14,11 @@ from densecl.model.weights.tensor_files import is_safetensors, shown
 
 
 class License(NamedTuple):
-    """Attributes:
-    name: as its giver calls it; None if nothing says it.
-    whose: in words, who says so.
+    """The license of some weights.
+
+    Attributes:
+        name: as its giver calls it; None if nothing says it.
+        whose: in words, who says so.
     """
 
     name: str | None = None
