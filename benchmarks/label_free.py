@@ -1,11 +1,13 @@
 """Which number that needs no labels, or only a few, follows frozen mIoU? For the runs of continued.py.
 
-    python benchmarks/label_free.py --domain street --labeled CAMVID [--ignore 11] [--size SIDE] [--runs runs/continued]
+    python benchmarks/label_free.py --init LITE0 --domain street --labeled CAMVID [--ignore 11] [--size SIDE]
+        [--runs runs/continued] [--also NAME=WEIGHTS ...]
 
 Takes the rows of docs/benchmarks/continued.csv whose run folder is there, measures each of them, and appends a row to
-docs/benchmarks/label_free.csv. Rows that are there are skipped. Then, over all domains, it prints Kendall's tau of each
-measure with linear and with retrieval mIoU on the validation images: the mean of the domains, and an interval of 90 %
-from 2000 draws of the runs with replacement.
+docs/benchmarks/label_free.csv. Weights of other runs, those of --also, are judged as in continued.py first. Rows that
+are there are skipped. Then, over all domains, it prints Kendall's tau of each measure with linear and with retrieval
+mIoU on the validation images: the mean of the domains, and an interval of 90 % from 2000 draws of the runs with
+replacement.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from continued import AS_IT_IS, COMMON, RANDOM, TABLE
+from continued import AS_IT_IS, COMMON, RANDOM, TABLE, judge
 from rich.console import Console
 from rich.table import Table
 from rows import append, read
+from safetensors import safe_open
 from scipy.stats import kendalltau
 
 from densecl import evaluate
-from densecl.evaluation.dense import judge
+from densecl.evaluation import dense
 from densecl.evaluation.labeled import open_labeled
 from densecl.evaluation.tasks.retrieval import fit_retrieval
 from densecl.evaluation.tasks.structure import Structure, dense_structure_estimates
@@ -89,7 +92,7 @@ def measure(weights: Path | str, options: argparse.Namespace) -> dict[str, float
     some = some.resized((options.size, options.size) if options.size else some.common_size())
     classes = max(label for label in files.survey() if label not in options.ignore and label != 255) + 1
     opened = open_weights([weights], COMMON["backbone"])[0]
-    found = judge(
+    found = dense.judge(
         opened.backbone(16),
         some.take(range(0, FEW, 2)),
         some.take(range(1, FEW, 2)),
@@ -145,6 +148,7 @@ def main() -> None:
     parser.add_argument("--ignore", type=int, nargs="*", default=[])
     parser.add_argument("--size", type=int)
     parser.add_argument("--runs", type=Path, default=Path("runs/continued"))
+    parser.add_argument("--also", nargs="*", default=[], metavar="NAME=WEIGHTS", help="of other runs, from --init")
     parser.add_argument("--table", type=Path, default=TABLE, help="rows of continued.py")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
@@ -158,6 +162,13 @@ def main() -> None:
         if row.run in done or (isinstance(weights, Path) and not weights.is_file()):
             continue
         append(options.out, row._replace(**measure(weights, options)))
+    for name, _, weights in (one.partition("=") for one in options.also):
+        row = Row(options.domain, name, "", steps=0, seed=0, linear=math.nan, retrieval=math.nan)
+        with safe_open(weights, "pt") as file:
+            row = row._replace(steps=int(file.metadata()["steps"]))
+        if row.run not in done:
+            row = row._replace(**judge(weights, options, "val", row.seed))
+            append(options.out, row._replace(**measure(Path(weights), options)))
     present(read(options.out), Console(width=120))
 
 

@@ -50,7 +50,7 @@ def resolved(
         ({"teacher_objective": "cosin"}, "teacher_objective takes cosine, relational or both.*Did you mean 'cosine'"),
         ({"teacher_size": 8}, "teacher_size must be at least 16 pixels"),
         ({"teacher_channels": (-1, 0, 1)}, "teacher_channels takes the numbers of channels, counted from 0"),
-        ({"teacher_channels": (0, 1, 3)}, r"the images have 3 channel\(s\), counted from 0, so there is no 3"),
+        ({"teacher_channels": (0, 1, 3)}, r"the images have 3 channels, counted from 0, so there is no 3"),
         ({"teacher_license": " "}, "teacher_license must not be empty"),
         ({"anchor": -1.0}, "anchor must be at least 0"),
         ({"anchor": 0.5}, "anchor=0.5 keeps the features near those of init. Give that, too"),
@@ -65,11 +65,11 @@ def test_wrong_settings(settings: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"teacher_channels": (0, 1)}, r"names 2 channel\(s\), but the teacher lite takes 3"),
+        ({"teacher_channels": (0, 1)}, r"names 2 channels, but the teacher lite takes 3"),
         ({"channels": 1, "mean": 0.5, "std": 0.5}, "Say with teacher_channels which ones it shall see, such as 0 0 0"),
         (
             {"channels": 2, "mean": (0.5, 0.5), "std": (1, 1)},
-            r"takes images of 3 channel\(s\), and these have 2.*0 1 0",
+            r"takes images of 3 channels, and these have 2.*0 1 0",
         ),
         ({"teacher_grid": (1, 1)}, "teacher_objective both compares the cells of an image, but the teacher's feature"),
         (

@@ -126,7 +126,7 @@ def test_other_channels_than_the_starting_weights_are_measured(tiny, tmp_path):
     made, reasons = build(tiny(init=str(tmp_path), channels=1), None, None, None)
     assert len(made.normalization.mean) == 1
     assert any("measured" in line for line in reasons)
-    assert any("conv1.0.weight adapted to images of 1 channel(s)" in line for line in reasons)
+    assert any("conv1.0.weight adapted to images of 1 channel" in line for line in reasons)
 
 
 def test_what_a_start_lacks_is_a_warning(tiny, tmp_path):

@@ -23,11 +23,10 @@ from densecl.normalization import Normalization
 from densecl.training import kept_maps
 from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
-from densecl.training.launch import launch
 from densecl.training.metrics import COLUMNS
 from densecl.training.run import pretrain
 from densecl.version import __version__
-from tests.training.stopped import stop_after
+from tests.training.stopped import stop_after, stop_and_resume
 from tests.training.test_resume import assert_same_run, rows
 
 HALF = Normalization((0.5,) * 3, (0.25,) * 3)
@@ -86,10 +85,7 @@ def test_resume_is_exact(following, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["both", "alone"])
 def test_two_processes_resume_exactly(following, tmp_path: Path, kind: str) -> None:
     recipe = following(kind, steps=5, devices=2)
-    launch(stop_after, 2, 3, recipe, tmp_path / "run")
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 3
-    pretrain(recipe, tmp_path / "run", resume=True)
-    pretrain(recipe, tmp_path / "whole")
+    stop_and_resume(3, recipe, tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 

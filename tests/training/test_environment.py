@@ -109,7 +109,7 @@ def test_devices_follow_who_was_started(monkeypatch: pytest.MonkeyPatch) -> None
         assert (there.devices, there.nodes, there.processes) == (2, 3, 6)
     assert settle_devices(make_recipe(data="images", devices=2, nodes=3)).processes == 6
     for contradiction in ({"devices": 1}, {"devices": 4}, {"nodes": 1}):
-        with pytest.raises(UserError, match=r"contradicts torchrun, which has started 6 process\(es\) on 3 machine"):
+        with pytest.raises(UserError, match="contradicts torchrun, which has started 6 processes on 3 machines"):
             settle_devices(make_recipe(data="images", **contradiction))
     with pytest.raises(UserError, match="batch_size=9 cannot be shared evenly by 6 devices"):
         settle_devices(make_recipe(data="images", batch_size=9))

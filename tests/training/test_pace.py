@@ -14,9 +14,8 @@ from densecl.model import create_backbone, save_backbone
 from densecl.normalization import Normalization
 from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
-from densecl.training.launch import launch
 from densecl.training.run import pretrain
-from tests.training.stopped import stop_after
+from tests.training.stopped import stop_and_resume
 from tests.training.test_resume import assert_same_run
 
 PACE = {"freeze_backbone_steps": 2, "layer_decay": 0.5, "optimizer": "adamw", "learning_rate": 0.001}
@@ -48,11 +47,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_first_the_heads_then_all_and_resumed_exactly(tiny, start: Path, tmp_path: Path, settings: dict) -> None:
     settings = {name: str(start) if value == "START" else value for name, value in settings.items()}
     recipe = tiny(**{**PACE, "steps": 4, **settings})
-    if recipe.devices == 2:
-        launch(stop_after, 2, 2, recipe, tmp_path / "run")
-    else:
-        stop_after(2, recipe, tmp_path / "run")
-    stopped = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    stop_and_resume(2, recipe, tmp_path)
+    stopped = load_checkpoint(tmp_path / "stopped.ckpt")
     first = build(recipe, None, None, None)[0].model
     parameters = dict(first.named_parameters())
     of_backbone = {name for name in parameters if ".backbone." in f".{name}"}
@@ -67,8 +63,6 @@ def test_first_the_heads_then_all_and_resumed_exactly(tiny, start: Path, tmp_pat
     remembered = {names[number] for number in stopped["optimizer"]["state"]}
     assert remembered and not remembered & of_backbone
 
-    pretrain(recipe, tmp_path / "run", resume=True)
-    pretrain(recipe, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
     ended = load_file(tmp_path / "run" / "backbone.safetensors")
     now = first.backbone.model.state_dict()

@@ -70,8 +70,8 @@ def _check_teacher(settings: Settings[Any]) -> None:
     channels = settings.teacher_channels
     if channels is not None and max(channels) >= settings.channels:
         raise UserError(
-            f"--teacher-channels: the images have {settings.channels} channel(s), counted from 0, so there is no"
-            f" {max(channels)}."
+            f"--teacher-channels: the images have {counted(settings.channels, 'channel')}, counted from 0, so"
+            f" there is no {max(channels)}."
         )
     if distills_alone(settings) and settings.local_crops:
         raise UserError("--local-crops belong to the self-supervised loss, and with --teacher-weight 1 there is none.")

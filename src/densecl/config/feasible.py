@@ -50,9 +50,9 @@ def _check_batch(resolved: Resolved, method: Traits, images: int) -> None:
     if resolved.images_at_once < method.least_batch:
         accumulated = f" in {resolved.accumulate} parts" if resolved.accumulate > 1 else ""
         raise UserError(
-            f"--batch-size {size} on {resolved.processes} device(s){accumulated}: {method.name} takes statistics over"
-            f" the batch {method.needs_batch_in} and needs at least {method.least_batch} images on each. Give at least"
-            f" {method.least_batch * parts}."
+            f"--batch-size {size} on {counted(resolved.processes, 'device')}{accumulated}: {method.name}"
+            f" takes statistics over the batch {method.needs_batch_in} and needs at least {method.least_batch} images"
+            f" on each. Give at least {method.least_batch * parts}."
         )
     if resolved.dense_negatives == "others" and size < 2 * resolved.accumulate:
         raise UserError(
@@ -169,13 +169,13 @@ def _check_teacher_channels(resolved: Resolved, teacher: Teacher) -> None:
     given = resolved.teacher_channels
     if given is not None and len(given) != teacher.channels:
         raise UserError(
-            f"--teacher-channels names {len(given)} channel(s), but the teacher {teacher.name} takes"
+            f"--teacher-channels names {counted(len(given), 'channel')}, but the teacher {teacher.name} takes"
             f" {teacher.channels}."
         )
     if given is None and resolved.channels != teacher.channels:
         example = " ".join(str(number % resolved.channels) for number in range(teacher.channels))
         raise UserError(
-            f"The teacher {teacher.name} takes images of {teacher.channels} channel(s), and these have"
+            f"The teacher {teacher.name} takes images of {counted(teacher.channels, 'channel')}, and these have"
             f" {resolved.channels}. Say with --teacher-channels which ones it shall see, such as {example}."
         )
 

@@ -103,8 +103,8 @@ def _batch_size(chosen: Grounds, facts: Facts) -> Choice:
     parts = processes * chosen.accumulate
     if facts.images < parts:
         raise UserError(
-            f"{facts.images} images cannot be shared by {processes} device(s) in {chosen.accumulate} part(s). Take"
-            " fewer --devices, or less --accumulate."
+            f"{counted(facts.images, 'image')} cannot be shared by {counted(processes, 'device')} in"
+            f" {counted(chosen.accumulate, 'part')}. Take fewer --devices, or less --accumulate."
         )
     open_method = chosen.method == "auto"  # which is chosen by the batch size
     least = automatic.ENOUGH_NEGATIVES if open_method else facts.methods[chosen.method].least_batch

@@ -135,7 +135,7 @@ GROUPS = (
             Chart("Images per second", "", (Line("images_per_second", "images/s"),)),
             Chart(
                 "Waiting for data",
-                "Near 100 % the machine has nothing to do: more --workers or a cache would help.",
+                "Near 100 % the machine has nothing to do: more workers or a cache would help.",
                 (Line("data_wait", "waiting"),),
                 scale=100,
                 unit=" %",

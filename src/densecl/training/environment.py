@@ -10,6 +10,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvir
 from densecl.config.recipe import settle
 from densecl.config.settings import Settings
 from densecl.errors import UserError, flag
+from densecl.names import counted
 from densecl.training.world import World, find_world, number_in
 
 
@@ -25,8 +26,9 @@ def settle_devices(asked: Settings[Any]) -> Settings[Any]:
     for name, number in there.items():
         if world is not None and name not in open_ and getattr(asked, name) != number:
             raise UserError(
-                f"{flag(name)} {getattr(asked, name)} contradicts {world.launcher}, which has started {world.size}"
-                f" process(es) on {world.nodes} machine(s). Leave {flag(name)} out, or start as many."
+                f"{flag(name)} {getattr(asked, name)} contradicts {world.launcher}, which has started"
+                f" {counted(world.size, 'process')} on {counted(world.nodes, 'machine')}. Leave {flag(name)} out, or"
+                " start as many."
             )
     return settle(asked, **{name: there[name] for name in open_})
 

@@ -169,8 +169,8 @@ def _check_machine(asked: Settings[Any]) -> None:
         raise UserError(f"--devices {asked.devices}: Apple's GPU is one. Leave --devices out.")
     if torch.cuda.is_available() and asked.devices > torch.cuda.device_count():
         raise UserError(
-            f"--devices {asked.devices}: this process sees {torch.cuda.device_count()} GPU(s) on this machine. (A"
-            " cluster must give the GPUs to the machine, not one to each task.)"
+            f"--devices {asked.devices}: this process sees {counted(torch.cuda.device_count(), 'GPU')} on this"
+            " machine. (A cluster must give the GPUs to the machine, not one to each task.)"
         )
 
 

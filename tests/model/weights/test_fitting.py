@@ -17,6 +17,7 @@ from densecl.errors import UserError
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.weights import Start, initialize_from
 from densecl.model.weights.fitting import adapted_to_channels
+from densecl.names import counted
 
 State = dict[str, Tensor]
 
@@ -207,7 +208,7 @@ def test_names_of_other_projects_are_translated_by_timm(tmp_path: Path) -> None:
 def test_a_first_convolution_is_adapted_to_the_channels(had: int, channels: int, tmp_path: Path) -> None:
     given = timm.create_model("test_resnet", in_chans=had, num_classes=0).state_dict()
     found, weights = start(given, tmp_path, channels=channels)
-    assert f"conv1.0.weight adapted to images of {channels} channel(s)" in found.report
+    assert f"conv1.0.weight adapted to images of {counted(channels, 'channel')}" in found.report
     assert found.report.startswith("90 of 90")
     first = adapted_to_channels(given["conv1.0.weight"], channels)
     assert torch.equal(weights["conv1.0.weight"], first)

@@ -131,13 +131,15 @@ def test_a_model_without_a_feature_map_is_told(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_offline_it_says_which_file_to_bring(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "can_be_had", lambda said: False)
+    asked = []
+    monkeypatch.setattr(hub, "can_be_had", lambda said: asked.append(said))
     with pytest.raises(UserError) as told:
         load_teacher("test_resnet")
+    assert len(asked) == 1  # it may take many seconds
     assert told.value.args[0] == (
-        "--teacher test_resnet: its weights cannot be downloaded here. Bring the file model.safetensors of"
-        " timm/test_resnet.r160_in1k (Hugging Face) from a machine with a network, and give --teacher FILE"
-        " --teacher-backbone test_resnet.r160_in1k."
+        "--teacher test_resnet: timm's weights of test_resnet cannot be downloaded here. Bring the file"
+        " model.safetensors of timm/test_resnet.r160_in1k (Hugging Face) from a machine with a network, and give"
+        " --teacher FILE --teacher-backbone test_resnet.r160_in1k."
     )
 
 

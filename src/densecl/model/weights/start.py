@@ -18,6 +18,7 @@ from densecl.model.weights.licenses import License, of_file, of_timm
 from densecl.model.weights.normalization import normalization_of
 from densecl.model.weights.pickles import Stored
 from densecl.model.weights.tensor_files import TensorFile, check_finite, is_counter, read_tensors, shown, size
+from densecl.names import counted
 from densecl.normalization import Normalization
 
 #: If a smaller fraction of the tensors matches, the weights must be those of another model.
@@ -141,7 +142,7 @@ def _described(fit: Fit, layout: Layout | None, adapted: Sequence[str], backbone
     where = f"the weights under '{shown(fit.place.removesuffix('.'))}'" if fit.place else ""
     what = ", ".join(part for part in (layout.name if layout is not None else "", where) if part)
     details = [fit.how] if fit.how else []
-    details += [f"{name} adapted to images of {backbone.in_channels} channel(s)" for name in adapted]
+    details += [f"{name} adapted to images of {counted(backbone.in_channels, 'channel')}" for name in adapted]
     details += [why_not(fit.place, rival) for rival in fit.rivals[:1]]
     return what + (f" ({'; '.join(details)})" if details else "")
 

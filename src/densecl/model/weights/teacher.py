@@ -78,8 +78,6 @@ def _by_name(name: str) -> Teacher:
         f"Bring {where} from a machine with a network, and give --teacher FILE --teacher-backbone"
         f" {_tagged(said, name)}."
     )
-    if not hub.can_be_had(said):
-        raise UserError(f"--teacher {name}: its weights cannot be downloaded here. {bring}")
     try:
         start = initialize_from(network, "imagenet")
     except UserError as error:
