@@ -33,7 +33,7 @@ class RecordSettings(Generic[Open]):
     keep_best: bool = setting(
         False,
         "Keep the best weights as RUN/best.safetensors, beside the last: by the probe, without one by match accuracy,"
-        " which is a poor guide.",
+        " which is a rough guide.",
         free=True,
     )
     stop_early: int | None = setting(
