@@ -102,6 +102,8 @@ SERIES = {
             "matching by features": continued(matching="features"),
             "matching by both": continued(matching="both"),
             "two stages": continued(dense_stage=[-2, -1]),
+            "global": continued(dense_weight=0.0),
+            "global, statistics not frozen": continued(dense_weight=0.0, freeze_norm_statistics=False),
         },
     ),
     # Does the dense loss need a receptive field that is not several times the view? Do local crops help small networks?

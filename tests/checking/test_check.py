@@ -13,6 +13,7 @@ from PIL import Image
 
 import densecl
 from densecl.checking import check as verb
+from densecl.checking.check import roughly
 from densecl.checking.cost import Cost
 from densecl.cli import main
 from densecl.errors import UserError
@@ -143,3 +144,22 @@ def test_mistakes(
     Path("there.txt").touch()
     with pytest.raises(UserError, match=complaint):
         densecl.check(**{"data": photos, "backbone": tiny(), **SETTINGS, **settings})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4321, "0.43 s"),
+        (9.9, "9.9 s"),
+        (13.6, "14 s"),
+        (207.0, "3 min 30 s"),
+        (301.0, "5 min"),
+        (3700.0, "1 h"),
+        (18780.0, "5 h"),
+        (20_000.0, "5 h 30 min"),
+        (200_000.0, "2 d 8 h"),
+        (2_000_000.0, "23 d"),
+    ],
+)
+def test_an_estimate_is_not_more_exact_than_it_is(seconds: float, said: str) -> None:
+    assert roughly(seconds) == said

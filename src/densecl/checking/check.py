@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,9 @@ SHOWN = 5
 
 #: Above this a run takes longer than a night, and whoever asked for nothing is told how to have a shorter one.
 LONG_SECONDS = 12 * 3600.0
+
+#: An estimated time is rounded to a multiple of one of these, in seconds.
+ROUND = (1, 5, 10, 30, 60, 5 * 60, 10 * 60, 30 * 60, 3600, 6 * 3600, 24 * 3600)
 
 
 class Checked(NamedTuple):
@@ -202,7 +206,7 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
     )
     with memory_explained(resolved):
         cost = measure(parts)
-    step = f"a step of {counted(resolved.batch_size, 'image')} takes about {_short(cost.step_seconds)}"
+    step = f"a step of {counted(resolved.batch_size, 'image')} takes about {roughly(cost.step_seconds)}"
     if timeline.total_steps is None:
         steps = seconds_in(resolved.time_limit or "0s") / cost.step_seconds
         epochs = steps / float(timeline.steps_per_epoch)
@@ -212,7 +216,7 @@ def _tell_run(resolution: Resolution, found: Found, console: Console) -> tuple[C
         )
     else:
         whole = timeline.total_steps * cost.step_seconds
-        console.print(f"{step}: {counted(timeline.total_steps, 'step')} in about {duration(whole)}")
+        console.print(f"{step}: {counted(timeline.total_steps, 'step')} in about {roughly(whole)}")
         if whole > LONG_SECONDS and resolved.steps is None:
             console.print("shorter: --time-limit 8h, or fewer --epochs")
     if _busy():
@@ -240,5 +244,9 @@ def _amount(size: float) -> str:
     return f"{size / 2**30:.2g} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def _short(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
+def roughly(seconds: float) -> str:
+    """A time that was estimated, rounded to about a tenth: "0.43 s", "3 min 30 s", "5 h"."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    step = max(step for step in ROUND if step <= seconds / 10)
+    return re.sub(" 0 [a-z]+$", "", duration(step * round(seconds / step)))
