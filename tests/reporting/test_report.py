@@ -52,6 +52,16 @@ def test_what_the_user_is_told(
     assert message in said and said.count("\n") == 1
 
 
+def test_a_run_of_finetune_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("finetune.json", "metrics.csv", "validation.png"):
+        (tmp_path / name).touch()
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "is a run of finetune; a report is made of runs of pretrain." in said
+    assert "Look at validation.png, metrics.csv and finetune.json in that folder." in said
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_too_many_runs(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Give at most 8"):
         densecl.report([tmp_path / str(number) for number in range(9)])
