@@ -14,11 +14,13 @@ import pytest
 
 import densecl
 from densecl.cli import main
+from densecl.config.recipe import Recipe
 from densecl.errors import UserError
 from densecl.reporting.facts import next_commands, what_was_run
 from densecl.reporting.report import SEVERAL
 from densecl.reporting.run_files import MOST_ROWS, read_run, read_table
 from densecl.reporting.watch import Server
+from densecl.training.learned import next_steps
 from densecl.verdicts.record import read_record
 from tests.reporting.runs import make_run
 
@@ -84,6 +86,18 @@ def test_what_was_run_and_what_to_type(run: Path) -> None:
     assert typed[0] == f"densecl pretrain --config {run / 'recipe.yaml'} --out {run}-again"
     assert not any("--resume" in words for words in typed)  # it is complete
     assert [words.split()[1] for words in typed] == ["pretrain", "evaluate", "evaluate", "export"]
+
+
+def test_images_that_differ_in_size_are_compared_at_the_size_that_the_run_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "mine")
+    recipe = read_run(folder).recipe | {"probe": "labeled"}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    said = list(next_steps(Recipe(data="photos", probe="labeled"), folder, (128, 96)))
+    with (folder / "train.log").open("a") as log:
+        log.write("".join(f"2026-11-27 06:50:00+00:00  {line}\n" for line in said))
+    compare = next(each.words for each in next_commands(read_run(folder)) if "segmentation" in each.words)
+    assert compare.endswith("--data labeled --image-size 128x96")
+    assert f"  {compare}" in said  # letter by letter what the end of the run says
 
 
 def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) -> None:

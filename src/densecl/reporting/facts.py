@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from densecl.comparing import labeled_comparison, size_in
 from densecl.progress import duration
 from densecl.reporting.run_files import RunFiles
 
@@ -181,8 +182,9 @@ def next_commands(run: RunFiles) -> list[Command]:
     found.append(Command("Compare it with what it began with, without labels", shlex.join(judge)))
     probe = recipe.get("probe")
     task, labels = ("segmentation", probe) if isinstance(probe, str) else ("detection", "LABELED")
-    labeled = ("densecl", "evaluate", out, other, "--baseline", other, "--task", task, "--data", labels)
-    found.append(Command("Compare it on images with labels", shlex.join(labeled)))
+    size = size_in(run.log_tail) if task == "segmentation" else None
+    labeled = labeled_comparison(out, other, labels, size, task=task)
+    found.append(Command("Compare it on images with labels", labeled))
     export = ("densecl", "export", out, "--to", "timm", "--out", f"{out}-timm")
     found.append(Command("Hand it to another library", shlex.join(export)))
     return found
