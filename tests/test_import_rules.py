@@ -74,7 +74,7 @@ MAY_IMPORT = {
     "demo": EVERYTHING - {"cli", "commands"},
     "cli": EVERYTHING,
     "__init__": EVERYTHING,  # hands out names lazily
-    "__main__": {"cli"},
+    "__main__": {"cli", "interrupts"},
 }
 HEAVY = ("torch", "torchvision", "lightning", "timm", "numpy", "PIL", "matplotlib", "rich")
 
