@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from densecl.commands.values import size
-from densecl.images.presence import place
+from densecl.images.early import check_data
 from densecl.training.early import check_weights
 
 
@@ -80,7 +80,7 @@ def add_embed(commands: Any) -> None:
 
 def _embed(weights: str, data: str, out: str, **settings: Any) -> None:
     check_weights(weights)
-    place(data)
+    check_data(data)
     from densecl.embedding.embed import embed
 
     embed(weights, data, out, **settings)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from densecl.commands.flags import add_flags
-from densecl.finetuning.settings import ARCHITECTURES, TuningSettings
+from densecl.finetuning.record import agree_with_past
+from densecl.finetuning.settings import ARCHITECTURES, TuningSettings, settled_architecture
 from densecl.images.presence import place
 from densecl.training.early import check_weights
+from densecl.training.vacant import check_makeable
 
 
 def add_finetune(commands: Any) -> None:
@@ -43,12 +45,23 @@ def add_finetune(commands: Any) -> None:
 
 
 def _finetune(
-    out: Path, weights: str | None = None, task: str | None = None, data: str | None = None, **settings: Any
+    out: Path,
+    weights: str | None = None,
+    task: str | None = None,
+    data: str | None = None,
+    resume: bool = False,
+    backbone: str | None = None,
+    **settings: Any,
 ) -> None:
     if weights is not None:
         check_weights(weights)
     if data is not None:
         place(data)
+    what = {"weights": weights, "task": task, "data": data, "backbone": backbone}
+    given = {name: value for name, value in what.items() if value is not None}
+    asked, _ = agree_with_past(out.expanduser(), resume, given, settings)
+    settled_architecture(asked.task, asked.settings.architecture)
+    check_makeable(out.expanduser())
     from densecl.finetuning.run import finetune
 
-    finetune(weights, task, data, out, **settings)
+    finetune(weights, task, data, out, resume=resume, backbone=backbone, **settings)
