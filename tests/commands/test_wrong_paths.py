@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from densecl.cli import main
 
 PROGRAM = """
 import sys
@@ -47,6 +52,19 @@ pretrain --data there --out o --probe there/nowhere
 pretrain --data there --out o --probe unlabeled/nowhere
 check --data there --probe unlabeled/nowhere
 """
+
+
+def test_a_logger_that_is_not_installed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "timm", None)  # whose names are not asked for
+    monkeypatch.chdir(tmp_path)
+    Path("1.png").touch()
+    assert main(["pretrain", "--data", "1.png", "--out", "run", "--loggers", "mlflow"]) == 2
+    told = "densecl: error: --loggers mlflow needs a package that is not here: pip install mlflow.\n"
+    assert capsys.readouterr() == ("", told)
+    assert not Path("run").exists()
 
 
 def test_what_is_not_there_is_told_before_torch_is_loaded(tmp_path: Path) -> None:

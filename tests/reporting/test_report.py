@@ -18,6 +18,7 @@ from densecl.config.recipe import Recipe
 from densecl.errors import UserError
 from densecl.reporting.facts import next_commands, what_was_run
 from densecl.reporting.report import SEVERAL
+from densecl.reporting.results import shown_evaluation
 from densecl.reporting.run_files import MOST_ROWS, read_run, read_table
 from densecl.reporting.watch import Server
 from densecl.training.learned import next_steps
@@ -79,7 +80,7 @@ def test_what_was_run_and_what_to_type(run: Path) -> None:
     assert facts["Started from"] == "random weights"
     assert facts["Length"] == "100 steps of 8 images, 2 epochs"
     assert facts["Time"] == "50 s of training"
-    assert facts["Speed"] == "21 images/s, 5 % of the time waiting for data"
+    assert facts["Speed"] == "21 images/s on average (median), 5 % of the time waiting for data"
     assert facts["Begun"] == "2026-11-27 06:48"
     assert facts["Made with"] == "densecl 0.1.0, Python 3.12, torch 2.11; Linux, 2 cores"
     typed = [command.words for command in next_commands(files)]
@@ -98,6 +99,15 @@ def test_images_that_differ_in_size_are_compared_at_the_size_that_the_run_named(
     compare = next(each.words for each in next_commands(read_run(folder)) if "segmentation" in each.words)
     assert compare.endswith("--data labeled --image-size 128x96")
     assert f"  {compare}" in said  # letter by letter what the end of the run says
+
+
+def test_a_comparison_names_the_weights_that_it_is_about(run: Path) -> None:
+    (one,) = read_run(run).evaluations
+    assert shown_evaluation(one)["comparisons"][0]["about"] == "photo.jpg, segmentation, 10 % of the labels"
+    densecl.report(run)
+    assert (
+        "<b>photo.jpg, segmentation, 10 % of the labels:</b> photo.jpg is better." in (run / "report.html").read_text()
+    )
 
 
 def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) -> None:

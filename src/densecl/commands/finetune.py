@@ -45,23 +45,18 @@ def add_finetune(commands: Any) -> None:
 
 
 def _finetune(
-    out: Path,
-    weights: str | None = None,
-    task: str | None = None,
-    data: str | None = None,
-    resume: bool = False,
-    backbone: str | None = None,
-    **settings: Any,
+    out: Path, weights: str | None = None, task: str | None = None, data: str | None = None, **settings: Any
 ) -> None:
     if weights is not None:
         check_weights(weights)
     if data is not None:
         place(data)
-    what = {"weights": weights, "task": task, "data": data, "backbone": backbone}
+    what = {"weights": weights, "task": task, "data": data, "backbone": settings.get("backbone")}
     given = {name: value for name, value in what.items() if value is not None}
-    asked, _ = agree_with_past(out.expanduser(), resume, given, settings)
+    chosen = {name: value for name, value in settings.items() if name not in ("resume", "backbone")}
+    asked, _ = agree_with_past(out.expanduser(), settings.get("resume", False), given, chosen)
     settled_architecture(asked.task, asked.settings.architecture)
     check_makeable(out.expanduser())
     from densecl.finetuning.run import finetune
 
-    finetune(weights, task, data, out, resume=resume, backbone=backbone, **settings)
+    finetune(weights, task, data, out, **settings)

@@ -116,7 +116,7 @@ def _whole_number_padding() -> Iterator[None]:
         found = ((size + stride - 1) // stride - 1) * stride + reach - size
         return found if reach >= stride else max(found, 0)  # at least reach - stride
 
-    theirs = padding.get_same_padding
+    theirs: Any = padding.get_same_padding
     padding.get_same_padding = same
     try:
         yield

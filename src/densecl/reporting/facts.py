@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from densecl.comparing import labeled_comparison, size_in
+from densecl.names import few
 from densecl.progress import duration
 from densecl.reporting.run_files import RunFiles
 
@@ -50,7 +51,7 @@ def what_was_run(run: RunFiles) -> list[Fact]:
     loss = "" if method == "distillation" or not isinstance(weight, int | float) else f", dense weight {weight:g}"
     start = _with_license(recipe.get("init"), recipe.get("init_license")) or "random weights"
     facts = [
-        Fact("Images", ", ".join(sources) + images),
+        Fact("Images", (few(sources) if sources else "") + images),
         Fact("Backbone", ", ".join(backbone)),
         Fact("Started from", start if recipe else "unknown: no readable recipe"),
         Fact("Method", f"{method}{loss}" if method else ""),
@@ -124,7 +125,7 @@ def _speed(run: RunFiles) -> str:
     rate = statistics.median(rates)
     waits = [row["data_wait"] for row in run.metrics if "data_wait" in row]
     waiting = f", {100 * statistics.fmean(waits):.0f} % of the time waiting for data" if waits else ""
-    return f"{rate:.3g} images/s{waiting}"
+    return f"{rate:.3g} images/s on average (median){waiting}"
 
 
 def started(run: RunFiles) -> str | None:

@@ -6,8 +6,10 @@ All of it is checked once more where it is used. Here it is only told sooner.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,9 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
     if settings.probe is not None:
         with told_as_probe(settings.probe):
             check_splits(Path(settings.probe).expanduser())
+    for name in settings.loggers:
+        if name in ("wandb", "mlflow") and name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise UserError(f"--loggers {name} needs a package that is not here: pip install {name}.")
     if settings.teacher_cache is not None:
         check_makeable(Path(settings.teacher_cache).expanduser(), flag("teacher_cache"))
     if out is None:
