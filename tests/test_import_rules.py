@@ -31,6 +31,7 @@ PLAIN = {
     "version",
     "views",
     "watched_file",
+    "weights_file",
 }
 EVERYTHING = {
     *PLAIN, "api", "augment", "checking", "cli", "commands", "config", "demo", "embedding", "evaluation", "exports",
@@ -56,7 +57,8 @@ MAY_IMPORT = {
     "version": set(),
     "views": set(),
     "watched_file": set(),
-    "config": {"choices", "errors", "files", "names", "normalization", "synonyms"},
+    "weights_file": set(),
+    "config": {"choices", "errors", "files", "names", "normalization", "synonyms", "weights_file"},
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,
