@@ -199,7 +199,9 @@ def test_how_to_go_on_after_a_full_disk(tmp_path: Path) -> None:
     assert refused(full, "pretrain", tmp_path) == told.format("run it again.")
     assert refused(full, "export", str(tmp_path)) == told.format("run it again: nothing was written.")
     assert refused(full, "evaluate", None) == told.format("run it again.")
-    assert refused(full, "embed", "x.npy") == told.format("go on with --resume.")
+    assert refused(full, "embed", tmp_path / "x.npy") == told.format("run it again.")
+    (tmp_path / "x.npy.parts").mkdir()
+    assert refused(full, "embed", str(tmp_path / "x.npy")) == told.format("go on with --resume.")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").touch()
     for command in ("pretrain", "finetune"):

@@ -69,7 +69,7 @@ def _then(command: str | None, out: object) -> str:
     if command in RUNS and out is not None:
         begun = (Path(str(out)).expanduser() / "checkpoints" / "last.ckpt").is_file()
         return "go on with --resume: the last checkpoint is whole." if begun else "run it again."
-    if command == "embed":
+    if command == "embed" and out is not None and Path(f"{out}.parts").expanduser().is_dir():
         return "go on with --resume."
     return "run it again: nothing was written." if command == "export" else "run it again."
 

@@ -37,6 +37,7 @@ from densecl.training.explanations import memory_explained
 from densecl.training.inspect import Found, inspect
 from densecl.training.probe import ProbeLabels, open_probe_labels
 from densecl.training.timeline import Timeline
+from densecl.training.vacant import check_makeable
 
 #: Images that cannot be read of which the reason is shown; a list has all.
 SHOWN = 5
@@ -74,6 +75,8 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
     if usable is not None and (usable.suffix.lower() != ".txt" or usable.exists()):
         why = "exists already. Choose another name" if usable.exists() else "is a text file. Let its name end with .txt"
         raise UserError(f"--usable {shown(usable)} {why}.")
+    if usable is not None:
+        check_makeable(usable.parent, "--usable: its folder")
     asked = settle_devices(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
