@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from densecl.errors import UserError, nearest
+from densecl.evaluation.resampling import judge_images
 from densecl.evaluation.results import Result, fractions_of
 from densecl.evaluation.tables import Printed
 from densecl.evaluation.verdict import Comparison, Verdict, judge_differences
@@ -93,7 +94,9 @@ def compare_arms(
                     if arm.seeds or baseline.seeds:
                         counted, verdict = "run", _of_runs(scores, arm, baseline)
                     else:
-                        counted, verdict = "seed", _of_seeds(scores[arm.name], scores[baseline.name], asked)
+                        counted, verdict = "seed", _of_images(some, arm.name, baseline.name)
+                        if verdict is None:
+                            verdict = _of_seeds(scores[arm.name], scores[baseline.name], asked)
                     about = (task.name, arm.name, baseline.name, subset, fraction, score, _unit(title), counted)
                     found.append(Comparison(*about, verdict))
     return found
@@ -116,6 +119,14 @@ def _scores(results: Sequence[Result], score: str) -> _Scores:
         if not math.isnan(value):
             found.setdefault(result.weights, {})[result.seed] = value
     return found
+
+
+def _of_images(results: Sequence[Result], mine: str, other: str) -> Verdict | None:
+    """By the test images, if nothing was drawn for both of the weights. None: a seed drew something."""
+    one, baseline = ([result for result in results if result.weights == name] for name in (mine, other))
+    if len(one) > 1 or len(baseline) > 1 or one[0].by_image is None or baseline[0].by_image is None:
+        return None
+    return judge_images(one[0].by_image, baseline[0].by_image, one[0].seed)
 
 
 def _of_seeds(mine: Mapping[int, float], others: Mapping[int, float], asked: int) -> Verdict:

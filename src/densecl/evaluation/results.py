@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from densecl.errors import UserError
+from densecl.evaluation.resampling import Tally
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.verdict import Comparison
 from densecl.files import replacing
@@ -33,6 +34,14 @@ class Result(NamedTuple):
     seconds: float = 0.0
     # Of the training images, whose labels were used. None: the task draws none.
     label_fraction: float | None = None
+    # Of the first score, by test image. None: the seed draws something, or the score is no sum over images.
+    by_image: Tally | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in the file. A score that does not exist (nan) becomes null."""
+        content = self._asdict()
+        del content["by_image"]  # every pixel's count would make the file large
+        return {**content, "scores": _null_for_nan(self.scores)}
 
 
 class Summary(NamedTuple):
@@ -99,7 +108,7 @@ def write_results(
             for (task, weights, subset), scores in summarize(some).items()
         ],
         "comparisons": [comparison.as_json() for comparison in comparisons],
-        "results": [{**result._asdict(), "scores": _null_for_nan(result.scores)} for result in results],
+        "results": [result.as_json() for result in results],
     }
     path = path.expanduser()
     try:

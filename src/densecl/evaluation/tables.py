@@ -141,7 +141,9 @@ def _present_verdicts(comparisons: Sequence[Comparison], console: Console) -> No
     if not comparisons:
         return
     pairs = {"seed": "seed of the evaluation", "run": "seed of the run"}
-    by = " or ".join(dict.fromkeys(pairs[one.counted] for one in comparisons))
+    by = " or ".join(
+        dict.fromkeys(pairs[one.counted] if one.verdict.images is None else "test image" for one in comparisons)
+    )
     heading = f"compared with {shown(comparisons[0].baseline)}, paired by {by}"
     if any(one.verdict.interval for one in comparisons):
         heading += f"; ± is half of a {percent(CONFIDENCE)} interval of the difference"
