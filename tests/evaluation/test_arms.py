@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from densecl.errors import UserError
 from densecl.evaluation.arms import Arm, arms_of, compare_arms, find_baseline
+from densecl.evaluation.floor import Floor
 from densecl.evaluation.results import Result
 from densecl.evaluation.verdict import Comparison, judge_differences
 
@@ -146,6 +147,19 @@ def test_what_is_not_complete_or_has_no_score_is_left_out() -> None:
     arms = arms_of(["a", "b", "c"])
     found = compare_arms(results({"a": {0: 1.0}, "b": {0: 2.0}}), [Shape()], arms, arms[0], 3)
     assert [comparison.weights for comparison in found] == ["b"]
+
+
+def test_two_at_the_floor_are_not_told_apart() -> None:
+    floor = Floor(43.0, 0)
+    for mine, outcome in (({0: 43.1, 1: 43.21}, "at the floor"), ({0: 44.1, 1: 44.21}, "better")):
+        scores = {"random": {0: 42.0, 1: 42.1}, "run": mine}
+        arms = arms_of(list(scores))
+        told = [result._replace(floor=floor) for result in results(scores)]
+        (found,) = compare_arms(told, [Shape()], arms, arms[0], 2)
+        assert found.verdict.outcome == outcome
+        if outcome == "at the floor":
+            sentence = "both are at the floor of 43.0 points of round; this task cannot tell them apart"
+            assert found.sentence == sentence and found.verdict.interval is not None
 
 
 def test_subsets_and_fractions_are_compared_apart() -> None:

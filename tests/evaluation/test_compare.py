@@ -302,7 +302,10 @@ def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: 
     settings = {"backbone": "resnet10t", "json": None, "seeds": 1}
     (result,) = evaluate(["random"], "segmentation", tmp_path, **settings)
     assert result.scores["iou_3"] == 0
-    assert "no training image has the label 3" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "no training image has the label 3" in shown.err
+    # 768 of the 1024 pixels of the only test image have the label 0.
+    assert result.floor == (37.5, 0) and "37.5 mIoU is what every pixel labeled '0' would score" in shown.out
     with pytest.raises(UserError, match="labels/test/1.png holds the label 3, but there are 3 classes"):
         evaluate(["random"], "segmentation", tmp_path, classes=3, **settings)
 

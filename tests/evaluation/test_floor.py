@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densecl.evaluation.dense import score
-from densecl.evaluation.floor import one_class_miou
+from densecl.evaluation.floor import Floor, floor_of, one_class_miou
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=2, max_size=8).filter(any))
@@ -19,6 +19,8 @@ def test_it_is_the_score_of_one_class_everywhere(pixels: list[int]) -> None:
 
 
 def test_by_hand() -> None:
+    assert floor_of([14, 86]) == Floor(pytest.approx(43.0), 1)
+    assert [floor_of([14, 86]).holds(score) for score in (20.0, 43.4, 43.6)] == [True, True, False]
     assert one_class_miou([86, 14]) == pytest.approx(43.0)
     assert one_class_miou([0, 30, 0, 30, 40]) == pytest.approx(40 / 3)  # classes that do not occur do not count
     assert one_class_miou([7]) == 100

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
+from densecl.evaluation.floor import Floor
 from densecl.evaluation.results import Result
 from densecl.evaluation.tables import Grid, present, show_grid
 from densecl.evaluation.verdict import Comparison, judge_differences
@@ -88,8 +89,20 @@ def test_the_scores_of_classes_stand_beside_their_names() -> None:
         "eel - -",
     ]
     shorter = io.StringIO()
+    assert "would score" not in text.getvalue()
     present(results, [Shape()], Console(file=shorter, width=80))
     assert "cat" not in shorter.getvalue()
+
+
+@pytest.mark.parametrize(("label", "name"), [(0, "sky\\x1b"), (3, "3")])
+def test_the_floor_stands_below_the_table(label: int, name: str) -> None:
+    class Labeled(Shape):
+        class_names: ClassVar = {"iou_0": "sky\x1b"}
+
+    result = Result("shape", "one", 0, "all", {"round": 43.2, "hue": 2.0}, floor=Floor(43.04, label))
+    text = io.StringIO()
+    present([result], [Labeled()], Console(file=text, width=40))
+    assert text.getvalue().splitlines()[-1] == f"43.0 round is what every pixel labeled '{name}' would score"
 
 
 GRID = Grid(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -97,6 +98,7 @@ def compare_arms(
                         counted, verdict = "seed", _of_images(some, arm.name, baseline.name)
                         if verdict is None:
                             verdict = _of_seeds(scores[arm.name], scores[baseline.name], asked)
+                    verdict = _above_floor(verdict, scores, some, (*arm.members, *baseline.members))
                     about = (task.name, arm.name, baseline.name, subset, fraction, score, _unit(title), counted)
                     found.append(Comparison(*about, verdict))
     return found
@@ -127,6 +129,14 @@ def _of_images(results: Sequence[Result], mine: str, other: str) -> Verdict | No
     if len(one) > 1 or len(baseline) > 1 or one[0].by_image is None or baseline[0].by_image is None:
         return None
     return judge_images(one[0].by_image, baseline[0].by_image, one[0].seed)
+
+
+def _above_floor(verdict: Verdict, scores: _Scores, results: Sequence[Result], names: Sequence[str]) -> Verdict:
+    """The verdict, unless all of these weights are at the floor."""
+    floor = results[0].floor
+    if floor is None or not all(floor.holds(statistics.fmean(scores[name].values())) for name in names):
+        return verdict
+    return dataclasses.replace(verdict, outcome="at the floor", floor=floor.score)
 
 
 def _of_seeds(mine: Mapping[int, float], others: Mapping[int, float], asked: int) -> Verdict:

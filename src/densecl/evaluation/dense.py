@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
+from densecl.evaluation.floor import Floor, floor_of
 from densecl.evaluation.labeled import VOID, LabeledFiles, unknown_label
 from densecl.evaluation.resampling import Tally
 from densecl.evaluation.watched import watched
@@ -58,6 +59,11 @@ class Segmentation(NamedTuple):
     pixel_accuracy: float  # percent
     confusion: Int64[Tensor, "classes classes"]  # pixels by label (row) and prediction (column)
     by_image: Tally | None = None  # the same of each image, if it was asked for
+
+    @property
+    def floor(self) -> Floor:
+        """What one class everywhere would score on the same pixels."""
+        return floor_of(self.confusion.sum(dim=1).tolist())
 
     def scores(self) -> dict[str, float]:
         """The numbers as they stand in the file of results, with the IoU of each class."""

@@ -3,6 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+#: Scores that are not further above it than this, in percent, are at the floor.
+NEAR = 0.5
+
+
+class Floor(NamedTuple):
+    """What a score must beat to mean anything."""
+
+    score: float  # percent
+    label: int  # of the most frequent class
+
+    def holds(self, score: float) -> bool:
+        """Whether a score is at the floor or below."""
+        return score <= self.score + NEAR
+
+
+def floor_of(pixels: Sequence[int]) -> Floor:
+    """The floor of the mIoU. The argument is that of `one_class_miou`, and so is the error."""
+    return Floor(one_class_miou(pixels), max(range(len(pixels)), key=pixels.__getitem__))
 
 
 def one_class_miou(pixels: Sequence[int]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from densecl.evaluation.results import ALL, Result, Summary, fractions_of, percent, summarize
+from densecl.evaluation.results import ALL, Result, Summary, floor_of_results, fractions_of, percent, summarize
 from densecl.evaluation.verdict import CONFIDENCE, Comparison
 from densecl.names import printable, shown
 
@@ -111,6 +112,11 @@ def _present_task(task: Printed, by_fraction: Mapping[float | None, Sequence[Res
     # Printed apart, because rich breaks a table's own title at the table's width.
     console.print(f"{task.title}, percent", style="italic", soft_wrap=True)
     show_grid(Grid(corner, rows, columns, cells), console)
+    floor = floor_of_results(itertools.chain.from_iterable(by_fraction.values()), task.name)
+    if floor is not None:
+        name = task.class_names.get(f"iou_{floor.label}", str(floor.label))
+        words = f"{_in_a_line(main_title)} is what every pixel labeled '{shown(name)}' would score"
+        console.print(f"{floor.score:.1f} {words}", soft_wrap=True)
 
 
 def _present_classes(task: Printed, by_fraction: Mapping[float | None, Sequence[Result]], console: Console) -> None:

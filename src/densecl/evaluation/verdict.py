@@ -26,7 +26,8 @@ WAY_OUT = "`--label-fraction 0.5 --seeds 5` draws the labels"
 #: one seed: there is one difference, so there is no interval.
 #: not drawn: no seed changes the difference, so seeds say nothing of how sure it is; and there are too few test images.
 #: not paired: the two have no seed in common.
-Outcome = Literal["better", "worse", "unclear", "one seed", "not drawn", "not paired"]
+#: at the floor: both score no more than one class everywhere would (`floor`), so their difference says nothing.
+Outcome = Literal["better", "worse", "unclear", "one seed", "not drawn", "not paired", "at the floor"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Verdict:
         seeds_needed: so many seeds would find a difference as large as this mean, with the probability `POWER`. None if
             it takes more than `MOST_SEEDS`, or if nothing is known of it.
         images: the number of test images that were drawn anew for the interval. None: it is one of seeds.
+        floor: what one class everywhere would score, in percent, if both score no more than that.
     """
 
     outcome: Outcome
@@ -53,6 +55,7 @@ class Verdict:
     interval: tuple[float, float] | None = None
     seeds_needed: int | None = None
     images: int | None = None
+    floor: float | None = None
 
     def sentence(self, baseline: str, unit: str, counted: str = "seed") -> str:
         """The verdict in words.
@@ -73,6 +76,8 @@ class Verdict:
         apart = f"{size} {unit} {'above' if self.mean >= 0 else 'below'} {baseline}"
         if self.interval is None and self.mean == 0:
             apart = f"the same as {baseline}"
+        if self.outcome == "at the floor":
+            return f"both are at the floor of {self.floor:.1f} {unit}; this task cannot tell them apart"
         if self.outcome == "better":
             return f"better than {baseline} by {size} {unit} {seen}"
         if self.outcome == "worse":

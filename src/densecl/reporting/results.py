@@ -75,7 +75,7 @@ def _interval(comparison: Mapping[str, Any]) -> str:
         return ""
     if not all(isinstance(number, int | float) for number in numbers):
         return ""
-    return f"{_percent(sure)} interval of the difference: {ends[0]:+.1f} to {ends[1]:+.1f}"
+    return f"{_percent(sure)} interval of the difference: {numbers[0]:+.1f} to {numbers[1]:+.1f}"
 
 
 def _pairs(differences: Any) -> str:

@@ -108,6 +108,7 @@ class ProbePass(Pass):
                     found.scores(),
                     label_fraction=fraction,
                     by_image=found.by_image,
+                    floor=found.floor,
                 )
 
 

@@ -71,7 +71,15 @@ class SegmentationTask(ProbeTask):
                 **self.settings.training(),
             )
             for subset, segmentation in found.items():
-                yield Result(self.name, weights.name, seed, subset, segmentation.scores(), label_fraction=fraction)
+                yield Result(
+                    self.name,
+                    weights.name,
+                    seed,
+                    subset,
+                    segmentation.scores(),
+                    label_fraction=fraction,
+                    floor=segmentation.floor,
+                )
 
 
 # --- on the frozen backbone -----------------------------------------------------------------------------------------
