@@ -18,6 +18,7 @@ from densecl.evaluation.verdict import Comparison, judge_differences
 class Shape:
     name = "shape"
     title = "shape, drawn"
+    use = "what is round, as for wheels"
     class_names: ClassVar[Mapping[str, str]] = {}
     columns: ClassVar = {"round": "round", "hue": "hue"}
 

@@ -29,6 +29,11 @@ class Printed(Protocol):
     def title(self) -> str: ...
 
     @property
+    def use(self) -> str:
+        """What the task is like, and for what."""
+        ...
+
+    @property
     def class_names(self) -> Mapping[str, str]:
         """The scores of single classes, and the names of the classes; empty if there are none."""
         ...
@@ -85,7 +90,7 @@ def present(
     """Print a table for each task: a row for each set of weights, in percent, mean and deviation over the seeds.
 
     With several fractions of the labels there is a row for each. Below a table stand the verdicts. With `per_class` a
-    second table has a row for each class.
+    second table has a row for each class. The last line says what to follow where verdicts of tasks contradict.
     """
     for task in tasks:
         mine = [result for result in results if result.task == task.name]
@@ -93,6 +98,7 @@ def present(
         if per_class and task.class_names:
             _present_classes(task, fractions_of(mine), console)
         _present_verdicts([one for one in comparisons if one.task == task.name], console)
+    _present_contradictions(comparisons, {task.name: task.use for task in tasks}, console)
 
 
 def _present_task(task: Printed, by_fraction: Mapping[float | None, Sequence[Result]], console: Console) -> None:
@@ -160,6 +166,18 @@ def _present_verdicts(comparisons: Sequence[Comparison], console: Console) -> No
         where += [] if one.subset == ALL else [one.subset]
         about = ", ".join((shown(one.weights), *where))
         console.print(f"{about}: {printable(one.sentence)}", soft_wrap=True)
+
+
+def _present_contradictions(comparisons: Sequence[Comparison], uses: Mapping[str, str], console: Console) -> None:
+    """For weights that are better by one task and worse by another: which use each of the tasks is like."""
+    for weights in dict.fromkeys(one.weights for one in comparisons):
+        mine = [one for one in comparisons if one.weights == weights and one.subset == ALL]
+        by_task = {one.task: one.verdict.outcome for one in mine if one.verdict.outcome in ("better", "worse")}
+        if len(set(by_task.values())) == 2:
+            said = "; ".join(f"{task} ({outcome}): {uses[task]}" for task, outcome in by_task.items())
+            console.print(
+                f"{shown(weights)}: these tasks disagree; follow the one that is like your use. {said}", soft_wrap=True
+            )
 
 
 def _cell(summary: Summary) -> str:

@@ -41,6 +41,7 @@ class KnnScores(NamedTuple):
 
 
 class KnnTask(Task):
+    use = "whole images by their neighbors, as for search"
     columns: ClassVar = {"accuracy": "accuracy", "chance": "majority\nclass"}
 
     def open(self, context: Context) -> None:
