@@ -29,6 +29,7 @@ PLAIN = {
     "version",
     "views",
     "watched_file",
+    "weights_file",
 }
 EVERYTHING = {
     *PLAIN, "api", "augment", "checking", "cli", "commands", "config", "demo", "embedding", "evaluation", "exports",
@@ -52,7 +53,8 @@ MAY_IMPORT = {
     "version": set(),
     "views": set(),
     "watched_file": set(),
-    "config": {"choices", "errors", "files", "names", "normalization", "synonyms"},
+    "weights_file": set(),
+    "config": {"choices", "errors", "files", "names", "normalization", "synonyms", "weights_file"},
     "augment": PLAIN,
     "model": PLAIN,
     "images": PLAIN,

@@ -52,7 +52,16 @@ def test_the_probe_speaks_first(
 ) -> None:
     accuracies = ["0.3"] * len(probes)
     first, second = verdict(measured(tmp_path, *accuracies, probes=probes), random_start=random_start, probed=images)
-    assert first.startswith("Probe (") and found in first and second.startswith("Match accuracy")
+    assert first.startswith("Probe (") and found in first
+    assert second == "Match accuracy on fixed views: 30.0 % -> 30.0 % (chance 5.1 %). The probe is the better judge."
+
+
+def test_a_probe_that_sees_one_label_at_the_end_gives_no_verdict(tmp_path: Path) -> None:
+    first, second = verdict(measured(tmp_path, "0.2", "0.3", "0.4", probes=("47", "44")), probed=20)
+    assert first.endswith(
+        "at the end nearly all pixels get the same label, so it cannot tell. Let densecl evaluate judge."
+    )
+    assert second.endswith("20.0 % -> 40.0 % (chance 5.1 %): it learned.")
 
 
 def test_the_best_weights_are_named_with_what_the_start_and_the_end_had(tmp_path: Path, monkeypatch) -> None:

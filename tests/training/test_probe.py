@@ -19,6 +19,7 @@ from densecl.model import Backbone, create_backbone, save_backbone
 from densecl.model.weights import read_metadata
 from densecl.normalization import Normalization
 from densecl.training import best, build
+from densecl.training import probe as probe_module
 from densecl.training.early import check_early
 from densecl.training.headline import headline, stalled
 from densecl.training.probe import Probe, open_probe_labels, probed_images, size_for_all
@@ -92,7 +93,29 @@ def test_labels_that_its_cells_are_too_coarse_for(labeled: Path, tmp_path: Path,
         labels.putpixel((0, 0), 1)
         labels.save(path)
     pretrain(tiny(probe=str(dotted), steps=1), tmp_path / "run")
-    assert "warning: --probe sees one label everywhere" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.count("warning: --probe gave nearly all pixels the same label after step 0, so it has no number") == 1
+    assert "at the end nearly all pixels get the same label, so it cannot tell" in told
+    watched = rows(tmp_path / "run")
+    assert [row["probe"] for row in watched] == ["", ""]  # not the mIoU of one label everywhere, which says nothing
+    found = headline(watched)
+    assert found is not None and found.name == "match_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("confusion", "blind"),
+    [
+        ([[90, 0], [10, 0]], True),
+        ([[89, 1], [100, 0]], True),  # some pixels get the other label, but none of them is right
+        ([[900, 0], [1000, 9]], True),
+        ([[900, 0], [1000, 20]], False),
+        ([[0, 5], [0, 10]], True),
+        ([[9900, 0], [5, 1]], False),  # rare, but found
+        ([[5, 5, 0], [5, 5, 0], [9, 0, 0]], False),
+    ],
+)
+def test_where_all_pixels_get_one_label_it_is_blind(confusion: list[list[int]], blind: bool) -> None:
+    assert probe_module._blind(torch.tensor(confusion)) == blind
 
 
 def test_its_images_are_not_larger_than_they_will_be_used(labeled: Path) -> None:

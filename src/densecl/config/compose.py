@@ -14,6 +14,7 @@ from densecl.config.recipe import Recipe
 from densecl.config.rules import resting
 from densecl.config.settings import defaults
 from densecl.errors import UserError
+from densecl.weights_file import stated_architecture
 
 
 def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **settings: Any) -> Recipe:
@@ -27,7 +28,7 @@ def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **setti
     What a run chose itself (`settled` in its ``recipe.yaml``) is chosen anew where a later layer changes what it rests
     on. A length of one kind (epochs, steps, time limit) replaces one of another kind from an earlier layer; without
     any, a run lasts 200 epochs. ``method="densecl"`` becomes moco with dense weight 0.5, unless the same layer gives
-    another weight.
+    another weight. A backbone that no layer names is what the weights of `init` say they are.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type or out of range, no data, or a file that cannot be
@@ -46,6 +47,8 @@ def make_recipe(config: Path | str | Sequence[Path | str] | None = None, **setti
         if any(layer.get(length) is not None for length in LENGTHS):
             layer = dict.fromkeys(LENGTHS) | layer
         values |= _reopened(values, layer, preset) | layer
+    if values.get("init") and not any("backbone" in layer for layer in layers):
+        values["backbone"] = stated_architecture(values["init"]) or values.get("backbone", defaults()["backbone"])
     if all(values.get(length) is None for length in LENGTHS):
         values["epochs"] = 200
     if isinstance(values.get("data"), tuple) and len(values["data"]) == 1:

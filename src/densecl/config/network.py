@@ -12,7 +12,9 @@ _STRIDE = Range(lambda stride: stride in (8, 16, 32), "must be 8, 16 or 32")
 @settings
 class NetworkSettings(Generic[Open]):
     backbone: str = setting(
-        "resnet50", "Any timm model that gives a feature map: resnet18, convnext_nano, vit_small_patch16_224, ..."
+        "resnet50",
+        "Any timm model that gives a feature map: resnet18, convnext_nano, vit_small_patch16_224, ... Not given:"
+        " what the weights of --init say they are, if they do.",
     )
     output_stride: int | None = setting(
         None,

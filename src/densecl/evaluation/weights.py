@@ -14,10 +14,11 @@ from densecl.borrowed import seeded
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.timm_models import known_to_timm
-from densecl.model.weights import initialize_from, load_backbone, read_metadata, weights_file
+from densecl.model.weights import initialize_from, load_backbone, read_metadata
 from densecl.names import shown
 from densecl.normalization import IMAGENET as IMAGENET_NORMALIZATION
 from densecl.normalization import Normalization
+from densecl.weights_file import weights_file
 
 RANDOM, IMAGENET = "random", "imagenet"
 

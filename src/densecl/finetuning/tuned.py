@@ -30,12 +30,12 @@ from densecl.model.weights import (
     is_safetensors,
     outline,
     read_tensors,
-    weights_file,
     write_tensors,
 )
 from densecl.names import shown
 from densecl.normalization import Normalization
 from densecl.version import __version__
+from densecl.weights_file import weights_file
 
 #: Changes with the names of tensors and of the metadata.
 FORMAT = "densecl fine-tuned 1"

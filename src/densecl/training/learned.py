@@ -33,11 +33,18 @@ def verdict(out: Path, *, random_start: bool = True, probed: int | None = None) 
     """
     path = watched_file(out)
     rows = read_rows(path)
-    sentences = (_of_probe(rows, random_start, probed), _of_matches(rows, random_start), _of_best(out, rows))
+    of_probe = _of_probe(rows, random_start, probed)
+    judged = of_probe is not None and not _blind(rows)
+    sentences = (of_probe, _of_matches(rows, random_start, judged=judged), _of_best(out, rows))
     return [sentence for sentence in sentences if sentence is not None]
 
 
 def _of_probe(rows: Sequence[Mapping[str, str]], random_start: bool, probed: int | None) -> str | None:
+    if probed and len(rows) > 1 and _blind(rows):
+        return (
+            f"Probe (retrieval on {probed} labeled images): at the end nearly all pixels get the same label, so it"
+            " cannot tell. Let densecl evaluate judge."
+        )
     found = _first_and_last(rows, "probe")
     if found is None:
         return None
@@ -56,12 +63,21 @@ def _of_probe(rows: Sequence[Mapping[str, str]], random_start: bool, probed: int
     return f"Probe (retrieval on {images}): {first:.1f} -> {last:.1f} mIoU: {said}."
 
 
-def _of_matches(rows: Sequence[Mapping[str, str]], random_start: bool) -> str | None:
+def _blind(rows: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the last measurement has no number of the probe, which has one unless it is blind."""
+    return not rows or not rows[-1].get("probe")
+
+
+def _of_matches(rows: Sequence[Mapping[str, str]], random_start: bool, *, judged: bool) -> str | None:
+    """Without a verdict if the probe has given one: it asks for what is wanted, and the two may contradict."""
     found = _first_and_last(rows, "match_accuracy")
     if found is None or not (rows[-1].get("match_chance") or ""):
         return None
     (first, last), chance = found, float(rows[-1]["match_chance"])
     noise = 2 * MOVES / math.sqrt(int(rows[-1].get("pairs") or _PAIRS))
+    measured = f"Match accuracy on fixed views: {_percent(first)} -> {_percent(last)} (chance {_percent(chance)})"
+    if judged:
+        return f"{measured}. The probe is the better judge."
     if last - first > noise:
         said = "it learned"
     elif not random_start:
@@ -70,7 +86,7 @@ def _of_matches(rows: Sequence[Mapping[str, str]], random_start: bool) -> str | 
         said = "it got worse, try a lower --base-learning-rate"
     else:
         said = "nothing learned yet, train longer"
-    return f"Match accuracy on fixed views: {_percent(first)} -> {_percent(last)} (chance {_percent(chance)}): {said}."
+    return f"{measured}: {said}."
 
 
 def _of_best(out: Path, rows: Sequence[Mapping[str, str]]) -> str | None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtyping import Shaped, UInt8
+import torch
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -44,6 +45,10 @@ MEMORY_CELLS = 4096
 #: Images that go through the backbone at a time.
 BATCH_SIZE = 8
 
+#: A measurement is blind if it finds less than this fraction of the pixels that have another label than the one it
+#: gives most. Its mIoU then is that of one label everywhere, whatever the weights.
+FOUND = 0.01
+
 
 class Probe:
     """Labeled images to remember and others to ask about, all of one size.
@@ -58,7 +63,7 @@ class Probe:
 
     Attributes:
         seconds: of computing that the last measurement took.
-        blind: whether all pixels got the same label in it, so that it cannot tell good weights from bad ones.
+        blind: whether nearly all pixels got the same label in it, so that it cannot tell good weights from bad ones.
     """
 
     def __init__(
@@ -140,8 +145,15 @@ class Probe:
             return None
         self.seconds = time.monotonic() - began
         score = found["retrieval"]["all"]
-        self.blind = int((score.confusion.sum(dim=0) > 0).sum()) < 2
+        self.blind = _blind(score.confusion)
         return score.miou
+
+
+def _blind(confusion: Int64[Tensor, "classes classes"]) -> bool:
+    """Whether hardly a pixel is found but those of the label that is given most."""
+    others = torch.arange(len(confusion)) != confusion.sum(dim=0).argmax()
+    there, found = confusion.sum(dim=1)[others].sum(), confusion.diagonal()[others].sum()
+    return bool(found < FOUND * there) or not there
 
 
 class _Stopped(Exception):

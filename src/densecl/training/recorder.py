@@ -106,6 +106,7 @@ class Recorder(pl.Callback):
         self.stopped_early = False
         self.done = self._saved_step = timeline.start_step
         self.row: Row = {}
+        self._told_blind = False
         self._latest: Row = {}  # as `row`, but newer where rows are far apart
         self._part = self._parts_done()
         self._frozen_time: FrozenTime | None = None
@@ -302,10 +303,13 @@ class Recorder(pl.Callback):
             self.display.note("")
             if self._latest:
                 self._report()
-        if self.done == 0 and self.watching.probe is not None and self.watching.probe.blind:
+        probe = self.watching.probe
+        if probe is not None and probe.blind and not self._told_blind:
+            self._told_blind = True
             self._say(
-                "warning: --probe sees one label everywhere, so it cannot tell good weights from bad ones. Its cells"
-                " may be too coarse for these labels: try --output-stride 16, or a larger --image-size."
+                f"warning: --probe gave nearly all pixels the same label after step {self.done}, so it has no number"
+                " there. Its cells may be too coarse for these labels: try --output-stride 16, or a larger"
+                " --image-size."
             )
         self._keep_best(module)
 

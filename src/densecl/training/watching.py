@@ -32,7 +32,7 @@ COLUMNS = (
     "apart",  # how far clusters of cells lie apart
     "within",  # how wide they are
     "moved",  # 1 - mean cosine of a cell to that of the network as the run began
-    "probe",  # with --probe: mIoU of retrieval on the labeled images, percent
+    "probe",  # with --probe: mIoU of retrieval on the labeled images, percent; not where all got the same label
 )
 
 #: How a measurement is told of: what is done, how much of it is done, of how much.
@@ -105,7 +105,7 @@ class Watching:
             found = self.probe.miou(backbone, stop=stop, show=lambda *at: show("probing, image", *at))
             if found is None:
                 return None
-            score = found
+            score = math.nan if self.probe.blind else found
             self.fixed_pairs.allow_for(self.probe.seconds)
         seen = self.fixed_pairs.measure(backbone, stop=stop, show=lambda *at: show("measuring, pair", *at))
         if seen is None:

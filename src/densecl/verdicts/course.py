@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from densecl.verdicts.features import shown
-from densecl.verdicts.record import PROBE_NOISE, Record
+from densecl.verdicts.record import Record
 from densecl.verdicts.verdict import Found, percent
 
 #: So many measurements, of about ten a run, without a gain.
@@ -21,10 +21,7 @@ ROWS_OF_WAITING = 8
 
 def flat(record: Record) -> Found | None:
     """What is watched had risen, and no longer rises."""
-    for name, noise in (("probe", PROBE_NOISE), ("match_accuracy", record.noise)):
-        values = record.column(name)
-        if not values:
-            continue
+    for name, noise, values in record.headlines():
         earlier, late = values[:-FLAT], values[-FLAT:]
         if len(earlier) < 2:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from densecl.verdicts.record import EARLY, PROBE_NOISE, Record
+from densecl.verdicts.record import EARLY, Record
 from densecl.verdicts.verdict import Found, percent
 
 #: Fraction of an image's key cells that are some query cell's match, below which the matches have collapsed. Random
@@ -30,8 +30,7 @@ OFFSET, OFFSET_GLOBAL, ALL_OFFSET = 0.05, 0.2, 0.005
 
 def learning(record: Record) -> Found | None:
     """Whether what is watched has risen by more than noise."""
-    for name, noise in (("probe", PROBE_NOISE), ("match_accuracy", record.noise)):
-        values = record.column(name)
+    for name, noise, values in record.headlines():
         if len(values) < 2:
             continue
         (_, first), (_, last) = values[0], values[-1]
@@ -64,8 +63,7 @@ def no_gain(record: Record) -> Found | None:
         return None
     moved = record.column("moved")
     away = moved[-1][1] if moved else None
-    for name, noise in (("probe", PROBE_NOISE), ("match_accuracy", record.noise)):
-        values = record.column(name)
+    for name, noise, values in record.headlines():
         if len(values) < 2:
             continue
         (_, first), (_, last) = values[0], values[-1]

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,16 @@ class Record:
     def column(self, name: str) -> list[tuple[int, float]]:
         """Step and value of a column of watched.csv, where it was measured."""
         return [(int(row["step"]), row[name]) for row in self.watched if name in row]
+
+    def headlines(self) -> Iterator[tuple[str, float, list[tuple[int, float]]]]:
+        """What says whether a run learns, the most telling first.
+
+        Each is a column of watched.csv, what it has to change by, and its values. A column that the last row does not
+        have says nothing of the run as it is.
+        """
+        for name, noise in (("probe", PROBE_NOISE), ("match_accuracy", self.noise)):
+            if self.watched and name in self.watched[-1]:
+                yield name, noise, self.column(name)
 
     def progress(self, row: Numbers) -> float:
         """The fraction of the run, 0 to 1, that is done after a row of metrics.csv; nan if the row does not say.

@@ -1,7 +1,7 @@
 """Files of weights: the result of a run, and existing weights as a start."""
 
 from densecl.model.weights.result import check_fits, load_backbone, outline, read_metadata, save_backbone, write_tensors
-from densecl.model.weights.start import Start, initialize_from, weights_file
+from densecl.model.weights.start import Start, initialize_from
 from densecl.model.weights.teacher import Teacher, load_teacher
 from densecl.model.weights.tensor_files import check_finite, is_safetensors, read_tensors
 
@@ -18,6 +18,5 @@ __all__ = [
     "read_metadata",
     "read_tensors",
     "save_backbone",
-    "weights_file",
     "write_tensors",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from densecl.choices import UNKNOWN_LICENSE
 from densecl.model.weights.tensor_files import is_safetensors, shown
+from densecl.weights_file import configuration
 
 
 class License(NamedTuple):
@@ -36,15 +36,6 @@ def of_file(file: Path) -> License:
     own = configuration(file.with_name("config.json")).get("pretrained_cfg")
     found = _readable(own.get("license") if isinstance(own, dict) else None, "the file beside it says so")
     return found if found.name is not None or not is_safetensors(file) else _in_metadata(file)
-
-
-def configuration(path: Path) -> dict[str, Any]:
-    """timm's ``config.json`` beside weights from a hub; empty if there is none."""
-    try:
-        said = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 1_000_000 else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _in_metadata(file: Path) -> License:

@@ -20,21 +20,13 @@ from densecl.model.weights.pickles import Stored
 from densecl.model.weights.tensor_files import TensorFile, check_finite, is_counter, read_tensors, shown, size
 from densecl.names import counted
 from densecl.normalization import Normalization
+from densecl.weights_file import stated_architecture, weights_file
 
 #: If a smaller fraction of the tensors matches, the weights must be those of another model.
 LEAST_MATCHED = 0.5
 
 #: If a larger fraction of tensors is left over in the same parts of the network, the file may be of a larger model.
 MUCH_LEFT_OVER = 0.05
-
-#: Files to look for in a folder: first those of our runs, then those of others.
-IN_A_FOLDER = (
-    "backbone.safetensors",
-    "best.safetensors",  # of a run of finetune
-    "checkpoints/last.ckpt",
-    "model.safetensors",
-    "pytorch_model.bin",
-)
 
 
 class Start(NamedTuple):
@@ -92,14 +84,14 @@ def initialize_from(backbone: Backbone, source: Path | str) -> Start:
         example = next(iter(file.tensors), "nothing")
         raise UserError(
             f"{source}: only {len(matched)} of {len(own)} tensors of {backbone.name} matched by name and shape"
-            f" (the file has {len(file.tensors)}, such as '{shown(example)}'). Is it another architecture?"
+            f" (the file has {len(file.tensors)}, such as '{shown(example)}'). {_which(path)}"
         )
     if wrong:
         first = wrong[0]
         raise UserError(
             f"{source}: {len(wrong)} of {len(total)} tensors of {backbone.name} have another shape, such as {first}:"
             f" {size(tensors[first].shape)} in the file, {size(own[first].shape)} in {backbone.name}."
-            " Is it another architecture?"
+            f" {_which(path)}"
         )
     check_finite(matched, source)
     backbone.model.load_state_dict(matched, strict=False)
@@ -116,11 +108,12 @@ def initialize_from(backbone: Backbone, source: Path | str) -> Start:
     return Start(report, warnings, *normalization_of(backbone, path, fit), missing, channels, license)
 
 
-def weights_file(path: Path) -> Path:
-    """The file of weights in a folder, ours first; the path itself if it is no folder."""
-    if not path.is_dir():
-        return path
-    return next((path / name for name in IN_A_FOLDER if (path / name).is_file()), path / IN_A_FOLDER[0])
+def _which(path: Path | None) -> str:
+    """What to do about weights of another network."""
+    said = None if path is None else stated_architecture(path)
+    if said is None:
+        return "Is it another architecture?"
+    return f"It says that it is a {shown(said)}: --backbone {shown(said)}."
 
 
 def _adapted(fit: Fit, backbone: Backbone) -> dict[str, Tensor]:

@@ -12,11 +12,12 @@ from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.timm_models import known_to_timm
 from densecl.model.weights import hub
-from densecl.model.weights.licenses import License, configuration, of_file, of_timm
+from densecl.model.weights.licenses import License, of_file, of_timm
 from densecl.model.weights.result import load_backbone, read_metadata
-from densecl.model.weights.start import NotDownloaded, initialize_from, weights_file
+from densecl.model.weights.start import NotDownloaded, initialize_from
 from densecl.model.weights.tensor_files import is_safetensors, read_tensors, shown
 from densecl.normalization import IMAGENET, Normalization
+from densecl.weights_file import configuration, weights_file
 
 #: Channels of the images that published weights take.
 RGB = 3
