@@ -76,7 +76,7 @@ def test_the_baseline() -> None:
     there = "runs/a-seed0, runs/a-seed1, imagenet, random"
     for asked, complaint in (
         (["imagnet"], f"--baseline imagnet is none of the weights: {there}. Did you mean 'imagenet'?"),
-        (["x"], f"--baseline x is none of the weights: {there}."),
+        (["x"], f"--baseline x is none of the weights: {there}. Name it among WEIGHTS, too."),
         (["imagenet", "random"], "--baseline takes one of the weights, or runs whose names differ only in their seed"),
     ):
         with pytest.raises(UserError) as raised:

@@ -60,7 +60,8 @@ def find_baseline(arms: Sequence[Arm], asked: Sequence[str]) -> Arm:
     for name in asked:
         if os.path.normpath(name) not in known:
             there = ", ".join(shown(member) for arm in arms for member in arm.members)
-            raise UserError(f"--baseline {shown(name)} is none of the weights: {there}.{nearest(name, known)}")
+            hint = nearest(name, known) or " Name it among WEIGHTS, too."
+            raise UserError(f"--baseline {shown(name)} is none of the weights: {there}.{hint}")
     found = list(dict.fromkeys(known[os.path.normpath(name)] for name in asked))
     if len(found) > 1:
         raise UserError(
