@@ -129,7 +129,7 @@ def test_one_size_is_proposed_wherever_it_is_asked_for(tmp_path: Path) -> None:
             Image.new("L", (side, side // 2)).save(tmp_path / kind / split / "one.png")
     assert size_to_give(tmp_path) == (128, 64)  # between train and test
     both = [*open_labeled(tmp_path, "train").pairs, *open_labeled(tmp_path).pairs]
-    with pytest.raises(UserError, match="--image-size 128x64 is the usual one here"):
+    with pytest.raises(UserError, match=r"image_size=\(128, 64\) is the usual one here"):
         LabeledFiles(both).common_size()
     shutil.rmtree(tmp_path / "images/test")
     shutil.copytree(tmp_path / "images/train", tmp_path / "images/test")
@@ -196,7 +196,7 @@ def test_folders_below_a_split(folder: Path) -> None:
     assert is_labeled(folder)
     assert [image.name for image, _ in open_labeled(folder).pairs] == ["a.png"]
     (folder / "labels/val/city/a.png").rename(folder / "labels/val/city/a.gif")
-    with pytest.raises(UserError, match=r"no image .*labels/val/city/a\..*a\.gif is there, which is of no format"):
+    with pytest.raises(UserError, match=r"no label map .*labels/val/city/a\..*a\.gif is there, which is of no format"):
         open_labeled(folder)
     (folder / "images/val/city/a.png").unlink()
     with pytest.raises(UserError, match="the split val is empty"):

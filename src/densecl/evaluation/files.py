@@ -119,9 +119,7 @@ def _check_open(folder: Path, place: str) -> None:
     try:
         os.stat(os.path.join(folder, os.curdir))
     except PermissionError as error:
-        raise UserError(
-            f"{place}: {shown(folder)} cannot be read: {(error.strerror or 'no right').lower()}."
-        ) from error
+        raise UserError(f"{place}: {shown(folder)} cannot be read: permission denied.") from error
     except OSError:  # missing, or no name of a folder: the caller says so
         pass
 
