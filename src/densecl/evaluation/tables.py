@@ -174,7 +174,9 @@ def _present_contradictions(comparisons: Sequence[Comparison], uses: Mapping[str
         mine = [one for one in comparisons if one.weights == weights and one.subset == ALL]
         by_task = {one.task: one.verdict.outcome for one in mine if one.verdict.outcome in ("better", "worse")}
         if len(set(by_task.values())) == 2:
-            said = "; ".join(f"{task} ({outcome}): {uses[task]}" for task, outcome in by_task.items())
+            said = "; ".join(
+                f"{task} ({outcome}){uses[task] and f': {uses[task]}'}" for task, outcome in by_task.items()
+            )
             console.print(
                 f"{shown(weights)}: these tasks disagree; follow the one that is like your use. {said}", soft_wrap=True
             )

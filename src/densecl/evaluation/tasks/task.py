@@ -74,7 +74,7 @@ class Task(Pass):
     columns: ClassVar[Mapping[str, str]]
 
     #: What the task is like, and for what: it is said where verdicts of tasks contradict each other.
-    use: str
+    use: str = ""
 
     #: Whether something is always trained step by step, so that --steps and --learning-rate mean something.
     always_trained: ClassVar[bool] = False
