@@ -80,7 +80,7 @@ def test_python_is_told_of_parameters(call: Any, named: str) -> None:
 def test_the_command_line_is_told_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretrain", "--data", "x", "--out", "y", "--image-size", "8"]) == 2
     assert "error: --image-size must be at least 16 pixels, not 8." in capsys.readouterr().err
-    assert cli.main(["evaluate", "random", "--data", "/", "--task", "segmentation", "--steps", "3"]) == 2
+    assert cli.main(["evaluate", "random", "--data", "/", "--task", "knn", "--steps", "3"]) == 2
     assert "error: --steps is for detection and with --fine-tune." in capsys.readouterr().err
 
 

@@ -30,19 +30,24 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "run").mkdir()
     normalization = Normalization((0.5,) * 3, (0.25,) * 3)
     save_backbone(create_backbone("resnet10t"), home / "run/backbone.safetensors", normalization)
-    for split, count in (("train", 8), ("test", 4)):
+    draw_scenes(home / "data", 8, 4)
+    return home
+
+
+def draw_scenes(data: Path, train: int, test: int) -> None:
+    """Scenes of 40x36 px in the layout of CamVid. The names of their files begin with a and b in turn."""
+    for split, count in (("train", train), ("test", test)):
         scenes = Scenes(split, size=40, count=count)
         lines = []
         for kind in ("images", "labels"):
-            (home / "data" / kind / split).mkdir(parents=True)
+            (data / kind / split).mkdir(parents=True)
         for index in range(count):
             scene = scenes.scene(index)
             image, labels = f"images/{split}/{'ab'[index % 2]}{index}.png", f"labels/{split}/{index}.png"
-            Image.fromarray(scene.image.permute(1, 2, 0).numpy()[:36]).save(home / "data" / image)
-            Image.fromarray(scene.labels.numpy()[:36]).save(home / "data" / labels)
+            Image.fromarray(scene.image.permute(1, 2, 0).numpy()[:36]).save(data / image)
+            Image.fromarray(scene.labels.numpy()[:36]).save(data / labels)
             lines.append(f"{image} {labels}")
-        (home / "data" / f"{split}.txt").write_text("\n".join(lines))
-    return home
+        (data / f"{split}.txt").write_text("\n".join(lines))
 
 
 def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +86,7 @@ def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_same_each_time_and_alone_or_together(home: Path) -> None:
     def scores(*tasks: str, **settings: object) -> dict:
         found = evaluate([home / "run", "random"], tasks, home / "data", json=None, seeds=2, **settings)
+        assert all(result.by_image is None for result in found)  # of what the seeds draw, they say how sure it is
         return {result[:4]: result.scores for result in found}
 
     together = scores("retrieval", "clustering", label_fraction=0.5)
@@ -126,6 +132,31 @@ def test_the_verdict(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     # Both runs are the same file as the single one, so all spread is that of the random weights.
     assert len(runs["differences"]) == len(single["differences"]) == 2
     assert runs["mean"] == pytest.approx(single["mean"]) and runs["interval"] == pytest.approx(single["interval"])
+
+
+def test_where_nothing_is_drawn_the_test_images_say_how_sure_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_scenes(tmp_path / "data", 6, 12)
+    for number, name in enumerate(("run", "other", "copy")):
+        (tmp_path / name).mkdir()
+        torch.manual_seed(min(number, 1))
+        backbone = create_backbone("resnet10t")
+        save_backbone(backbone, tmp_path / name / "backbone.safetensors", Normalization((0.5,) * 3, (0.25,) * 3))
+    line = f"evaluate {tmp_path}/other {tmp_path}/copy {tmp_path}/run --task retrieval --data {tmp_path}/data --also a*"
+    assert main([*line.split(), "--json", f"{tmp_path}/1.json"]) == 0
+    shown = capsys.readouterr().out
+    assert "paired by test image; ± is half of a 95 % interval of the difference" in shown
+    found = json.loads((tmp_path / "1.json").read_text())
+    copy, run, *of_six = found["comparisons"]
+    same = f"cannot tell: the same as {tmp_path}/other on each of the 12 test images"
+    assert (copy["outcome"], copy["mean"], copy["interval"], copy["sentence"]) == ("unclear", 0, None, same)
+    assert run["interval"][0] < run["mean"] < run["interval"][1] and run["test_images"] == 12
+    assert run["interval_kind"] == "paired bootstrap of test images"
+    assert run["sentence"].endswith("on images like these (95 % by resampling the 12 test images)")
+    # Six of the images are too few. The counts of each image are not in the file.
+    assert all("6 test images cannot say how sure that is: `--label-fraction" in one["sentence"] for one in of_six)
+    assert "by_image" not in found["results"][0]
 
 
 def test_weights_that_are_not_done_are_not_compared(
@@ -229,6 +260,7 @@ def test_given_weights_are_asked_once_where_nothing_is_drawn(home: Path, tmp_pat
     (tmp_path / "index.csv").write_text("\n".join(lines))
     found = evaluate([home / "run"], "knn", tmp_path, image_size=(32, 32), json=None)
     assert [(result.seed, result.scores["accuracy"]) for result in found] == [(0, 100)]
+    assert found[0].by_image is not None and found[0].by_image.hits.tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +302,10 @@ def test_a_label_that_only_the_test_set_has_counts_as_0(tmp_path: Path, capsys: 
     settings = {"backbone": "resnet10t", "json": None, "seeds": 1}
     (result,) = evaluate(["random"], "segmentation", tmp_path, **settings)
     assert result.scores["iou_3"] == 0
-    assert "no training image has the label 3" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "no training image has the label 3" in shown.err
+    # 768 of the 1024 pixels of the only test image have the label 0.
+    assert result.floor == (37.5, 0) and "37.5 mIoU is what every pixel labeled '0' would score" in shown.out
     with pytest.raises(UserError, match="labels/test/1.png holds the label 3, but there are 3 classes"):
         evaluate(["random"], "segmentation", tmp_path, classes=3, **settings)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -152,3 +153,14 @@ def test_iou_agrees_with_sets_of_pixels(classes: int, seed: int) -> None:
     known = [value for value in expected if not math.isnan(value)]
     assert result.miou == pytest.approx(sum(known) / len(known))
     assert result.pixel_accuracy == pytest.approx(100 * sum(a == b for a, b in pairs) / len(pairs))
+
+
+def test_the_counts_of_each_image_add_up_to_the_score() -> None:
+    sets = drawn(8, seed=0, noise=True), drawn(10, seed=1, noise=True)
+    probes = {"kept": fit_retrieval, "not": fit_retrieval}
+    parts = {"some": {1, 4, 7}}
+    found = judge(Cells(), *sets, probes, classes=CLASSES, subsets=parts, by_image={"kept"}, batch_size=4, **STANDARD)
+    for subset, images in (("all", 10), ("some", 3)):
+        tally, miou = found["kept"][subset].by_image, found["kept"][subset].miou
+        assert len(tally) == images and tally.scores(np.ones((1, images), dtype=int))[0] == pytest.approx(miou)
+        assert found["not"][subset].by_image is None and found["not"][subset].miou == miou

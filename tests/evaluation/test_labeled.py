@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import struct
 import unicodedata
 import zlib
@@ -15,7 +17,7 @@ from PIL import Image
 from densecl.errors import UserError
 from densecl.evaluation import label_map
 from densecl.evaluation.files import visible
-from densecl.evaluation.labeled import LabeledFiles, check_classes, is_labeled, open_labeled, resize
+from densecl.evaluation.labeled import LabeledFiles, check_classes, is_labeled, open_labeled, resize, size_to_give
 from densecl.images.listing import list_folder
 
 
@@ -76,7 +78,7 @@ def test_what_cannot_be_used_is_named(folder: Path) -> None:
             bad[index]
 
 
-def test_voc_and_named_alike(folder: Path, tmp_path: Path) -> None:
+def test_voc_and_named_alike(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image, labels = Image.open(folder / "a.png"), Image.open(folder / "b_labels.png")
     voc, alike = tmp_path / "voc", tmp_path / "alike"
     for place in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
@@ -104,8 +106,35 @@ def test_voc_and_named_alike(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"val.txt, line 2: there is no image .*{name[:50]}.*[.]"):
             open_labeled(folder / "named")
     (alike / "labels/test/one.png").unlink()
-    with pytest.raises(UserError, match=r"one\.jpg has no label map"):
+    with pytest.raises(UserError, match=r"images/test/one\.jpg: there is no label map .*labels/test/one\.\*\."):
         open_labeled(alike)
+    really = os.stat
+
+    def closed(path: str | Path, **more: bool) -> os.stat_result:
+        if Path(path) == alike / "labels/test":  # chmod would not stop root
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return really(path, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", closed)
+        with pytest.raises(UserError, match=r"one\.jpg: .*alike/labels/test cannot be read: permission denied\.$"):
+            open_labeled(alike)
+
+
+def test_one_size_is_proposed_wherever_it_is_asked_for(tmp_path: Path) -> None:
+    """There are three splits of three sizes; `evaluate` uses two of them unless it is told otherwise."""
+    for split, side in (("train", 64), ("val", 320), ("test", 192)):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+            Image.new("L", (side, side // 2)).save(tmp_path / kind / split / "one.png")
+    assert size_to_give(tmp_path) == (128, 64)  # between train and test
+    both = [*open_labeled(tmp_path, "train").pairs, *open_labeled(tmp_path).pairs]
+    with pytest.raises(UserError, match=r"image_size=\(128, 64\) is the usual one here"):
+        LabeledFiles(both).common_size()
+    shutil.rmtree(tmp_path / "images/test")
+    shutil.copytree(tmp_path / "images/train", tmp_path / "images/test")
+    shutil.copyfile(tmp_path / "labels/train/one.png", tmp_path / "labels/test/one.png")
+    assert size_to_give(tmp_path) is None and size_to_give(tmp_path / "gone") is None
 
 
 def test_what_a_set_says_of_itself(folder: Path) -> None:
@@ -167,7 +196,7 @@ def test_folders_below_a_split(folder: Path) -> None:
     assert is_labeled(folder)
     assert [image.name for image, _ in open_labeled(folder).pairs] == ["a.png"]
     (folder / "labels/val/city/a.png").rename(folder / "labels/val/city/a.gif")
-    with pytest.raises(UserError, match=r"no image .*labels/val/city/a\..*a\.gif is there, which is of no format"):
+    with pytest.raises(UserError, match=r"no label map .*labels/val/city/a\..*a\.gif is there, which is of no format"):
         open_labeled(folder)
     (folder / "images/val/city/a.png").unlink()
     with pytest.raises(UserError, match="the split val is empty"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from densecl.errors import UserError
+from densecl.evaluation.floor import Floor
 from densecl.evaluation.results import Result, Summary, summarize, write_results
 from densecl.evaluation.settings import Settings
 
@@ -35,7 +36,13 @@ def test_the_file_is_strict_json(tmp_path: Path) -> None:
     content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert content["results"][0]["scores"] == {"miou": 1.5, "iou_0": None}
     assert content["summary"][0]["scores"]["miou"] == {"mean": 1.5, "deviation": None, "count": 1}
+    assert content["results"][0]["floor"] is None and content["summary"][0]["floor"] is None
     assert list(tmp_path.iterdir()) == [path]
+    result = Result("segmentation", "w", 0, "all", {"miou": 1.5}, floor=Floor(43.0, 2))
+    write_results([result, result._replace(subset="a*", floor=Floor(50.0, 1))], path, data="d", settings=Settings())
+    content = json.loads(path.read_text())
+    floors = [{"score": 43.0, "label": 2}, {"score": 50.0, "label": 1}]
+    assert [row["floor"] for row in content["summary"]] == [row["floor"] for row in content["results"]] == floors
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:

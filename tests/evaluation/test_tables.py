@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
+from densecl.evaluation.floor import Floor
 from densecl.evaluation.results import Result
 from densecl.evaluation.tables import Grid, present, show_grid
 from densecl.evaluation.verdict import Comparison, judge_differences
@@ -20,6 +21,7 @@ class Shape:
 
     name = "shape"
     title = "shape, drawn"
+    use = "what is round, as for wheels"
     columns: ClassVar = {"round": "round", "hue": "shade\nof color"}
     class_names: ClassVar = {"ap_1": "cat", "ap_2": "a dog", "ap_3": "eel"}
 
@@ -88,8 +90,41 @@ def test_the_scores_of_classes_stand_beside_their_names() -> None:
         "eel - -",
     ]
     shorter = io.StringIO()
+    assert "would score" not in text.getvalue()
     present(results, [Shape()], Console(file=shorter, width=80))
     assert "cat" not in shorter.getvalue()
+
+
+@pytest.mark.parametrize(("label", "name"), [(0, "sky\\x1b"), (3, "3")])
+def test_the_floor_stands_below_the_table(label: int, name: str) -> None:
+    class Labeled(Shape):
+        class_names: ClassVar = {"iou_0": "sky\x1b"}
+
+    result = Result("shape", "one", 0, "all", {"round": 43.2, "hue": 2.0}, floor=Floor(43.04, label))
+    text = io.StringIO()
+    present([result], [Labeled()], Console(file=text, width=40))
+    assert text.getvalue().splitlines()[-1] == f"43.0 round is what every pixel labeled '{name}' would score"
+
+
+def test_where_tasks_disagree_the_last_line_says_which_to_follow() -> None:
+    class Hue(Shape):
+        name = "hue"
+        use = "colors alone"
+
+    results = [Result(task, "one", 0, "all", {"round": 1.0, "hue": 2.0}) for task in ("shape", "hue")]
+    better, worse = (judge_differences({0: value, 1: 1.1 * value}) for value in (9.0, -9.0))
+    one = Comparison("shape", "one", "b", "all", None, "round", "round", "seed", better)
+    for other, expected in (
+        (one._replace(task="hue", verdict=worse), True),
+        (one._replace(task="hue"), False),
+        (one._replace(task="hue", verdict=worse, subset="a*"), False),
+        (one._replace(task="hue", verdict=worse, weights="another"), False),
+    ):
+        text = io.StringIO()
+        present(results, [Shape(), Hue()], Console(file=text, width=40), [one, other])
+        said = "one: these tasks disagree; follow the one that is like your use."
+        said += " shape (better): what is round, as for wheels; hue (worse): colors alone"
+        assert (text.getvalue().splitlines()[-1] == said) == expected and ("disagree" in text.getvalue()) == expected
 
 
 GRID = Grid(

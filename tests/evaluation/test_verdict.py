@@ -162,6 +162,7 @@ def test_by_hand() -> None:
             judge_differences({0: 2.5, 1: 2.5}),
             "2.5 AP above b at each of the 2 seeds, so they do not say how sure that is",
         ),
+        (Verdict("unclear", 0.5, {0: 0.5}, images=12), "cannot tell: 0.5 AP above b on each of the 12 test images"),
         (Verdict("not paired", 1.0, {}), "1.0 AP above b, but they have no seed in common, so this is no paired"),
         (judge_differences({0: 0.04, 1: -0.04}), "cannot tell, more than 1000 seeds would be needed: 0.0 ± 0.5 AP"),
         (judge_differences({0: 0.041, 1: 0.042, 2: 0.043}), "better than b by 0.04 ± 0.00 AP (3 seeds)"),
@@ -169,6 +170,13 @@ def test_by_hand() -> None:
 )
 def test_other_sentences(verdict: Verdict, expected: str) -> None:
     assert verdict.sentence("b", "AP").startswith(expected)
+
+
+def test_where_nothing_says_how_sure_the_way_out_is_named() -> None:
+    verdict = judge_differences({0: 0.5}, drawn=False)
+    comparison = Comparison("task", "w", "b", "all", 1.0, "miou", "mIoU", "seed", verdict)
+    assert comparison.sentence.endswith("how sure that is: `--label-fraction 0.5 --seeds 5` draws the labels")
+    assert comparison._replace(label_fraction=None).sentence.endswith("so seeds do not say how sure that is")
 
 
 @given(differences)
@@ -205,4 +213,6 @@ def test_the_file_takes_every_verdict(values: list[float], drawn: bool) -> None:
     comparison = Comparison("task", "w", "b", "all", None, "miou", "mIoU", "seed", verdict)
     content = json.loads(json.dumps(comparison.as_json(), allow_nan=False))
     assert content["sentence"] == comparison.sentence and content["outcome"] == verdict.outcome
+    assert content["interval_kind"] == (None if verdict.interval is None else "Student's t of seeds")
+    assert content["test_images"] is None
     assert [pair["difference"] for pair in content["differences"]] == values

@@ -77,7 +77,14 @@ def test_files_of_others_need_to_be_told_the_backbone(tmp_path: Path, run: Path)
         open_weights([tmp_path / "w.pth"], "resnet18")
     with pytest.raises(UserError, match="resnet18: .* says that it is a resnet10t. Leave it out"):
         open_weights([run], "resnet18")
-    assert open_weights([run, "random"], "resnet18")[1].architecture == "resnet18"
+    with pytest.raises(UserError, match="resnet18: .* says that it is a resnet10t. Leave it out"):
+        open_weights([run, "test_vit"], "resnet18")  # none of them needs it
+    stated, random = open_weights([run, "random"], "resnet18")
+    assert random.architecture == "resnet18" and random.warnings == ()
+    assert stated.architecture == "resnet10t"
+    assert stated.warnings == (
+        "it says that it is a resnet10t; --backbone resnet18 is only for weights that do not say theirs",
+    )
 
 
 def test_wrong_names(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

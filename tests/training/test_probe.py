@@ -22,7 +22,7 @@ from densecl.training import best, build
 from densecl.training import probe as probe_module
 from densecl.training.early import check_early
 from densecl.training.headline import headline, stalled
-from densecl.training.probe import Probe, open_probe_labels, probed_images, size_for_all
+from densecl.training.probe import Probe, open_probe_labels, probed_images
 from densecl.training.run import pretrain
 from tests.training.stopped import stop_after
 
@@ -166,12 +166,6 @@ def test_labels_beyond_the_classes_and_gray_values(labeled: Path, tmp_path: Path
         open_probe(recipe(folder, probe_classes=150), backbone, HALF)
     probe = open_probe(recipe(folder, probe_classes=201), backbone, HALF)
     assert probe is not None and probe.classes == 201
-    assert size_for_all(recipe(folder)) is None
-    for kind in ("images", "labels"):  # one of them is larger
-        path = next((folder / kind / "val").glob("*.png"))
-        with Image.open(path) as image:
-            image.resize((96, 64), Image.Resampling.NEAREST).save(path)
-    assert size_for_all(recipe(folder)) == (64, 64)
     assert probed_images(recipe(folder)) == 4 and probed_images(recipe(tmp_path / "gone")) is None
 
 

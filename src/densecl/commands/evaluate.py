@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from densecl.commands.flags import add_flags
+from densecl.evaluation.early import check_early
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.tasks import ALSO_CALLED, TASKS, check_names
 from densecl.images.presence import place
@@ -64,10 +65,14 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(weights: list[str], task: list[str], data: str, **settings: Any) -> None:
-    check_names([ALSO_CALLED.get(name, name) for name in task])
+    tasks = [ALSO_CALLED.get(name, name) for name in task]
+    check_names(tasks)
     for name in weights:
         check_weights(name)
-    place(data)
+    found, _ = place(data)
+    beside = ("baseline", "backbone", "json", "per_class")  # what belongs to the call, and is no setting of it
+    chosen = {name: value for name, value in settings.items() if name not in beside}
+    check_early(weights, tasks, found, chosen, settings.get("baseline", ()))
     print(f"Reading {shown(data)} ...", file=sys.stderr, flush=True)  # torch takes seconds to load
     from densecl.evaluation.compare import evaluate
 

@@ -12,8 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from densecl.errors import UserError, flag
-from densecl.evaluation.arms import Arm, arms_of, compare_arms, find_baseline
+from densecl.evaluation.arms import Arm, arms_of, find_baseline
 from densecl.evaluation.given import make_settings
+from densecl.evaluation.pairing import compare_arms
 from densecl.evaluation.results import ALL, Result, write_results
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.tables import present

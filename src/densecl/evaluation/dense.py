@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from densecl.borrowed import evaluating
 from densecl.errors import UserError
+from densecl.evaluation.floor import Floor, floor_of
 from densecl.evaluation.labeled import VOID, LabeledFiles, unknown_label
+from densecl.evaluation.resampling import Tally
 from densecl.evaluation.watched import watched
 from densecl.names import shown
 from densecl.normalization import Normalization
@@ -56,6 +58,12 @@ class Segmentation(NamedTuple):
     per_class_iou: tuple[float, ...]  # percent; nan for a class that occurs in neither
     pixel_accuracy: float  # percent
     confusion: Int64[Tensor, "classes classes"]  # pixels by label (row) and prediction (column)
+    by_image: Tally | None = None  # the same of each image, if it was asked for
+
+    @property
+    def floor(self) -> Floor:
+        """What one class everywhere would score on the same pixels."""
+        return floor_of(self.confusion.sum(dim=1).tolist())
 
     def scores(self) -> dict[str, float]:
         """The numbers as they stand in the file of results, with the IoU of each class."""
@@ -73,6 +81,7 @@ def judge(
     normalization: Normalization,
     ignore: Collection[int] = (),
     subsets: Mapping[str, Collection[int]] | None = None,
+    by_image: Collection[Key] = (),
     batch_size: int = 32,
     title: str | None = None,
 ) -> dict[Key, dict[str, Segmentation]]:
@@ -87,6 +96,7 @@ def judge(
         normalization: the one that the backbone was trained with.
         ignore: labels of pixels that count neither in training nor in the score. 255 is always one of them.
         subsets: names and indices of parts of `test` that also get a score of their own.
+        by_image: keys of the probes whose counts of each image are kept, two for each class.
         batch_size: images that go through the backbone at a time.
         title: stands in front of the progress on stderr. None: no progress is shown.
 
@@ -112,6 +122,7 @@ def judge(
         normalization=normalization,
         ignore=ignore,
         subsets=subsets,
+        by_image=by_image,
         batch_size=batch_size,
         title=None if title is None else f"{title} the test images",
     )
@@ -126,6 +137,7 @@ def score_test(
     normalization: Normalization,
     ignore: Collection[int],
     subsets: Mapping[str, Collection[int]] | None,
+    by_image: Collection[Key] = (),
     batch_size: int,
     title: str | None = None,
 ) -> dict[Key, dict[str, Segmentation]]:
@@ -134,6 +146,7 @@ def score_test(
     confusions = {
         name: {group: torch.zeros(classes, classes, dtype=torch.int64) for group in groups} for name in classifiers
     }
+    tallies = {name: Tally.empty(len(test), classes) for name in by_image}
     index = 0
     with evaluating(module):
         batches = _batches(module, test, normalization, classes, ignore, batch_size)
@@ -145,9 +158,16 @@ def score_test(
                     for group, members in groups.items():
                         if index + offset in members:
                             confusions[name][group] += counts
+                    if name in tallies:
+                        tallies[name].set(index + offset, *intersection_and_union(counts).numpy())
             index += len(labels)
     return {
-        name: {group: score(confusion) for group, confusion in by_group.items()}
+        name: {
+            group: score(confusion)._replace(
+                by_image=tallies[name].take(sorted(groups[group])) if name in tallies else None
+            )
+            for group, confusion in by_group.items()
+        }
         for name, by_group in confusions.items()
     }
 
@@ -278,6 +298,12 @@ def confusion_matrix(
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
+def intersection_and_union(confusion: Int64[Tensor, "classes classes"]) -> Int64[Tensor, "2 classes"]:
+    """Pixels of each class that are both labeled and predicted so, and that are either. Over images both add up."""
+    intersection = confusion.diagonal()
+    return torch.stack([intersection, confusion.sum(dim=0) + confusion.sum(dim=1) - intersection])
+
+
 def score(confusion: Int64[Tensor, "classes classes"]) -> Segmentation:
     """Intersection over union of each class, and its mean, over all pixels of a set at once.
 
@@ -286,8 +312,7 @@ def score(confusion: Int64[Tensor, "classes classes"]) -> Segmentation:
     """
     if not confusion.any():
         raise UserError("The test set has no labeled pixel to score.")
-    intersection = confusion.diagonal().double()
-    union = confusion.sum(dim=0) + confusion.sum(dim=1) - intersection
-    iou = 100 * intersection / union  # 0/0 is nan: the class occurs in neither
+    intersection, union = intersection_and_union(confusion)
+    iou = 100 * intersection.double() / union  # 0/0 is nan: the class occurs in neither
     accuracy = 100 * intersection.sum() / confusion.sum()
     return Segmentation(iou.nanmean().item(), tuple(iou.tolist()), accuracy.item(), confusion)

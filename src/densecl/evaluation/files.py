@@ -92,19 +92,36 @@ def existing(root: Path, name: str, place: str) -> Path:
     return found
 
 
-def any_extension(root: Path, name: str, place: str, extensions: Sequence[str] = EXTENSIONS) -> Path:
+def any_extension(
+    root: Path, name: str, place: str, extensions: Sequence[str] = EXTENSIONS, *, what: str = "image"
+) -> Path:
     """The file of a name (`located`) with the first of the extensions that there is, in small letters or capitals.
 
     Raises:
-        UserError: there is none. `place` says where the name stands.
+        UserError: there is none, or its folder is closed. `place` says where the name stands, `what` is what is
+            looked for.
     """
     for extension in extensions:
         for each in (extension, extension.upper()):
             if found := located(root, f"{name}{each}"):
                 return found
+    _check_open((root / name).parent, place)
     other = _of_stem(root / name)
     hint = f" {shown(other)} is there, which is of no format that is read." if other else ""
-    raise UserError(f"{place}: there is no image {shown(root / name)}.*.{hint}")
+    raise UserError(f"{place}: there is no {what} {shown(root / name)}.*.{hint}")
+
+
+def _check_open(folder: Path, place: str) -> None:
+    """
+    Raises:
+        UserError: the user may not look into the folder, so its files only seem to be missing.
+    """
+    try:
+        os.stat(os.path.join(folder, os.curdir))
+    except PermissionError as error:
+        raise UserError(f"{place}: {shown(folder)} cannot be read: permission denied.") from error
+    except OSError:  # missing, or no name of a folder: the caller says so
+        pass
 
 
 def _of_stem(path: Path) -> str | None:

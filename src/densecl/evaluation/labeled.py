@@ -223,6 +223,20 @@ def open_labeled(data: Path | str, split: str | None = None, *, channels: int = 
     return LabeledFiles(pairs, channels=channels)
 
 
+def size_to_give(data: Path | str, *, channels: int = 3) -> tuple[int, int] | None:
+    """(width, height) that `evaluate` asks for because the images of a folder differ in size; None if they do not.
+
+    Both it and its error look at all images of the splits that are used unless others are named.
+    """
+    try:
+        both = [open_labeled(data, split, channels=channels) for split in ("train", None)]
+        files = LabeledFiles([pair for each in both for pair in each.pairs], channels=channels)
+        alike = len({measured(path, channels) for path, _ in files.pairs}) == 1
+        return None if alike else files.usual_size()
+    except UserError:  # they are no longer there
+        return None
+
+
 def splits_of(data: Path) -> list[str]:
     """The names of a folder's splits, sorted."""
     return sorted({name for layout in LAYOUTS for name in layout.splits(data)})

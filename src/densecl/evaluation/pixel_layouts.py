@@ -23,6 +23,10 @@ Pair = tuple[Path, Path]
 _LABELS_FIRST = tuple(dict.fromkeys((*LABEL_EXTENSIONS, *EXTENSIONS)))
 
 
+def _label_map(folder: Path, name: str, place: str) -> Path:
+    return any_extension(folder, name, place, _LABELS_FIRST, what="label map")
+
+
 class Layout(NamedTuple):
     """A way to store images and their label maps."""
 
@@ -63,7 +67,7 @@ def _listed(data: Path, split: str) -> list[Pair] | None:
             image, label = (existing(listing.parent, word, place) for word in words)
         else:
             image = any_extension(listing.parent / "images", line, place)
-            label = any_extension(listing.parent / "labels", line, place, _LABELS_FIRST)
+            label = _label_map(listing.parent / "labels", line, place)
         pairs.append((image, label))
     return pairs
 
@@ -91,7 +95,7 @@ def _listed_by_voc(data: Path, split: str) -> list[Pair] | None:
     return [
         (
             any_extension(data / "JPEGImages", name, place),
-            any_extension(data / "SegmentationClass", name, place, _LABELS_FIRST),
+            _label_map(data / "SegmentationClass", name, place),
         )
         for place, name in read_lines(listing)
     ]
@@ -117,7 +121,7 @@ def _paired_by_name(data: Path, split: str) -> list[Pair] | None:
 
 def _label_of(image: Path, images: Path, labels: Path) -> Path:
     folder = labels / image.relative_to(images).parent
-    return any_extension(folder, image.stem, f"{shown(image)} has no label map", _LABELS_FIRST)
+    return _label_map(folder, image.stem, shown(image))
 
 
 #: Every layout, in the order in which a split is looked for.

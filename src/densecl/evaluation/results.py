@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from densecl.errors import UserError
+from densecl.evaluation.floor import Floor
+from densecl.evaluation.resampling import Tally
 from densecl.evaluation.settings import Settings
 from densecl.evaluation.verdict import Comparison
 from densecl.files import replacing
@@ -33,6 +35,16 @@ class Result(NamedTuple):
     seconds: float = 0.0
     # Of the training images, whose labels were used. None: the task draws none.
     label_fraction: float | None = None
+    # Of the first score, by test image. None: the seed draws something, or the score is no sum over images.
+    by_image: Tally | None = None
+    # Of the first score. None: it has none.
+    floor: Floor | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in the file. A score that does not exist (nan) becomes null."""
+        content = self._asdict()
+        del content["by_image"]  # every pixel's count would make the file large
+        return {**content, "scores": _null_for_nan(self.scores), "floor": floor_as_json(self.floor)}
 
 
 class Summary(NamedTuple):
@@ -51,6 +63,16 @@ def summarize(results: Sequence[Result]) -> dict[tuple[str, str, str], dict[str,
     return {
         key: {name: _summary([scores[name] for scores in found]) for name in found[0]} for key, found in grouped.items()
     }
+
+
+def floor_of_results(results: Iterable[Result], task: str, subset: str = ALL) -> Floor | None:
+    """The floor of a task on a part of the test images. It is the same for all weights, seeds and fractions."""
+    found = (result.floor for result in results if (result.task, result.subset) == (task, subset))
+    return next((floor for floor in found if floor is not None), None)
+
+
+def floor_as_json(floor: Floor | None) -> dict[str, Any] | None:
+    return None if floor is None else floor._asdict()
 
 
 def fractions_of(results: Iterable[Result]) -> dict[float | None, list[Result]]:
@@ -94,12 +116,13 @@ def write_results(
                 "subset": subset,
                 "label_fraction": fraction,
                 "scores": {name: _null_for_nan(summary._asdict()) for name, summary in scores.items()},
+                "floor": floor_as_json(floor_of_results(some, task, subset)),
             }
             for fraction, some in fractions_of(results).items()
             for (task, weights, subset), scores in summarize(some).items()
         ],
         "comparisons": [comparison.as_json() for comparison in comparisons],
-        "results": [{**result._asdict(), "scores": _null_for_nan(result.scores)} for result in results],
+        "results": [result.as_json() for result in results],
     }
     path = path.expanduser()
     try:

@@ -28,6 +28,27 @@ def check_splits(data: Path) -> None:
             raise UserError(f"{shown(data)} has no label maps {purpose}: looked for {_looked_for(names)}.")
 
 
+def check_some_labels(data: Path, name: str) -> None:
+    """
+    Args:
+        data: a folder.
+        name: of the split that is learned from. It is only named in the message: which splits there are, and which one
+            was meant, is told where they are opened.
+
+    Raises:
+        UserError: no split of any name is there.
+    """
+    if not data.is_dir():
+        raise UserError(f"{shown(data)}: no such folder of labeled images.")
+    for place in PLACES:
+        found = (path for path in data.glob(place.replace("SPLIT", "*")) if not path.name.startswith("."))
+        if place == FOLDERS:
+            found = (path for path in found if path.is_dir() and (data / "labels").is_dir())
+        if next(found, None) is not None:
+            return
+    raise UserError(f"{shown(data)} has no label maps: looked for {_looked_for([name])}.")
+
+
 def _is_there(data: Path, place: str, name: str) -> bool:
     path = data / place.replace("SPLIT", name)
     return path.is_dir() and (data / "labels" / name).is_dir() if place == FOLDERS else path.exists()

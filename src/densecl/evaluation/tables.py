@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from densecl.evaluation.results import ALL, Result, Summary, fractions_of, percent, summarize
+from densecl.evaluation.results import ALL, Result, Summary, floor_of_results, fractions_of, percent, summarize
 from densecl.evaluation.verdict import CONFIDENCE, Comparison
 from densecl.names import printable, shown
 
@@ -26,6 +27,11 @@ class Printed(Protocol):
 
     @property
     def title(self) -> str: ...
+
+    @property
+    def use(self) -> str:
+        """What the task is like, and for what."""
+        ...
 
     @property
     def class_names(self) -> Mapping[str, str]:
@@ -84,7 +90,7 @@ def present(
     """Print a table for each task: a row for each set of weights, in percent, mean and deviation over the seeds.
 
     With several fractions of the labels there is a row for each. Below a table stand the verdicts. With `per_class` a
-    second table has a row for each class.
+    second table has a row for each class. The last line says what to follow where verdicts of tasks contradict.
     """
     for task in tasks:
         mine = [result for result in results if result.task == task.name]
@@ -92,6 +98,7 @@ def present(
         if per_class and task.class_names:
             _present_classes(task, fractions_of(mine), console)
         _present_verdicts([one for one in comparisons if one.task == task.name], console)
+    _present_contradictions(comparisons, {task.name: task.use for task in tasks}, console)
 
 
 def _present_task(task: Printed, by_fraction: Mapping[float | None, Sequence[Result]], console: Console) -> None:
@@ -111,6 +118,11 @@ def _present_task(task: Printed, by_fraction: Mapping[float | None, Sequence[Res
     # Printed apart, because rich breaks a table's own title at the table's width.
     console.print(f"{task.title}, percent", style="italic", soft_wrap=True)
     show_grid(Grid(corner, rows, columns, cells), console)
+    floor = floor_of_results(itertools.chain.from_iterable(by_fraction.values()), task.name)
+    if floor is not None:
+        name = task.class_names.get(f"iou_{floor.label}", str(floor.label))
+        words = f"{_in_a_line(main_title)} is what every pixel labeled '{shown(name)}' would score"
+        console.print(f"{floor.score:.1f} {words}", soft_wrap=True)
 
 
 def _present_classes(task: Printed, by_fraction: Mapping[float | None, Sequence[Result]], console: Console) -> None:
@@ -141,7 +153,9 @@ def _present_verdicts(comparisons: Sequence[Comparison], console: Console) -> No
     if not comparisons:
         return
     pairs = {"seed": "seed of the evaluation", "run": "seed of the run"}
-    by = " or ".join(dict.fromkeys(pairs[one.counted] for one in comparisons))
+    by = " or ".join(
+        dict.fromkeys(pairs[one.counted] if one.verdict.images is None else "test image" for one in comparisons)
+    )
     heading = f"compared with {shown(comparisons[0].baseline)}, paired by {by}"
     if any(one.verdict.interval for one in comparisons):
         heading += f"; ± is half of a {percent(CONFIDENCE)} interval of the difference"
@@ -152,6 +166,20 @@ def _present_verdicts(comparisons: Sequence[Comparison], console: Console) -> No
         where += [] if one.subset == ALL else [one.subset]
         about = ", ".join((shown(one.weights), *where))
         console.print(f"{about}: {printable(one.sentence)}", soft_wrap=True)
+
+
+def _present_contradictions(comparisons: Sequence[Comparison], uses: Mapping[str, str], console: Console) -> None:
+    """For weights that are better by one task and worse by another: which use each of the tasks is like."""
+    for weights in dict.fromkeys(one.weights for one in comparisons):
+        mine = [one for one in comparisons if one.weights == weights and one.subset == ALL]
+        by_task = {one.task: one.verdict.outcome for one in mine if one.verdict.outcome in ("better", "worse")}
+        if len(set(by_task.values())) == 2:
+            said = "; ".join(
+                f"{task} ({outcome}){uses[task] and f': {uses[task]}'}" for task, outcome in by_task.items()
+            )
+            console.print(
+                f"{shown(weights)}: these tasks disagree; follow the one that is like your use. {said}", soft_wrap=True
+            )
 
 
 def _cell(summary: Summary) -> str:

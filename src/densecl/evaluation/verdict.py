@@ -18,12 +18,16 @@ MOST_SEEDS = 1000
 #: A standard deviation below this is rounding: all differences are the same.
 NO_SPREAD = 1e-9
 
+#: How seeds come to say something where nothing is drawn.
+WAY_OUT = "`--label-fraction 0.5 --seeds 5` draws the labels"
+
 #: better, worse: the interval lies on one side of 0.
 #: unclear: it holds 0.
 #: one seed: there is one difference, so there is no interval.
-#: not drawn: no seed changes the difference, so seeds say nothing of how sure it is.
+#: not drawn: no seed changes the difference, so seeds say nothing of how sure it is; and there are too few test images.
 #: not paired: the two have no seed in common.
-Outcome = Literal["better", "worse", "unclear", "one seed", "not drawn", "not paired"]
+#: at the floor: both score no more than one class everywhere would (`floor`), so their difference says nothing.
+Outcome = Literal["better", "worse", "unclear", "one seed", "not drawn", "not paired", "at the floor"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,12 @@ class Verdict:
         differences: by seed.
         deviation: standard deviation of the differences; of runs, with the spread of the evaluation's seeds. None if
             there is one or none.
-        interval: of the mean, at `CONFIDENCE`, by Student's t. None where seeds cannot say it.
+        interval: of the mean, at `CONFIDENCE`: by Student's t, or of test images by `resampling`. None where neither
+            can say it.
         seeds_needed: so many seeds would find a difference as large as this mean, with the probability `POWER`. None if
             it takes more than `MOST_SEEDS`, or if nothing is known of it.
+        images: the number of test images that were drawn anew for the interval. None: it is one of seeds.
+        floor: what one class everywhere would score, in percent, if both score no more than that.
     """
 
     outcome: Outcome
@@ -47,6 +54,8 @@ class Verdict:
     deviation: float | None = None
     interval: tuple[float, float] | None = None
     seeds_needed: int | None = None
+    images: int | None = None
+    floor: float | None = None
 
     def sentence(self, baseline: str, unit: str, counted: str = "seed") -> str:
         """The verdict in words.
@@ -62,13 +71,20 @@ class Verdict:
             size += f" ± {(self.interval[1] - self.interval[0]) / 2:.{decimals}f}"
         count = len(self.differences)
         seen = f"({count} {counted}{'s' * (count != 1)})"
+        if self.images is not None:
+            seen = f"on images like these ({100 * CONFIDENCE:g} % by resampling the {self.images} test images)"
         apart = f"{size} {unit} {'above' if self.mean >= 0 else 'below'} {baseline}"
         if self.interval is None and self.mean == 0:
             apart = f"the same as {baseline}"
+        if self.outcome == "at the floor":
+            return f"both are at the floor of {self.floor:.1f} {unit}; this task cannot tell them apart"
         if self.outcome == "better":
             return f"better than {baseline} by {size} {unit} {seen}"
         if self.outcome == "worse":
             return f"worse than {baseline} by {size} {unit} {seen}: do not use it"
+        if self.outcome == "unclear" and self.images is not None:
+            seen = seen if self.interval is not None else f"on each of the {self.images} test images"
+            return f"cannot tell: {apart} {seen}"
         if self.outcome == "unclear":
             needed = f"more than {MOST_SEEDS}" if self.seeds_needed is None else f"about {self.seeds_needed}"
             return f"cannot tell, {needed} {counted}s would be needed: {apart} {seen}"
@@ -78,6 +94,9 @@ class Verdict:
             return f"{apart}, but they have no seed in common, so this is no paired difference"
         if count > 1:
             return f"{apart} at each of the {count} {counted}s, so they do not say how sure that is"
+        if self.images is not None:
+            few = f"{self.images} test image{'s' * (self.images != 1)}"
+            return f"{apart} on these images; {few} cannot say how sure that is"
         return f"{apart} on these images; nothing was drawn, so seeds do not say how sure that is"
 
     def _decimals(self) -> int:
@@ -101,7 +120,15 @@ class Comparison(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        return self.verdict.sentence(self.baseline, self.unit, self.counted)
+        said = self.verdict.sentence(self.baseline, self.unit, self.counted)
+        # Only a task that learns from labels has a fraction of them.
+        return f"{said}: {WAY_OUT}" if self.verdict.outcome == "not drawn" and self.label_fraction is not None else said
+
+    def _kind(self) -> str | None:
+        """How the interval was found."""
+        if self.verdict.interval is None:
+            return None
+        return f"Student's t of {self.counted}s" if self.verdict.images is None else "paired bootstrap of test images"
 
     def as_json(self) -> dict[str, Any]:
         verdict = self.verdict
@@ -116,6 +143,8 @@ class Comparison(NamedTuple):
             "mean": verdict.mean,
             "interval": verdict.interval,
             "confidence": CONFIDENCE,
+            "interval_kind": self._kind(),
+            "test_images": verdict.images,
             "deviation": verdict.deviation,
             "seeds_needed": verdict.seeds_needed,
             "power": POWER,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import timm
@@ -96,8 +96,8 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
             that do.
 
     Raises:
-        UserError: a file that is not there, does not fit, or does not say what it is; a name given twice; the only
-            weights say another network than `architecture`.
+        UserError: a file that is not there, does not fit, or does not say what it is; a name given twice; no weights
+            need `architecture`, and some say another network.
     """
     names = [str(name) for name in names]
     if not names:
@@ -113,12 +113,11 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
 
     ours = {name: _load(name) for name in names if _is_ours(name)}
     known = next(iter(ours.values()), None)
-    if len(names) == 1 and architecture is not None:
-        _check_agrees(names[0], ours[names[0]].architecture if ours else of_timm.get(names[0]), architecture)
+    # timm's tag says whose weights, and is left out: "imagenet" means those that timm prefers.
+    said = {name: model.split(".")[0] for name, model in of_timm.items()}
+    said |= {name: weights.architecture for name, weights in ours.items()}
+    others = _of_others(names, said, architecture)
     if architecture is None:
-        # timm's tag says whose weights, and is left out: "imagenet" means those that timm prefers.
-        said = {name: model.split(".")[0] for name, model in of_timm.items()}
-        said |= {name: weights.architecture for name, weights in ours.items()}
         architecture = next((said[name] for name in names if name in said), None)
     found = []
     for name in names:
@@ -141,18 +140,30 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
             found.append(_initialized(name, architecture, IMAGENET))
         else:
             found.append(_initialized(name, architecture, Path(name).expanduser()))
-    return found
+    ignored = f"--backbone {shown(architecture or '')} is only for weights that do not say theirs"
+    return [
+        replace(one, warnings=(*one.warnings, f"it says that it is a {shown(one.architecture)}; {ignored}"))
+        if one.name in others
+        else one
+        for one in found
+    ]
 
 
-def _check_agrees(name: str, said: str | None, architecture: str) -> None:
-    """
+def _of_others(names: Sequence[str], said: Mapping[str, str], architecture: str | None) -> list[str]:
+    """The weights that say another network than the one that was given for those that do not say it.
+
     Raises:
-        UserError: the weights say that they are of another network, so `architecture` would be ignored.
+        UserError: there are such, and none that need to be told, so `architecture` would be ignored.
     """
-    if said is not None and said.split(".")[0] != architecture.split(".")[0]:
+    if architecture is None:
+        return []
+    others = [name for name in names if name in said and said[name].split(".")[0] != architecture.split(".")[0]]
+    if others and all(name in said for name in names):
+        name = others[0]
         raise UserError(
-            f"--backbone {shown(architecture)}: {shown(name)} says that it is a {shown(said)}. Leave it out."
+            f"--backbone {shown(architecture)}: {shown(name)} says that it is a {shown(said[name])}. Leave it out."
         )
+    return others
 
 
 def _timm_name(name: str) -> str | None:

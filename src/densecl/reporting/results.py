@@ -21,7 +21,11 @@ def shown_evaluation(evaluation: Evaluation) -> dict[str, Any]:
             tasks.setdefault(str(row.get("task", "")), []).append(row)
     comparisons = content.get("comparisons")
     found = [
-        {"about": _about(one), "sentence": one["sentence"], "pairs": _pairs(one.get("differences"))}
+        {
+            "about": _about(one),
+            "sentence": one["sentence"],
+            "rests_on": _interval(one) or _pairs(one.get("differences")),
+        }
         for one in (comparisons[:MOST_COMPARISONS] if isinstance(comparisons, list) else [])
         if isinstance(one, dict) and isinstance(one.get("sentence"), str)
     ]
@@ -79,8 +83,20 @@ def _percent(fraction: Any) -> str:
     return f"{100 * fraction:g} %" if isinstance(fraction, int | float) else ""
 
 
+def _interval(comparison: Mapping[str, Any]) -> str:
+    """The interval of a verdict that rests on the test images. Empty if it rests on seeds."""
+    ends, sure = comparison.get("interval"), comparison.get("confidence")
+    numbers = [*ends, sure] if isinstance(ends, list) else []
+    if comparison.get("test_images") is None or len(numbers) != 3:
+        return ""
+    if not all(isinstance(number, int | float) for number in numbers):
+        return ""
+    return f"{_percent(sure)} interval of the difference: {numbers[0]:+.1f} to {numbers[1]:+.1f}"
+
+
 def _pairs(differences: Any) -> str:
     """The difference to the baseline at each seed: the pairs that the verdict rests on."""
     found = differences if isinstance(differences, list) else []
     values = [one.get("difference") for one in found if isinstance(one, dict)]
-    return ", ".join(f"{value:+.1f}" for value in values[:20] if isinstance(value, int | float))
+    said = ", ".join(f"{value:+.1f}" for value in values[:20] if isinstance(value, int | float))
+    return f"Differences by seed: {said}" if said else ""

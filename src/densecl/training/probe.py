@@ -205,19 +205,6 @@ class _Files(NamedTuple):
     split: str  # of the latter
 
 
-def size_for_all(settings: Settings[Any]) -> tuple[int, int] | None:
-    """(width, height) that `evaluate` must be given for the images of the probe of a run; None: they have one size."""
-    if settings.probe is None:
-        return None
-    try:
-        train, test, _ = _files(settings)
-        both = LabeledFiles((*train.pairs, *test.pairs), channels=settings.channels)
-        alike = len({measured(path, settings.channels) for path, _ in both.pairs}) == 1
-        return None if alike else both.usual_size()
-    except UserError:  # they are no longer there
-        return None
-
-
 class ProbeLabels(NamedTuple):
     """The labels of a probe, read and checked. What is missing for a `Probe` is known once there is a backbone."""
 

@@ -19,6 +19,7 @@ from densecl.config.recipe import Recipe, Resolved
 from densecl.config.setting import seconds_in
 from densecl.config.settings import Settings
 from densecl.errors import UserError
+from densecl.evaluation.labeled import size_to_give
 from densecl.model import save_backbone
 from densecl.names import counted, few, shown
 from densecl.progress import Screen, duration
@@ -33,7 +34,7 @@ from densecl.training.launch import check_not_importing, launch, tell_parent
 from densecl.training.learned import next_steps, verdict
 from densecl.training.logs import threads_of_loggers_quiet
 from densecl.training.peers import Peers
-from densecl.training.probe import probed_images, size_for_all
+from densecl.training.probe import probed_images
 from densecl.training.provenance import after
 from densecl.training.run_folder import agree_with_past, check_space, claimed, clear
 from densecl.training.vacant import check_folder, check_free
@@ -251,5 +252,7 @@ def _conclude(resolved: Resolved, result: RunResult, voice: Voice) -> None:
         voice.say(line)
     if (still := at_the_end(read_record(result.out))) is not None:
         voice.say(still)
-    for line in next_steps(resolved, result.out, size_for_all(resolved)):
+    labeled = resolved.probe
+    size = None if labeled is None else size_to_give(labeled, channels=resolved.channels)
+    for line in next_steps(resolved, result.out, size):
         voice.say_to_copy(line)

@@ -27,7 +27,7 @@ def images(count: int, shown: int = 4) -> list[tuple[torch.Tensor, int]]:
 
 
 def test_classes_painted_into_the_features_score_100() -> None:
-    for found in classify_by_neighbors(Cells(), images(120), seeds=(0, 1), batch_size=50, **STANDARD):
+    for found, _ in classify_by_neighbors(Cells(), images(120), seeds=(0, 1), batch_size=50, **STANDARD):
         assert found.accuracy == 100 and 10 < found.chance < 50
 
 
@@ -35,14 +35,14 @@ def test_half_right_features_score_what_was_planted() -> None:
     # Classes 0 and 2 look the same, 1 and 3 too, and the first of each pair are three times as many.
     planted = [item for item in images(400, shown=2) for _ in range(3 if item[1] < 2 else 1)]
     found = classify_by_neighbors(Cells(), planted, seeds=range(5), **STANDARD)
-    assert sum(each.accuracy for each in found) / 5 == pytest.approx(75, abs=5)
+    assert sum(each.accuracy for each, _ in found) / 5 == pytest.approx(75, abs=5)
 
 
 def test_noise_scores_chance() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = [(torch.randint(0, 256, (3, 8, 8), generator=generator, dtype=torch.uint8), n % 4) for n in range(500)]
     found = classify_by_neighbors(Cells(), noise, seeds=range(4), **STANDARD)
-    assert sum(each.accuracy for each in found) / 4 == pytest.approx(25, abs=7)
+    assert sum(each.accuracy for each, _ in found) / 4 == pytest.approx(25, abs=7)
 
 
 def test_votes_are_those_of_the_formula() -> None:

@@ -22,6 +22,7 @@ class Row(NamedTuple):
     home: str  # "module:class"
     measures: str  # what it measures, in a line or two of help
     defaults: str = ""  # the defaults that differ from task to task
+    labels_pixels: bool = False  # whether it needs a label for every pixel
 
 
 TASKS = {
@@ -38,15 +39,18 @@ TASKS = {
     "retrieval": Row(
         "densecl.evaluation.tasks.retrieval:RetrievalTask",
         "mIoU when each cell takes the labels of the most similar training cells; nothing is trained",
+        labels_pixels=True,
     ),
     "segmentation": Row(
         "densecl.evaluation.tasks.segmentation:SegmentationTask",
         "mIoU of a linear classifier of cells; with --fine-tune a head and the backbone are trained together",
         "with --fine-tune --steps 300 --batch-size 16",
+        labels_pixels=True,
     ),
     "clustering": Row(
         "densecl.evaluation.tasks.clustering:ClusteringTask",
         "mIoU when cells are clustered without labels and each cluster takes its most common class",
+        labels_pixels=True,
     ),
     "knn": Row(
         "densecl.evaluation.tasks.knn:KnnTask",

@@ -21,6 +21,8 @@ CANDIDATES = 16
 
 
 class ClusteringTask(ProbeTask):
+    use = "groups that form without labels, as for sorting"
+
     def fit(self, train: LabeledMaps, classes: int, seed: int) -> Classify:
         return fit_clusters(train, classes, seed=seed)
 

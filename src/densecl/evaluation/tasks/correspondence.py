@@ -57,6 +57,7 @@ class MatchScores(NamedTuple):
 
 
 class CorrespondenceTask(Task):
+    use = "cells find each other, as for matching or tracking"
     columns: ClassVar = {
         "accuracy": "accuracy",
         "chance": "chance\nlevel",

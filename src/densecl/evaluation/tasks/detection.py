@@ -22,6 +22,7 @@ from densecl.normalization import Normalization
 
 
 class DetectionTask(Task):
+    use = "a detector is trained on top"
     columns: ClassVar = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
     usual_stride = None
     always_trained = True

@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from densecl.borrowed import evaluating
 from densecl.evaluation.classified import Partition, draw_partition, open_classified
 from densecl.evaluation.dense import device_of, normalize
+from densecl.evaluation.resampling import Tally
 from densecl.evaluation.results import ALL, Result
 from densecl.evaluation.settings import BATCH_SIZE
 from densecl.evaluation.tasks.task import Context, Task, some_of
@@ -39,6 +41,7 @@ class KnnScores(NamedTuple):
 
 
 class KnnTask(Task):
+    use = "whole images by their neighbors, as for search"
     columns: ClassVar = {"accuracy": "accuracy", "chance": "majority\nclass"}
 
     def open(self, context: Context) -> None:
@@ -72,8 +75,11 @@ class KnnTask(Task):
             partition=self.images.partition,
             title=f"{weights.name}: features of the images",
         )
-        for seed, scores in zip(seeds, found, strict=True):
-            yield Result(self.name, weights.name, seed, ALL, scores._asdict())
+        fixed = self.images.test_split is not None and not weights.random
+        for seed, (scores, right) in zip(seeds, found, strict=True):
+            ones = np.ones((len(right), 1), dtype=np.int32)
+            by_image = Tally(right.numpy()[:, None].astype(np.int32), ones) if fixed else None
+            yield Result(self.name, weights.name, seed, ALL, scores._asdict(), by_image=by_image)
 
 
 def _draw_some(count: int, most: int) -> list[int]:
@@ -91,7 +97,7 @@ def classify_by_neighbors(
     seeds: Sequence[int] = (0,),
     partition: Callable[[int], Partition] | None = None,
     title: str | None = None,
-) -> list[KnnScores]:
+) -> list[tuple[KnnScores, Bool[Tensor, "batch"]]]:
     """Predict the class of each query image by a vote of its 20 nearest support images.
 
     The vector of an image is the mean over its feature map. The backbone goes over the images once for all seeds.
@@ -104,6 +110,9 @@ def classify_by_neighbors(
         seeds: each draws another query and support set.
         partition: gives the query and support set for a seed. Not given: a fifth of the images is drawn as queries.
         title: stands in front of the progress on stderr. None: no progress is shown.
+
+    Returns:
+        For each seed the scores, and which of the query images found their class.
 
     Raises:
         UserError: there are fewer than two images.
@@ -122,10 +131,10 @@ def classify_by_neighbors(
     found = []
     for query, support in partitions:
         predicted = vote(all_vectors[query], all_vectors[support], all_labels[support])
-        right = (predicted == all_labels[query]).float().mean().item()
+        right = (predicted == all_labels[query]).cpu()
         majority = Counter(all_labels[support].tolist()).most_common(1)[0][0]
         chance = (all_labels[query] == majority).float().mean().item()
-        found.append(KnnScores(100 * right, 100 * chance))
+        found.append((KnnScores(100 * right.float().mean().item(), 100 * chance), right))
     return found
 
 

@@ -76,11 +76,15 @@ class ProbePass(Pass):
         place = {index: position for position, index in enumerate(used)}
         rows, cols = (-(-side // backbone.stride) for side in reversed(splits.size))
         fits: dict[tuple[str, int, float], Fit] = {}
+        fixed = set()  # keys of those that no seed changes: their images say how sure a difference is
         for probe in self.probes:
             for (seed, fraction), chosen in drawn.items():
-                if seed == seeds[0] or fraction < 1 or probe.is_drawn(len(chosen) * rows * cols):
+                by_seed = fraction < 1 or probe.is_drawn(len(chosen) * rows * cols)
+                if seed == seeds[0] or by_seed:
                     images = [place[index] for index in chosen]
                     fits[probe.name, seed, fraction] = functools.partial(_fit, probe, images, seed)
+                if not by_seed and not weights.random:
+                    fixed.add((probe.name, seed, fraction))
         judged = judge(
             backbone,
             splits.train.take(used),
@@ -90,12 +94,22 @@ class ProbePass(Pass):
             normalization=weights.normalization,
             ignore=settings.ignore,
             subsets=splits.subsets,
+            by_image=fixed & fits.keys(),
             batch_size=settings.batch_size or BATCH_SIZE,
             title=f"{weights.name}: features of",
         )
         for (task, seed, fraction), by_subset in judged.items():
             for subset, found in by_subset.items():
-                yield Result(task, weights.name, seed, subset, found.scores(), label_fraction=fraction)
+                yield Result(
+                    task,
+                    weights.name,
+                    seed,
+                    subset,
+                    found.scores(),
+                    label_fraction=fraction,
+                    by_image=found.by_image,
+                    floor=found.floor,
+                )
 
 
 def _fit(probe: ProbeTask, images: Sequence[int], seed: int, train: LabeledMaps, classes: int) -> Classify:

@@ -22,6 +22,8 @@ CHUNK = 1024
 
 
 class RetrievalTask(ProbeTask):
+    use = "neighbors as they are, as for search or knn"
+
     def fit(self, train: LabeledMaps, classes: int, seed: int) -> Classify:
         return fit_retrieval(train, classes, seed=seed)
 

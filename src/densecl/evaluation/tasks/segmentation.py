@@ -41,6 +41,12 @@ RIDGE = 1e-4
 class SegmentationTask(ProbeTask):
     fine_tunes = True
 
+    @property
+    def use(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self.fine_tuned:
+            return "the backbone is trained further with a head, as for a segmenter of your own"
+        return "a classifier is trained on top, as for a segmenter"
+
     def open(self, context: Context) -> None:
         if self.fine_tuned:  # a pass of its own, because every step needs other features
             self.splits = context.once(open_splits)
@@ -71,7 +77,15 @@ class SegmentationTask(ProbeTask):
                 **self.settings.training(),
             )
             for subset, segmentation in found.items():
-                yield Result(self.name, weights.name, seed, subset, segmentation.scores(), label_fraction=fraction)
+                yield Result(
+                    self.name,
+                    weights.name,
+                    seed,
+                    subset,
+                    segmentation.scores(),
+                    label_fraction=fraction,
+                    floor=segmentation.floor,
+                )
 
 
 # --- on the frozen backbone -----------------------------------------------------------------------------------------

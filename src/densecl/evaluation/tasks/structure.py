@@ -47,6 +47,7 @@ class Structure(NamedTuple):
 
 
 class StructureTask(Task):
+    use = "how cells lie in feature space, as a hint where there are no labels"
     columns: ClassVar = {
         "rank": "effective\nrank",
         "apart": "clusters\napart",

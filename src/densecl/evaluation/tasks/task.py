@@ -73,6 +73,9 @@ class Task(Pass):
     #: The scores that the printed table shows, and their titles. The first is the one shown for parts of the test set.
     columns: ClassVar[Mapping[str, str]]
 
+    #: What the task is like, and for what: it is said where verdicts of tasks contradict each other.
+    use: str = ""
+
     #: Whether something is always trained step by step, so that --steps and --learning-rate mean something.
     always_trained: ClassVar[bool] = False
 
