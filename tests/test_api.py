@@ -22,6 +22,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Pat
     monkeypatch.chdir(tmp_path)
     for folder in ("images", "photos"):
         (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").touch()
     (tmp_path / "weights.pth").touch()
     runs = []
     monkeypatch.setattr(run, "pretrain", lambda recipe, out, **options: runs.append((recipe, out, options)))

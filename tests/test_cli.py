@@ -16,6 +16,7 @@ from densecl.cli import main
 from densecl.config.compose import make_recipe
 from densecl.config.settings import field_names
 from densecl.errors import SharedError, UserError
+from densecl.failures import refused
 
 
 @pytest.fixture
@@ -167,6 +168,13 @@ def wrapped() -> Exception:
             2,
             "densecl: error: x/1.png: Permission denied.",
         ),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            2,
+            "densecl: error: run: File too large (ulimit -f, or what the file system takes). Put that right, then run",
+        ),
+        (Exception("I/O error: File too large (os error 27)"), 2, "densecl: error: run: File too large (ulimit -f"),
+        (OSError(errno.EIO, "Input/output error", "y"), 2, "densecl: error: y: Input/output error. Put that right"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "densecl: error: x: File name too long."),
         (KeyboardInterrupt(), 130, "densecl: interrupted\n"),
     ],
@@ -183,6 +191,22 @@ def test_how_a_command_ends(
     assert output.out == ""
     assert output.err.startswith(told)
     assert output.err.count("\n") == 1
+
+
+def test_how_to_go_on_after_a_full_disk(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    told = "No space left on the disk. Free some, then {}"
+    assert refused(full, "pretrain", tmp_path) == told.format("run it again.")
+    assert refused(full, "export", str(tmp_path)) == told.format("run it again: nothing was written.")
+    assert refused(full, "evaluate", None) == told.format("run it again.")
+    assert refused(full, "embed", tmp_path / "x.npy") == told.format("run it again.")
+    (tmp_path / "x.npy.parts").mkdir()
+    assert refused(full, "embed", str(tmp_path / "x.npy")) == told.format("go on with --resume.")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    for command in ("pretrain", "finetune"):
+        assert refused(full, command, tmp_path) == told.format("go on with --resume: the last checkpoint is whole.")
+    assert refused(FileNotFoundError(errno.ENOENT, "No such file"), "export", None) is None
 
 
 def test_what_another_process_shows_is_shown_once(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

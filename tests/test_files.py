@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +136,25 @@ def test_free_space_may_be_unknown(tmp_path: Path, monkeypatch) -> None:
     for reason in ("ENOSYS", "EIO", "ESTALE"):
         monkeypatch.setattr(shutil, "disk_usage", refuse(reason))
         assert free_bytes(tmp_path) is None
+
+
+def test_errors_name_what_the_user_named_and_not_the_hidden_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".x.12345678.part"))
+
+    with pytest.raises(FileNotFoundError) as failed, new_folder(tmp_path / "x") as folder:
+        (folder / "none/model.bin").touch()
+    assert failed.value.filename == str(tmp_path / "x/none/model.bin")
+    (tmp_path / "y.part").mkdir()
+    with pytest.raises(IsADirectoryError) as failed, replacing(tmp_path / "y"):
+        pass
+    assert failed.value.filename == str(tmp_path / "y")
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(PermissionError) as failed, new_folder(tmp_path / "x"):
+        pass
+    assert failed.value.filename == str(tmp_path / "x")
 
 
 def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ PLAIN = {
     "architectures",
     "borrowed",
     "choices",
+    "comparing",
     "cores",
     "errors",
+    "failures",
     "files",
     "interrupts",
     "names",
@@ -42,8 +44,10 @@ MAY_IMPORT = {
     "architectures": {"errors"},
     "borrowed": set(),
     "choices": set(),
+    "comparing": set(),
     "cores": set(),
     "errors": set(),
+    "failures": {"names"},
     "files": set(),
     "interrupts": set(),
     "names": set(),
@@ -72,7 +76,7 @@ MAY_IMPORT = {
     "demo": EVERYTHING - {"cli", "commands"},
     "cli": EVERYTHING,
     "__init__": EVERYTHING,  # hands out names lazily
-    "__main__": {"cli"},
+    "__main__": {"cli", "interrupts"},
 }
 HEAVY = ("torch", "torchvision", "lightning", "timm", "numpy", "PIL", "matplotlib", "rich")
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import queue
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from densecl.interrupts import STOPPING, Interrupts
 
@@ -67,3 +72,65 @@ def test_the_first_signal_is_told_at_once_and_only_once() -> None:
     finally:
         interrupts.ignore()
     assert told.empty()
+
+
+#: A program whose first interrupt is lost: in a destructor, as of a library, or in a careless `except:`.
+LOSING = """
+import os, signal, sys, time
+import densecl.cli, densecl.interrupts, densecl.__main__ as front
+densecl.interrupts.INSIST = 0.5
+
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+        time.sleep(0.1)
+
+def main():
+    if {destructor}:
+        Destroyed()
+    else:
+        try:
+            os.kill(os.getpid(), signal.{number})
+            time.sleep(5)
+        except:
+            pass
+    try:
+        time.sleep(20)
+        print("still here")
+    finally:
+        print("in order")
+    return 0
+
+densecl.cli.main = main
+sys.exit(front.run())
+"""
+
+
+@pytest.mark.parametrize(("number", "destructor"), [("SIGINT", True), ("SIGINT", False), ("SIGTERM", True)])
+def test_a_signal_that_a_library_swallows_still_ends_the_command(number: str, destructor: bool) -> None:
+    program = LOSING.format(number=number, destructor=destructor)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    told = "densecl: interrupted\n" if number == "SIGINT" else ""
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.Signals[number], "in order\n", told)
+
+
+#: `densecl`, which says when it has begun to listen.
+TELLING = """
+import densecl.interrupts, densecl.__main__ as front
+listen = densecl.interrupts.Leaving.listen
+densecl.interrupts.Leaving.listen = lambda self: (listen(self), print(1, flush=True))
+raise SystemExit(front.run())
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+def test_ctrl_c_at_the_start_is_quiet(seconds: float, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    started = [sys.executable, "-c", TELLING, "check", "--data", str(tmp_path)]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "1\n"
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert (process.returncode, told.splitlines()[-1]) == (130, "densecl: interrupted")
+    assert "Traceback" not in told

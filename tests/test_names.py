@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densecl.names import LIMIT, counted, from_cell, on_disk, printable, shown, to_cell
+from densecl.names import LIMIT, counted, few, from_cell, on_disk, printable, shown, to_cell
 
 #: What names may hold: any character, and bytes that are no UTF-8 as Python carries them.
 NAMES = st.text(st.characters() | st.sampled_from("\n\r\t\x1b\x85\u202e\u2028\ufeff\\'=+-@;＝" + "\udc80\udcff"))
@@ -88,3 +88,8 @@ def test_a_path_of_thousands_of_folders_is_none() -> None:
 def test_a_number_with_its_noun() -> None:
     assert [counted(number, "step") for number in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
     assert (counted(1, "class"), counted(3, "class"), counted("1", "epoch")) == ("1 class", "3 classes", "1 epoch")
+
+
+def test_of_many_words_only_the_first_is_said() -> None:
+    assert few(["a"]) == "a" and few(["a", "b", "c"]) == "a, b and c"
+    assert few([f"{number}.png" for number in range(300)]) == "0.png and 299 others"

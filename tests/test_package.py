@@ -38,7 +38,8 @@ def test_what_is_installed_from_the_wheel_runs(wheel: Path, tmp_path: Path) -> N
     subprocess.run([*install, str(wheel)], check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     program = (
-        "import densecl, runpy, sys; print(densecl.__file__); sys.argv[1:] = ['--help']; runpy.run_module('densecl')"
+        "import densecl, runpy, sys; print(densecl.__file__); sys.argv[1:] = ['--help'];"
+        " runpy.run_module('densecl', run_name='__main__')"
     )
     for command in ([sys.executable, "-c", program], [tmp_path / "bin" / "densecl", "--help"]):
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from densecl.architectures import understood
 from densecl.config.compose import make_recipe
 from densecl.errors import UserError
-from densecl.names import listing, shown
+from densecl.names import few, shown
 from densecl.training.early import check_early
 from densecl.training.world import find_world
 
@@ -148,7 +148,7 @@ def _say_reading(recipe: Recipe, dataset: Dataset[Any] | None) -> None:
     from densecl.progress import Screen
 
     screen = Screen()
-    screen.write(f"Reading {listing(map(shown, recipe.sources), 'and') if dataset is None else 'the images'} ...\n")
+    screen.write(f"Reading {few([shown(each) for each in recipe.sources]) if dataset is None else 'the images'} ...\n")
     screen.flush()
 
 

@@ -7,7 +7,6 @@ composed from the given ones alone), puts titles over groups of flags, and lets 
 from __future__ import annotations
 
 import argparse
-import errno
 import itertools
 import os
 import re
@@ -15,7 +14,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from densecl.commands.check import add_check
@@ -30,12 +29,10 @@ from densecl.commands.pretrain import add_pretrain
 from densecl.commands.report import add_report
 from densecl.cores import allowed_cores, available_cores
 from densecl.errors import SharedError, UserError, nearest
-from densecl.names import listing, printable, shown
+from densecl.failures import refused
+from densecl.names import listing, printable
 from densecl.synonyms import meant
 from densecl.version import __version__
-
-#: What the system says of a path that cannot be used, wherever that comes out.
-UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.platform == "darwin":  # what Apple's GPU lacks is then computed on the CPU
         os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    out = None
     try:
-        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+        options = _parse(given)
+        out = options.get("out")
         return options.pop("run")(**options) or 0
     except SharedError:
         return 2
@@ -68,13 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("densecl: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if _disk_full(error):
-            return _complain(
-                "No space left on the disk. Free some, then go on with --resume: the last checkpoint is whole."
-            )
-        if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
-            return _complain(f"{shown(error.filename)}: {error.strerror}.")
-        raise
+        told = refused(error, given[0] if given else None, out)
+        if told is None:
+            raise
+        return _complain(told)
 
 
 def _complain(message: str) -> int:
@@ -84,23 +81,6 @@ def _complain(message: str) -> int:
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
     print(text, file=sys.stderr)
     return 2
-
-
-def _disk_full(error: BaseException) -> bool:
-    """Whether `error`, or what caused it, is a full disk. Safetensors and torch wrap the OSError in their own."""
-    for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        text = str(cause)
-        if "No space left on device" in text or ("inline_container.cc" in text and "unexpected pos" in text):
-            return True
-    return False
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 # --- parsing --------------------------------------------------------------------------------------

@@ -57,6 +57,10 @@ def replacing(path: Path, *, beside: Path | None = None, durable: bool = True) -
             if error.errno not in NO_MOVE:
                 raise
             shutil.copyfile(beside, path)
+    except OSError as error:
+        if error.filename == str(beside):  # nobody knows this name
+            error.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(OSError):  # it would hide the first error
             beside.unlink(missing_ok=True)
@@ -72,8 +76,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made, or something is there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        error.filename = str(path)  # nobody knows the hidden name
+        raise
     try:
         yield beside
         beside.chmod(0o777 & ~_umask())  # a temporary folder is for its owner alone
@@ -85,6 +93,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             if error.errno not in NO_MOVE:
                 raise
             shutil.copytree(beside, path)
+    except OSError as error:
+        if isinstance(error.filename, str) and Path(error.filename).is_relative_to(beside):
+            error.filename = str(path / Path(error.filename).relative_to(beside))
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

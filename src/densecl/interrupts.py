@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -63,3 +65,77 @@ class Interrupts:
                 threading.Thread(target=self._heard, args=(self.received,), daemon=True).start()
         elif number == signal.SIGINT and time.monotonic() - self._at > 1:
             raise KeyboardInterrupt
+
+
+#: Seconds that a command has to end after a signal. Then the signal counts as lost, and is given once more.
+INSIST = 5.0
+
+
+class Leaving(Interrupts):
+    """Ends the program on a signal, wherever there is nothing to save: from its first line on, and between runs.
+
+    It raises KeyboardInterrupt or SystemExit, so that unfinished files are removed on the way out. Such an exception is
+    lost where a destructor, a callback from C or a careless `except:` of a library gets it, as they do while torch is
+    loaded. So the signal is given again: at once where Python tells of a lost exception, else after `INSIST` seconds.
+
+    Signals that are ignored (as of a job in the background) stay ignored.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Whether there may be something to leave in order. Before that the process just ends.
+        self.underway = False
+        self._left = threading.Event()
+
+    def listen(self) -> None:
+        ignored = [number for number in STOPPING if signal.getsignal(number) == signal.SIG_IGN]
+        super().listen()
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+            self._before.pop(number, None)
+        self._told_before = sys.unraisablehook
+        sys.unraisablehook = self._lost
+
+    def left(self) -> None:
+        """The command has ended. From here on a signal ends the process as the system does."""
+        self._left.set()
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.underway:
+            _quit(number)
+        now = time.monotonic()
+        if self.received is None:
+            self.received = signal.Signals(number)
+            threading.Thread(target=self._insist, args=(number,), daemon=True).start()
+        elif number == self.received and now - self._at < 1:  # a terminal and a parent process may both send it
+            return
+        self._at = now
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    def _insist(self, number: int) -> None:
+        while not self._left.wait(INSIST):
+            _give(number)
+
+    def _lost(self, told: sys.UnraisableHookArgs) -> None:
+        ours = isinstance(told.exc_value, KeyboardInterrupt | SystemExit)
+        if not ours or self.received is None or self._left.is_set():
+            return self._told_before(told)
+        # Once more, from another thread: within a destructor it would be lost again.
+        self._at = 0.0
+        threading.Timer(0.05, _give, args=(self.received,)).start()
+
+
+def _give(number: int) -> None:
+    """Give a signal to the main thread, and end what it waits for."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
+
+
+def _quit(number: int) -> None:
+    if number == signal.SIGINT:
+        os.write(2, b"densecl: interrupted\n")
+    os._exit(128 + number)

@@ -11,7 +11,7 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 #: Longer names are shown with their middle cut out.
@@ -118,6 +118,11 @@ def listing(words: Iterable[str], conjunction: str = "or") -> str:
     """Words in a sentence: "a, b or c"."""
     *first, last = words
     return f"{', '.join(first)} {conjunction} {last}" if first else last
+
+
+def few(words: Sequence[str], most: int = 3) -> str:
+    """Words in a sentence, of many only the first: "a, b and c", "a and 299 others"."""
+    return listing(words, "and") if len(words) <= most else f"{words[0]} and {len(words) - 1} others"
 
 
 def counted(number: int | str, one: str) -> str:

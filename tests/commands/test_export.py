@@ -32,7 +32,9 @@ def test_what_is_handed_on_and_told(
     assert main(["export", "run", "--to", "timm", "--out", "there"]) == 0
     assert main(["export", "a.pth", "--to", "onnx", "--out", "there", "--backbone", "resnet18"]) == 0
     assert calls == [(("run", "timm", "there"), {}), (("a.pth", "onnx", "there"), {"backbone": "resnet18"})]
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert "Exporting a.pth to onnx ... This can take minutes.\n" in said.err
+    lines = said.out.splitlines()
     assert lines[:4] == [
         "note: x",
         "checked: timm 1, a way: 3 of 3 tensors, 3 of ours not used (a, b, ...), largest difference 2e-06 in values up"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import densecl.finetuning.run
 from densecl.cli import main
 from densecl.errors import UserError, flag
 from densecl.evaluation.settings import meaning_of
+from densecl.finetuning.record import Asked
 from densecl.finetuning.settings import PredictSettings, TuningSettings
 
 
@@ -24,6 +26,10 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, 
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("d").mkdir()
+    Path("d/1.png").touch()
+    asked = Asked(str(tmp_path / "run"), "segmentation", str(tmp_path / "d"), None, TuningSettings())
+    Path("past").mkdir()
+    Path("past/finetune.json").write_text(json.dumps({"asked": asked.plain()}))
     calls = []
     for module, name in ((densecl.finetuning.run, "finetune"), (densecl.finetuning.predict, "predict")):
         monkeypatch.setattr(module, name, lambda *given, **named: calls.append((given, named)))
@@ -34,10 +40,11 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, 
     ("line", "given", "named"),
     [
         ("finetune run --task detection --data d --out o", ("run", "detection", "d", Path("o")), {}),
-        ("finetune --resume --out o", (None, None, None, Path("o")), {"resume": True}),
+        ("finetune --resume --out past", (None, None, None, Path("past")), {"resume": True}),
         (
-            "finetune run --out o --image-size 64x32 --class-names a b --ignore 3 --checkpoint-minutes 2",
-            ("run", None, None, Path("o")),
+            "finetune run --task segmentation --data d --out o --image-size 64x32 --class-names a b --ignore 3"
+            " --checkpoint-minutes 2",
+            ("run", "segmentation", "d", Path("o")),
             {"image_size": (64, 32), "class_names": ["a", "b"], "ignore": [3], "checkpoint_minutes": 2.0},
         ),
         ("predict run --data d --out o", ("run", "d", Path("o")), {}),

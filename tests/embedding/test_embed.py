@@ -262,6 +262,7 @@ def test_every_flag_is_a_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for folder in ("run", "d"):
         Path(folder).mkdir()
+    Path("d/1.png").touch()
     monkeypatch.setattr(verb, "embed", lambda *positional, **named: calls.append((positional, named)))
     line = "embed run --data d --out v.npy --dense --dtype float16 --image-size 64x32 --output-stride 16 --tile 9"
     line += " --backbone b --batch-size 3 --device cpu --workers 1 --max-image-pixels 7 --read-timeout 2 --resume"

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image, ImageDraw
 
 from densecl.images.companions import PHOTOGRAPHS, alone, tree
 from densecl.images.companions.alone import only_label_maps
+from densecl.images.companions.looks import look_of
 from densecl.images.decode import decode
 from densecl.images.sources import open_source
 
@@ -384,3 +386,10 @@ def test_some_photographs_among_label_maps_are_enough(tmp_path, monkeypatch):
     write(tmp_path / "photos", {"{}.png": photo}, 40)
     assert not list(only_label_maps(open_source(tmp_path / "photos")))
     assert len(opened) == 2  # two photographs say it
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_an_image_may_be_one_pixel_wide(size):
+    assert look_of(torch.zeros(3, *size, dtype=torch.uint8)).flat
+    look_of(torch.arange(3 * 9, dtype=torch.uint8).reshape(3, 9, 1)[:, : size[0]])

@@ -14,7 +14,7 @@ from densecl.errors import UserError
 from densecl.images import sources
 from densecl.images.cache import CachedSource
 from densecl.images.decode import BadImage
-from densecl.images.sources import open_source
+from densecl.images.sources import JoinedSource, open_source
 from tests.images.folders import PIXELS, Items, names
 
 
@@ -120,6 +120,9 @@ def test_sides_are_those_of_the_image_itself(root):
     assert CachedSource(source, root / "cache").sides(0) == (400, 300)
     for read in (source, CachedSource(source, root / "cache"), open_source(root)):
         assert read.sides_after(0, read.read(0)) == (400, 300)
+    joined = JoinedSource([source, source])
+    for read in (joined, CachedSource(joined, root / "cache")):
+        assert read.sides_after(1, read.read(1)) == (400, 300)
     assert open_source(root, tile=160).sides(0) == (160, 160)
     assert open_source([np.zeros((20, 30, 3), np.uint8)]).sides(0) == (20, 30)
     (root / "a.jpg").write_bytes(b"")

@@ -78,7 +78,8 @@ def make_run(folder: Path, *, steps: int = 100, learning_rate: float = 0.1, name
     safetensors.torch.save_file({"weight": torch.zeros(1)}, folder / "backbone.safetensors", said)
     summary = {"task": "segmentation", "weights": name, "subset": "all", "label_fraction": None}
     summary["scores"] = {"miou": {"mean": 31.84, "deviation": 0.52, "count": 3}, "pixel_accuracy": {"mean": None}}
-    compared = {"sentence": f"{name} is better.", "differences": [{"seed": 0, "difference": 1.25}]}
+    compared = {"weights": name, "task": "segmentation", "subset": "all", "label_fraction": 0.1}
+    compared |= {"sentence": f"{name} is better.", "differences": [{"seed": 0, "difference": 1.25}]}
     results = {"densecl": "0.1.0", "data": name, "summary": [summary], "comparisons": [compared], "results": []}
     (folder / "evaluation.json").write_text(json.dumps(results))
     moments = Moments(folder / "moments", GRAY, lambda index: name, scene)

@@ -14,11 +14,14 @@ import pytest
 
 import densecl
 from densecl.cli import main
+from densecl.config.recipe import Recipe
 from densecl.errors import UserError
 from densecl.reporting.facts import next_commands, what_was_run
 from densecl.reporting.report import SEVERAL
+from densecl.reporting.results import shown_evaluation
 from densecl.reporting.run_files import MOST_ROWS, read_run, read_table
 from densecl.reporting.watch import Server
+from densecl.training.learned import next_steps
 from densecl.verdicts.record import read_record
 from tests.reporting.runs import make_run
 
@@ -52,6 +55,16 @@ def test_what_the_user_is_told(
     assert message in said and said.count("\n") == 1
 
 
+def test_a_run_of_finetune_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("finetune.json", "metrics.csv", "validation.png"):
+        (tmp_path / name).touch()
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "is a run of finetune; a report is made of runs of pretrain." in said
+    assert "Look at validation.png, metrics.csv and finetune.json in that folder." in said
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_too_many_runs(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Give at most 8"):
         densecl.report([tmp_path / str(number) for number in range(9)])
@@ -67,13 +80,34 @@ def test_what_was_run_and_what_to_type(run: Path) -> None:
     assert facts["Started from"] == "random weights"
     assert facts["Length"] == "100 steps of 8 images, 2 epochs"
     assert facts["Time"] == "50 s of training"
-    assert facts["Speed"] == "21 images/s, 5 % of the time waiting for data"
+    assert facts["Speed"] == "21 images/s on average (median), 5 % of the time waiting for data"
     assert facts["Begun"] == "2026-11-27 06:48"
     assert facts["Made with"] == "densecl 0.1.0, Python 3.12, torch 2.11; Linux, 2 cores"
     typed = [command.words for command in next_commands(files)]
     assert typed[0] == f"densecl pretrain --config {run / 'recipe.yaml'} --out {run}-again"
     assert not any("--resume" in words for words in typed)  # it is complete
     assert [words.split()[1] for words in typed] == ["pretrain", "evaluate", "evaluate", "export"]
+
+
+def test_images_that_differ_in_size_are_compared_at_the_size_that_the_run_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "mine")
+    recipe = read_run(folder).recipe | {"probe": "labeled"}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    said = list(next_steps(Recipe(data="photos", probe="labeled"), folder, (128, 96)))
+    with (folder / "train.log").open("a") as log:
+        log.write("".join(f"2026-11-27 06:50:00+00:00  {line}\n" for line in said))
+    compare = next(each.words for each in next_commands(read_run(folder)) if "segmentation" in each.words)
+    assert compare.endswith("--data labeled --image-size 128x96")
+    assert f"  {compare}" in said  # letter by letter what the end of the run says
+
+
+def test_a_comparison_names_the_weights_that_it_is_about(run: Path) -> None:
+    (one,) = read_run(run).evaluations
+    assert shown_evaluation(one)["comparisons"][0]["about"] == "photo.jpg, segmentation, 10 % of the labels"
+    densecl.report(run)
+    assert (
+        "<b>photo.jpg, segmentation, 10 % of the labels:</b> photo.jpg is better." in (run / "report.html").read_text()
+    )
 
 
 def test_damaged_and_hostile_files_are_read_as_far_as_they_go(tmp_path: Path) -> None:

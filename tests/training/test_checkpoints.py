@@ -84,6 +84,9 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, error: Exception) ->
 
 def test_what_is_said_of_the_last_checkpoint_is_true(tmp_path: Path) -> None:
     refused = PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(UserError, match="Put that right and begin again\\.$"), writing(tmp_path / "recipe.yaml"):
+        raise refused  # there is nothing yet to go on with
+    (tmp_path / "recipe.yaml").touch()
     for file in ("metrics.csv", "checkpoints/last.ckpt", "backbone.safetensors"):
         with (
             pytest.raises(UserError, match="begin again with resume=True; there is no checkpoint yet"),

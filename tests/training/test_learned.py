@@ -106,7 +106,7 @@ def test_what_to_do_with_the_result() -> None:
     continued = " ".join(next_steps(Recipe(data="dataset:Photos", init="imagenet"), out))
     assert "imagenet --task correspondence --data FOLDER" in continued
     probed = list(next_steps(Recipe(data="photos", probe="labeled"), out))
-    assert "  densecl evaluate 'my runs/a' random --task segmentation --data labeled" in probed
+    assert "  densecl evaluate 'my runs/a' random --baseline random --task segmentation --data labeled" in probed
     sized = next_steps(Recipe(data="photos", probe="labeled"), out, (128, 96))
     assert any(line.endswith("--task segmentation --data labeled --image-size 128x96") for line in sized)
     (_, *lines) = next_steps(Recipe(data="photos", backbone="module:Mine"), out)

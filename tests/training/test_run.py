@@ -421,6 +421,22 @@ def test_a_run_that_never_reached_a_checkpoint_is_begun_anew(tiny, tmp_path: Pat
     assert not (tmp_path / "run" / "quarantine.csv").exists()
 
 
+def test_images_that_were_left_out_are_told_at_the_end_and_when_the_run_goes_on(
+    tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(7):
+        Image.new("RGB", (40, 40), (30 * number, 200, 9)).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "photos" / "7.png").write_bytes(b"not an image")
+    asked = {"data": str(tmp_path / "photos"), "max_bad_images": 0.5}
+    told = f"1 of 8 images could not be used: see {tmp_path / 'run' / 'quarantine.csv'}"
+    pretrain(tiny(**asked, steps=4), tmp_path / "run")
+    lines = capsys.readouterr().out.replace("\n", " ")
+    assert lines.count(told) == 1 and lines.index(told) < lines.index("Done after")
+    pretrain(tiny(**asked, steps=5), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "train.log").read_text().count(told) == 3
+
+
 def test_nan_stops_the_run_at_its_step_and_is_never_saved(tiny, tmp_path: Path, monkeypatch) -> None:
     forward = DenseCL.forward
 

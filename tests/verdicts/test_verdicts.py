@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densecl.verdicts import course, losses
+from densecl.verdicts import course, features, losses
 from densecl.verdicts.record import EARLY, Numbers, Record, numbers, read_record
 from densecl.verdicts.table import VERDICTS, look_is_due, verdicts
 from densecl.verdicts.telling import Telling, at_the_end, told_in
@@ -179,6 +179,11 @@ def test_weights_that_were_better_before() -> None:
     probed = watched(match_accuracy=[0.4, 0.5, 0.6], probe=[31.0, 30.0, 25.0])  # the probe is asked first
     (found,) = (one for one in verdicts(run(init, probed)) if one.name == "no-gain")
     assert found.level == "warning" and "31.0 mIoU to 25.0 mIoU" in found.text
+    assert "For the next run try a third of --base-learning-rate" in found.text
+    left = watched(match_accuracy=[0.4, 0.2, 0.2], moved=[0.0, 0.94, 0.94])
+    underway = features.no_gain(run(init, left).until(60))
+    assert underway is not None and "Stop, and try a third" in underway.text
+    assert "(cosine similarity to theirs: 1 at the start, now 0.06)" in underway.text
     moved = watched(match_accuracy=[0.40, 0.40, 0.41], moved=[0.0, 0.1, 0.3])
     assert [one.level for one in verdicts(run(init, moved)) if one.name == "no-gain"] == ["note"]
     assert not verdicts(run(init, watched(match_accuracy=[0.40, 0.40, 0.41])))  # an older run did not measure it

@@ -28,7 +28,7 @@ from densecl.images.companions import suspects, told
 from densecl.images.lists import write_list
 from densecl.images.paths import by_folder
 from densecl.images.sources import FileSource, ImageSource
-from densecl.names import counted, listing, shown, to_cell
+from densecl.names import counted, few, shown, to_cell
 from densecl.normalization import Normalization
 from densecl.progress import Display, Screen, duration
 from densecl.training.build import Parts, make_model
@@ -37,6 +37,7 @@ from densecl.training.explanations import memory_explained
 from densecl.training.inspect import Found, inspect
 from densecl.training.probe import ProbeLabels, open_probe_labels
 from densecl.training.timeline import Timeline
+from densecl.training.vacant import check_makeable
 
 #: Images that cannot be read of which the reason is shown; a list has all.
 SHOWN = 5
@@ -74,6 +75,8 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
     if usable is not None and (usable.suffix.lower() != ".txt" or usable.exists()):
         why = "exists already. Choose another name" if usable.exists() else "is a text file. Let its name end with .txt"
         raise UserError(f"--usable {shown(usable)} {why}.")
+    if usable is not None:
+        check_makeable(usable.parent, "--usable: its folder")
     asked = settle_devices(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
@@ -83,7 +86,7 @@ def check(recipe: Recipe, usable: Path | None, dataset: Dataset[Any] | None, bac
         if usable is not None and not isinstance(source, FileSource):
             raise UserError("--usable writes a list of files. It cannot be used with --tile or a data set in Python.")
         resolution, problems = _resolved(asked, found, labels)
-        console.print(f"{listing(map(shown, asked.sources), 'and')}: {counted(len(source), 'image')}")
+        console.print(f"{few([shown(each) for each in asked.sources])}: {counted(len(source), 'image')}")
         for note in found.notes:
             if not note.startswith("warning: "):
                 console.print(note)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from densecl.commands.values import size
-from densecl.images.presence import place
+from densecl.images.early import check_data
 from densecl.training.early import check_weights
+from densecl.training.vacant import check_makeable
 
 
 def add_embed(commands: Any) -> None:
@@ -80,7 +82,8 @@ def add_embed(commands: Any) -> None:
 
 def _embed(weights: str, data: str, out: str, **settings: Any) -> None:
     check_weights(weights)
-    place(data)
+    check_data(data)
+    check_makeable(Path(out).expanduser().parent, "--out: its folder")
     from densecl.embedding.embed import embed
 
     embed(weights, data, out, **settings)

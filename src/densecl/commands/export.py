@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
-from densecl.exports.targets import TARGETS
+from densecl.exports.place import check_free
+from densecl.exports.targets import TARGETS, check_target
 from densecl.names import printable, shown
 from densecl.training.early import check_weights
+from densecl.training.vacant import check_makeable
 
 
 def add_export(commands: Any) -> None:
@@ -36,6 +40,12 @@ def add_export(commands: Any) -> None:
 
 def _export(weights: str, to: str, out: str, **settings: Any) -> None:
     check_weights(weights)
+    check_target(to)
+    place = Path(out).expanduser()
+    check_free(place)
+    check_makeable(place)
+    minutes = " This can take minutes." if TARGETS[to].slow else ""
+    print(f"Exporting {shown(weights)} to {to} ...{minutes}", file=sys.stderr, flush=True)
     from densecl.exports.export import export
 
     exported = export(weights, to, out, **settings)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from densecl.commands.flags import add_flags
-from densecl.finetuning.settings import ARCHITECTURES, TuningSettings
+from densecl.finetuning.record import agree_with_past
+from densecl.finetuning.settings import ARCHITECTURES, TuningSettings, settled_architecture
 from densecl.images.presence import place
 from densecl.training.early import check_weights
+from densecl.training.vacant import check_makeable
 
 
 def add_finetune(commands: Any) -> None:
@@ -49,6 +51,12 @@ def _finetune(
         check_weights(weights)
     if data is not None:
         place(data)
+    what = {"weights": weights, "task": task, "data": data, "backbone": settings.get("backbone")}
+    given = {name: value for name, value in what.items() if value is not None}
+    chosen = {name: value for name, value in settings.items() if name not in ("resume", "backbone")}
+    asked, _ = agree_with_past(out.expanduser(), settings.get("resume", False), given, chosen)
+    settled_architecture(asked.task, asked.settings.architecture)
+    check_makeable(out.expanduser())
     from densecl.finetuning.run import finetune
 
     finetune(weights, task, data, out, **settings)

@@ -9,8 +9,9 @@ from typing import Any
 from densecl.commands.flags import add_flags
 from densecl.errors import UserError
 from densecl.finetuning.settings import PredictSettings
-from densecl.images.presence import place
+from densecl.images.early import check_data
 from densecl.names import shown
+from densecl.training.vacant import check_empty, check_makeable
 
 
 def add_predict(commands: Any) -> None:
@@ -36,7 +37,10 @@ def add_predict(commands: Any) -> None:
 def _predict(network: str, data: str, out: Path, **settings: Any) -> None:
     if not Path(network).expanduser().exists():
         raise UserError(f"{shown(network)}: no such run of finetune, or file of its weights.")
-    place(data)
+    check_data(data)
+    place = out.expanduser()
+    check_empty(place)
+    check_makeable(place)
     from densecl.finetuning.predict import predict
 
     predict(network, data, out, **settings)

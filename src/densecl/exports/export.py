@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from densecl.evaluation.weights import Weights, open_weights
 from densecl.exports import targets
 from densecl.exports.delivery import Delivery
 from densecl.exports.load_page import PAGE, load_page
+from densecl.exports.place import check_free
 from densecl.exports.target import Target
 from densecl.exports.verify import Finding, verify
 from densecl.files import new_folder
@@ -59,6 +61,8 @@ def export(weights: str | Path, to: str, out: str | Path, *, backbone: str | Non
     delivery = _delivery(target, opened)
     with new_folder(out) as folder:
         target.write(delivery, folder)
+        # It may take a minute, and so may what came before.
+        print("Checking it against the backbone ...", file=sys.stderr, flush=True)
         findings = verify(target, delivery, folder)
         page = load_page(target, delivery, [str(finding) for finding in findings])
         (folder / PAGE).write_text(page, encoding="utf-8")
@@ -72,10 +76,9 @@ def _check_installed(target: Target) -> None:
 
 
 def _check_free(out: Path, target: Target) -> None:
-    if out.is_dir() and not any(out.iterdir()):
+    check_free(out)
+    if out.is_dir():
         return
-    if out.exists() or out.is_symlink():
-        raise UserError(f"--out {shown(out)} is there already. Give another folder, or remove it first.")
     if out.suffix and out.suffix == Path(target.weights).suffix:
         raise UserError(
             f"--out {shown(out)}: an export is a folder, with {target.weights} and {PAGE} in it. Give"

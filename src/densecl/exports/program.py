@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
+from timm.layers import padding
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -95,8 +97,31 @@ def trace(network: Backbone, write: Callable[[ExportedProgram], None] = lambda t
 
 
 def _traced(pyramid: Pyramid, pixels: Tensor, dynamic: dict[int, Any]) -> ExportedProgram:
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), _whole_number_padding():
         return torch.export.export(pyramid, (pixels,), dynamic_shapes=(dynamic,))
+
+
+@contextlib.contextmanager
+def _whole_number_padding() -> Iterator[None]:
+    """timm's padding for its `tf_` networks, in whole numbers.
+
+    timm divides and rounds up, and takes no less than zero. That is the same number, but as a formula of the image's
+    size, one within the other from layer to layer, torch takes minutes to simplify it, and cannot save it.
+    """
+
+    def same(size: Any, kernel: int, stride: int, dilation: int) -> Any:
+        if isinstance(size, Tensor):
+            return theirs(size, kernel, stride, dilation)
+        reach = (kernel - 1) * dilation + 1
+        found = ((size + stride - 1) // stride - 1) * stride + reach - size
+        return found if reach >= stride else max(found, 0)  # at least reach - stride
+
+    theirs: Any = padding.get_same_padding
+    padding.get_same_padding = same
+    try:
+        yield
+    finally:
+        padding.get_same_padding = theirs
 
 
 def _zeros(network: Backbone, batch: int, size: tuple[int, int]) -> Tensor:

@@ -32,6 +32,7 @@ from densecl.images.sources import ImageSource, open_source
 from densecl.names import counted, shown
 from densecl.pictures.predictions import draw_labels, draw_objects
 from densecl.progress import Display, Screen, duration
+from densecl.training.vacant import check_empty
 
 #: Values of the images of a batch. Larger images go through the network in smaller batches.
 MOST_VALUES = 2**26
@@ -80,7 +81,7 @@ def predict(run: str | Path, data: Any, out: str | Path, **settings: Any) -> Pre
     """
     chosen = make_settings(PredictSettings, settings)
     out = Path(out).expanduser()
-    _check_free(out)
+    check_empty(out)
     model, tuned = load_tuned(Path(run))
     if chosen.threshold is not None and tuned.task != "detection":
         raise UserError("--threshold is for detection. In a label map each pixel has the class with the highest score.")
@@ -206,17 +207,6 @@ def _writing(out: Path) -> Iterator[None]:
 def _with_extension(path: Path, extension: str) -> Path:
     """`with_suffix` would cut a name at its last dot."""
     return path.with_name(path.name + extension)
-
-
-def _check_free(out: Path) -> None:
-    """
-    Raises:
-        UserError: there is something already.
-    """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file, not a folder.")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out} exists already and holds files. Choose another folder.")
 
 
 def _with_size(model: nn.Module, tuned: Tuned, size: tuple[int, int]) -> Tuned:

@@ -1,4 +1,7 @@
-"""finetune.json: what a run was asked for, what it learned from, and what came of it."""
+"""finetune.json: what a run was asked for, what it learned from, and what came of it.
+
+Loads nothing heavy, so that mistakes are told at once.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,16 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from densecl.errors import UserError, flag
 from densecl.evaluation.given import make_settings
 from densecl.files import replacing
 from densecl.finetuning.settings import FREE, TuningSettings
-from densecl.finetuning.tuned import Tuned
 from densecl.names import shown
-from densecl.training.checkpoints import writing
+
+if TYPE_CHECKING:
+    from densecl.finetuning.tuned import Tuned
 
 NAME = "finetune.json"
 
@@ -72,7 +76,7 @@ def agree_with_past(
     elif not resume:
         check_free(out)
     merged: dict[str, Any] = {**past.get("asked", {}), **given, **settings}
-    for name, example in (("weights", "resnet50"), ("task", "detection"), ("data", "FOLDER")):
+    for name, example in (("weights", "resnet50"), ("task", "detection or --task segmentation"), ("data", "FOLDER")):
         if merged.get(name) is None:
             if resume:
                 raise UserError(
@@ -142,6 +146,8 @@ def write_record(out: Path, asked: Asked, about: Mapping[str, Any], result: Mapp
     Raises:
         UserError: it cannot be written.
     """
+    from densecl.training.checkpoints import writing  # loads torch
+
     content = {"asked": asked.plain(), **about, "result": _finite(result)}
     with writing(out / NAME), replacing(out / NAME) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

@@ -135,7 +135,7 @@ def finetune(
             fit.resume(checkpoint, fingerprint)
             del checkpoint
             say(f"going on after step {fit.descent.done}")
-        interrupts = Interrupts()
+        interrupts = Interrupts(lambda received: say(_acknowledged(received)))
         display = Display(console, tuning.steps, fit.descent.done)
         interrupts.listen()
         try:
@@ -228,6 +228,13 @@ def _finish(fit: Fit, asked: Asked, say: Any) -> TunedRun:
     say(f"Predictions beside the truth: {shown(out / PICTURE)}")
     say(f"Next: {shown(shlex.join(('densecl', 'predict', str(out))), 2000)} --data IMAGES --out FOLDER")
     return TunedRun(out, out / BEST, out / LAST, best.step, dict(best.scores), dict(fit.last.scores), best.threshold)
+
+
+def _acknowledged(received: signal.Signals) -> str:
+    """A step may take a while."""
+    if received == signal.SIGINT:
+        return "Finishing this step, then saving. Ctrl-C again quits now."
+    return f"{received.name}: finishing this step, then saving."
 
 
 def _stop(received: signal.Signals, done: int, out: Path, say: Any) -> None:

@@ -16,42 +16,18 @@ from pathlib import Path
 
 from densecl.errors import UserError
 from densecl.images.decode import EXTENSIONS, KINDS, BadImage, npy
+from densecl.images.early import no_match
 from densecl.images.formats import head_of, kind_of
 from densecl.images.listing import list_folder
 from densecl.images.lists import NEEDED, read_list
 from densecl.images.paths import Found, PathIndex, in_order
 from densecl.images.presence import place
+from densecl.images.refused import BY_EXTENSION, IN_PYTHON, refused
 from densecl.images.unread import Unread, left_out
 from densecl.names import FORMS, shown
 
 #: Bytes at the beginning of a file that are read to tell what it is.
 HEAD = 65_536
-
-#: What a file is by its extension, where its content does not tell.
-BY_EXTENSION = {
-    ".npz": "a file of NumPy arrays",
-    ".pth": "a file of weights",
-    ".pt": "a file of weights",
-    ".ckpt": "a file of weights",
-    ".safetensors": "a file of weights",
-    ".onnx": "a file of weights",
-    ".tfrecord": "a TFRecord file",
-    ".lmdb": "an LMDB data base",
-    ".mdb": "an LMDB data base",
-    ".mat": "a MATLAB file",
-}
-
-#: A word in the name of a kind of file -> what the user can do with such a file.
-ADVICE = {
-    "archive": "Unpack it and give the folder.",
-    "video": "Take frames out of it, for instance with ffmpeg, and give their folder.",
-    "weights": "Weights go with --init; --data takes a folder of images.",
-    "XML": "Give the folder that the images are in.",
-    "web page": "Give the folder that the images are in.",
-    "LFS": "Run git lfs pull.",
-    "image": "Convert it to a format that is: JPEG, PNG or TIFF.",
-}
-IN_PYTHON = "Open it in Python and give densecl.pretrain a data set of its images, or write them into a folder."
 
 
 def find(data: Path | str) -> Found:
@@ -87,11 +63,7 @@ def _open_file(file: Path) -> Found:
     if unmarked or head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{name} is a text in UTF-16 or UTF-32. Save it as UTF-8.")
     if kind is not None or b"\0" in head or extension in BY_EXTENSION:
-        kind = BY_EXTENSION.get(extension) or kind or "a file of another kind"
-        advice = next((text for word, text in ADVICE.items() if word in kind), IN_PYTHON)
-        if "image" in kind:
-            raise UserError(f"{name} is {kind}, a format that is not read. {advice}")
-        raise UserError(f"{name} is {kind}: neither a folder, nor an image, nor a text file of paths. {advice}")
+        raise refused(file, kind)
     return read_list(file, head)
 
 
@@ -130,4 +102,4 @@ def _match(pattern: str) -> Found:
         paths = PathIndex.of(Path(), in_order(files(form)))
         if len(paths):
             return Found(paths, left_out(unread, len(paths)))
-    raise UserError(f"no file matches {shown(pattern)} (a glob such as 'photos/**/*.jpg', in quotes)")
+    raise no_match(pattern)

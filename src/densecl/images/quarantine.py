@@ -10,7 +10,7 @@ from pathlib import Path
 from densecl.errors import UserError
 from densecl.files import append, lock, replacing
 from densecl.images.pairs import ATTEMPTS, BadRecord
-from densecl.names import from_cell, shown, to_csv
+from densecl.names import counted, from_cell, shown, to_csv
 
 
 class Quarantine:
@@ -43,6 +43,16 @@ class Quarantine:
         if self.path.exists():
             with lock(self._lock):
                 self._read_new_rows()
+
+    def told(self) -> str | None:
+        """How many images could not be used so far, as the user is told; None if there is none."""
+        if not self.path.exists():
+            return None
+        with lock(self._lock):
+            self._read_new_rows()
+        if not self._rows:
+            return None
+        return f"{len(self._rows)} of {counted(self.size, 'image')} could not be used: see {shown(self.path)}"
 
     def record(self, bad: Iterable[BadRecord]) -> None:
         """Write down the bad images of a batch.

@@ -297,6 +297,10 @@ class JoinedSource(ImageSource):
         source, own = self._at(index)
         return source.sides(own)
 
+    def sides_after(self, index: int, pixels: Shaped[Tensor, "channels _ _"]) -> tuple[int, int]:
+        source, own = self._at(index)
+        return source.sides_after(own, pixels)  # which knows whether it reads images smaller
+
     def name(self, index: int) -> str:
         source, own = self._at(index)
         return source.name(own)

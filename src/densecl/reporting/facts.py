@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from densecl.comparing import labeled_comparison, size_in
+from densecl.names import few
 from densecl.progress import duration
 from densecl.reporting.run_files import RunFiles
 
@@ -49,7 +51,7 @@ def what_was_run(run: RunFiles) -> list[Fact]:
     loss = "" if method == "distillation" or not isinstance(weight, int | float) else f", dense weight {weight:g}"
     start = _with_license(recipe.get("init"), recipe.get("init_license")) or "random weights"
     facts = [
-        Fact("Images", ", ".join(sources) + images),
+        Fact("Images", (few(sources) if sources else "") + images),
         Fact("Backbone", ", ".join(backbone)),
         Fact("Started from", start if recipe else "unknown: no readable recipe"),
         Fact("Method", f"{method}{loss}" if method else ""),
@@ -123,7 +125,7 @@ def _speed(run: RunFiles) -> str:
     rate = statistics.median(rates)
     waits = [row["data_wait"] for row in run.metrics if "data_wait" in row]
     waiting = f", {100 * statistics.fmean(waits):.0f} % of the time waiting for data" if waits else ""
-    return f"{rate:.3g} images/s{waiting}"
+    return f"{rate:.3g} images/s on average (median){waiting}"
 
 
 def started(run: RunFiles) -> str | None:
@@ -181,8 +183,9 @@ def next_commands(run: RunFiles) -> list[Command]:
     found.append(Command("Compare it with what it began with, without labels", shlex.join(judge)))
     probe = recipe.get("probe")
     task, labels = ("segmentation", probe) if isinstance(probe, str) else ("detection", "LABELED")
-    labeled = ("densecl", "evaluate", out, other, "--baseline", other, "--task", task, "--data", labels)
-    found.append(Command("Compare it on images with labels", shlex.join(labeled)))
+    size = size_in(run.log_tail) if task == "segmentation" else None
+    labeled = labeled_comparison(out, other, labels, size, task=task)
+    found.append(Command("Compare it on images with labels", labeled))
     export = ("densecl", "export", out, "--to", "timm", "--out", f"{out}-timm")
     found.append(Command("Hand it to another library", shlex.join(export)))
     return found

@@ -167,7 +167,7 @@ def _tiles(run: RunFiles) -> list[dict[str, str]]:
     if run.metrics and "seconds" in run.metrics[-1]:
         tiles.append(_tile("Training time", duration(run.metrics[-1]["seconds"])))
     if run.metrics and "images_per_second" in run.metrics[-1]:
-        tiles.append(_tile("Speed", f"{run.metrics[-1]['images_per_second']:.3g}", "images/s"))
+        tiles.append(_tile("Speed", f"{run.metrics[-1]['images_per_second']:.3g}", "images/s", "last"))
     return tiles
 
 

@@ -21,7 +21,11 @@ def shown_evaluation(evaluation: Evaluation) -> dict[str, Any]:
             tasks.setdefault(str(row.get("task", "")), []).append(row)
     comparisons = content.get("comparisons")
     found = [
-        {"sentence": one["sentence"], "rests_on": _interval(one) or _pairs(one.get("differences"))}
+        {
+            "about": _about(one),
+            "sentence": one["sentence"],
+            "rests_on": _interval(one) or _pairs(one.get("differences")),
+        }
         for one in (comparisons[:MOST_COMPARISONS] if isinstance(comparisons, list) else [])
         if isinstance(one, dict) and isinstance(one.get("sentence"), str)
     ]
@@ -33,6 +37,18 @@ def shown_evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "tables": [_table(task, rows) for task, rows in tasks.items()],
         "curve": "" if curve is None else "data:image/png;base64," + base64.b64encode(curve).decode(),
     }
+
+
+def _about(comparison: Mapping[str, Any]) -> str:
+    """Which weights a comparison is about, and in what."""
+    words = [comparison.get(name) for name in ("weights", "task", "subset")]
+    fraction = comparison.get("label_fraction")
+    return ", ".join(
+        [
+            *(word for word in words if isinstance(word, str) and word != "all"),
+            *([f"{_percent(fraction)} of the labels"] if isinstance(fraction, int | float) and fraction != 1 else []),
+        ]
+    )
 
 
 def _table(task: str, rows: list[Mapping[str, Any]]) -> dict[str, Any]:

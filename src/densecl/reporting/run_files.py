@@ -18,12 +18,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from densecl.errors import UserError
-from densecl.names import from_cell, shown
+from densecl.names import from_cell, listing, shown
 from densecl.verdicts.record import numbers
 from densecl.watched_file import FORMER_WATCHED, WATCHED, watched_file
 
 #: Bytes that are read at most.
 MOST_RECIPE, MOST_TABLE, MOST_RESULTS, MOST_PICTURE = 1_000_000, 64 * 2**20, 8 * 2**20, 4 * 2**20
+
+#: What `densecl finetune` leaves, and no run of pretrain.
+FINETUNED = "finetune.json"
 
 #: Of a log: from its beginning and from its end.
 LOG_HEAD, LOG_TAIL = 32_768, 16_384
@@ -77,7 +80,15 @@ def check_run(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise UserError(f"{shown(folder)} is not a folder. Give the folder of a run, the --out of densecl pretrain.")
-    if not (folder / "recipe.yaml").is_file() and not (folder / "metrics.csv").is_file():
+    if (folder / "recipe.yaml").is_file():
+        return
+    if (folder / FINETUNED).is_file():
+        looks = [name for name in ("validation.png", "metrics.csv", FINETUNED) if (folder / name).is_file()]
+        raise UserError(
+            f"{shown(folder)} is a run of finetune; a report is made of runs of pretrain. Look at"
+            f" {listing(looks, 'and')} in that folder."
+        )
+    if not (folder / "metrics.csv").is_file():
         raise UserError(
             f"{shown(folder)} holds no run: it has neither recipe.yaml nor metrics.csv. Give the --out of densecl"
             " pretrain."

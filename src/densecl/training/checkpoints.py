@@ -143,8 +143,11 @@ def writing(path: Path) -> Iterator[None]:
         free = free_bytes(path.parent) if "No space" in reason and path.parent.is_dir() else None
         if free is not None:
             reason += f" ({free / 2**20:.0f} MiB are free, too few)"
-        if any((folder / "checkpoints" / "last.ckpt").is_file() for folder in (path, *path.parents[:2])):
+        folders = (path, *path.parents[:2])
+        if any((folder / "checkpoints" / "last.ckpt").is_file() for folder in folders):
             then = "go on with --resume; the last checkpoint is whole"
-        else:
+        elif any((folder / name).is_file() for folder in folders for name in ("recipe.yaml", "finetune.json")):
             then = "begin again with --resume; there is no checkpoint yet"
+        else:
+            then = "begin again"
         raise UserError(f"Cannot write {path}: {reason}. Put that right and {then}.") from error

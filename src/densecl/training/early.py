@@ -6,7 +6,10 @@ All of it is checked once more where it is used. Here it is only told sooner.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from densecl.architectures import check_backbone
 from densecl.config.settings import Settings
 from densecl.errors import UserError, flag, nearest
 from densecl.evaluation.split_places import check_splits
-from densecl.images.presence import place
+from densecl.images.early import check_data
 from densecl.names import shown
 from densecl.training.vacant import check_folder, check_free, check_makeable
 
@@ -37,14 +40,19 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
         check_backbone(settings.backbone)
     if not settings.sources[0].startswith("dataset:"):
         for each in settings.sources:
-            place(each)
+            check_data(each)
     for name in ("init", "teacher"):
         source = getattr(settings, name)
         if source is not None and is_path(source) and not Path(source).expanduser().exists():
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
+    if settings.teacher is not None and re.fullmatch(r"[\w.]+", settings.teacher, re.ASCII):
+        _check_teacher(settings.teacher)
     if settings.probe is not None:
         with told_as_probe(settings.probe):
             check_splits(Path(settings.probe).expanduser())
+    for name in settings.loggers:
+        if name in ("wandb", "mlflow") and name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise UserError(f"--loggers {name} needs a package that is not here: pip install {name}.")
     if settings.teacher_cache is not None:
         check_makeable(Path(settings.teacher_cache).expanduser(), flag("teacher_cache"))
     if out is None:
@@ -53,6 +61,22 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
     if not resume:
         check_free(out)
     check_makeable(out)
+
+
+def _check_teacher(source: str) -> None:
+    """
+    Raises:
+        UserError: there is no such file, and timm has no such model.
+    """
+    if Path(source).expanduser().exists():
+        return
+    try:
+        check_backbone(source)
+    except UserError as error:
+        hint = error.args[0].partition("no such model.")[2]
+        raise UserError(
+            f"--teacher {shown(source)}: no such run or file of weights, and no model of timm's.{hint}"
+        ) from error
 
 
 def check_weights(source: str) -> None:

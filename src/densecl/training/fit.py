@@ -124,6 +124,7 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
     loader = make_loader(
         trained, sampler, workers=recipe.workers, pin_memory=device == "cuda", read_timeout=recipe.read_timeout
     )
+    _tell_bad(quarantine, voice)  # of a run that goes on
     interrupts.listen()
     try:
         if maps is not None:
@@ -139,6 +140,7 @@ def fit(parts: Parts, out: Path, voice: Voice | None, peers: Peers) -> RunResult
     finally:
         recorder.close()
         interrupts.ignore()
+    _tell_bad(quarantine, voice)
     if recorder.stopped_by is not None:
         peers.agreed_to_stop = True
         _stop(recorder.stopped_by, recorder.done, command_to_resume(recipe, out), voice)
@@ -257,6 +259,11 @@ def _acknowledge(received: signal.Signals, voice: Voice) -> None:
         voice.say("Finishing this step, then saving. Ctrl-C again quits now.")
     else:
         voice.say(f"{received.name}: finishing this step, then saving.")
+
+
+def _tell_bad(quarantine: Quarantine, voice: Voice | None) -> None:
+    if voice is not None and (told := quarantine.told()) is not None:
+        voice.say(told)
 
 
 def _stop(received: int, done: int, command: str, voice: Voice | None) -> None:

@@ -24,7 +24,7 @@ from densecl.images.statistics import measure_mean_std, measure_offset, measure_
 from densecl.model import METHODS, Backbone, create_backbone
 from densecl.model.receptive_field import receptive_fields
 from densecl.model.weights import Start, initialize_from
-from densecl.names import shown
+from densecl.names import few, shown
 from densecl.normalization import IMAGENET
 from densecl.training.checkpoints import Checkpoint, load_checkpoint
 from densecl.training.guidance import Guides, facts_of, open_guides
@@ -131,7 +131,7 @@ def _checkpoint(asked: Settings[Any], resume_from: Path | None, source: ImageSou
     checkpoint = load_checkpoint(resume_from / "checkpoints" / "last.ckpt")
     if checkpoint["fingerprint"] != source.fingerprint():
         raise UserError(
-            f"--data {' '.join(map(shown, asked.sources))} holds other images ({len(source)}) than the run in"
+            f"--data {few([shown(each) for each in asked.sources])} holds other images ({len(source)}) than the run in"
             f" {resume_from} began with ({checkpoint['images']}). Give the same, or start a new run with"
             f" --init {resume_from}."
         )

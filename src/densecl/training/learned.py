@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from densecl.comparing import labeled_comparison
 from densecl.config.settings import Settings
 from densecl.names import shown
 from densecl.training import best
@@ -135,14 +136,12 @@ def next_steps(settings: Settings[Any], out: Path, size: tuple[int, int] | None 
         return
     beside = "random" if settings.init is None else "imagenet" if settings.init == "imagenet" else settings.init
     data = "FOLDER" if settings.sources[0].startswith("dataset:") else settings.sources[0]
-    task = "correspondence"
     if settings.probe is not None:
-        task, data = "segmentation", settings.probe
-    words = ["densecl", "evaluate", str(out), beside, "--task", task, "--data", data]
-    if size is not None:
-        words += ["--image-size", "x".join(map(str, size))]
+        command = labeled_comparison(str(out), beside, settings.probe, size)
+    else:
+        command = shlex.join(("densecl", "evaluate", str(out), beside, "--task", "correspondence", "--data", data))
     yield f"Compare it with {'untrained weights' if beside == 'random' else 'what it began with'}:"
-    yield f"  {shown(shlex.join(words), 2000)}"
+    yield f"  {shown(command, 2000)}"
     yield "Load it:"
     yield "  import densecl"
     yield f"  backbone, normalization = densecl.load_backbone({weights!r})"

@@ -21,7 +21,7 @@ from densecl.config.settings import Settings
 from densecl.errors import UserError
 from densecl.evaluation.labeled import size_to_give
 from densecl.model import save_backbone
-from densecl.names import counted, listing, shown
+from densecl.names import counted, few, shown
 from densecl.progress import Screen, duration
 from densecl.training.build import Parts, build
 from densecl.training.checkpoints import try_saving, writing
@@ -230,7 +230,7 @@ def _heading(parts: Parts) -> tuple[str, ...]:
 def _introduce(parts: Parts, reasons: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
     """What the run is going to do, and why."""
     recipe, timeline = parts.recipe, parts.timeline
-    data = f"{listing(map(shown, recipe.sources), 'and')}: {counted(len(parts.source), 'image')}"
+    data = f"{few([shown(each) for each in recipe.sources])}: {counted(len(parts.source), 'image')}"
     limit = timeline.time_limit
     length = counted(str(timeline.total_steps), "step") if limit is None else duration(limit)
     say(

@@ -47,6 +47,16 @@ def check_free(out: Path) -> None:
         raise UserError(f"--out {out} exists already. {hint} choose another folder.")
 
 
+def check_empty(out: Path) -> None:
+    """
+    Raises:
+        UserError: there is something in `out` already, or it is a file.
+    """
+    check_folder(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out} exists already and holds files. Choose another folder.")
+
+
 def _early(path: Path) -> bool:
     """Whether a run leaves this before its first checkpoint."""
     if path.name == "checkpoints":

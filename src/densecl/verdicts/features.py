@@ -68,11 +68,12 @@ def no_gain(record: Record) -> Found | None:
             continue
         (_, first), (_, last) = values[0], values[-1]
         numbers = f"{_named(name)} went from {shown(name, first)} to {shown(name, last)}"
-        far = "" if away is None else f" (by {away:.2f} of 2, measured as 1 - cosine)"
+        far = "" if away is None else f" (cosine similarity to theirs: 1 at the start, now {1 - away:.2f})"
         if first - last > noise:
+            now = "For the next run try" if record.ended else "Stop, and try"
             return Found(
                 "warning",
-                f"The features leave the starting weights{far} and become worse: {numbers}. Stop, and try a third of"
+                f"The features leave the starting weights{far} and become worse: {numbers}. {now} a third of"
                 " --base-learning-rate, or --anchor 1.",
             )
         halfway = bool(record.metrics) and record.progress(record.metrics[-1]) >= 0.5

@@ -92,6 +92,11 @@ class Record:
         measured = sum(one["step"] <= row["step"] for one in self.watched)
         return max(0, measured - 1) / PARTS
 
+    @property
+    def ended(self) -> bool:
+        """Whether all of the run is done."""
+        return bool(self.metrics) and self.progress(self.metrics[-1]) >= 0.999
+
     def warmed_up(self, row: Numbers) -> bool:
         """Whether the learning rate has been raised to its height by then."""
         return row.get("epoch", math.inf) >= (self.recipe.get("warmup_epochs") or 0)

@@ -71,10 +71,10 @@ def told_in(log: Path) -> dict[str, Level]:
 
 
 def at_the_end(record: Record) -> str | None:
-    """A line for the end of a run: what still holds, from a warning on. What it means was told when it began."""
+    """A line for the end of a run: what still holds, from a warning on. What it means, its report says."""
     bad = [
         f"{verdict.level} {verdict.name} (since step {verdict.step})"
         for verdict in verdicts(record)
         if verdict.until is None and verdict.level in ("warning", "fault") and not VERDICTS[verdict.name].told_before
     ]
-    return f"Still true at the end: {', '.join(bad)}. What each means stands in train.log." if bad else None
+    return f"Still true at the end: {', '.join(bad)}. What each means, and what to do: in the report." if bad else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from timm.layers import Conv2dSame
+from timm.layers import Conv2dSame, padding
 
 import densecl
 from densecl.errors import UserError
@@ -63,23 +64,40 @@ def test_a_network_for_one_size_alone() -> None:
     assert program.traced.module()(torch.zeros(5, 3, 96, 96))[0].shape == (5, 4, 48, 48)
 
 
-def test_what_can_be_traced_for_any_size_but_saved_for_one_alone(tmp_path: Path) -> None:
-    """TensorFlow's padding, as all of timm's tf_ networks have it, rounds the size up. Torch cannot save that."""
+class Same(torch.nn.Module):
+    """TensorFlow's padding, as all of timm's tf_ networks have it: it rounds the size up."""
 
-    class Same(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.convolution = Conv2dSame(3, 4, 3, stride=2)
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Conv2dSame(3, 4, 3, stride=2), Conv2dSame(4, 4, 5, stride=2)
 
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.convolution(pixels)
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(pixels))
 
+
+def test_tf_padding_is_traced_and_saved_for_any_size(tmp_path: Path) -> None:
     network = Backbone(Same()).eval()
+    before = padding.get_same_padding
+    program = trace(network, lambda traced: torch.export.save(traced, tmp_path / "same.pt2"))
+    assert program.size is None and padding.get_same_padding is before
+    loaded = torch.export.load(tmp_path / "same.pt2").module()
+    for height, width in ((97, 131), (64, 96), (95, 46)):
+        pixels = torch.randn(2, 3, height, width)
+        assert torch.equal(loaded(pixels)[0], network(pixels))
+
+
+def test_what_can_be_traced_for_any_size_but_saved_for_one_alone(tmp_path: Path) -> None:
+    class Rounded(Same):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            more = math.ceil(pixels.shape[-1] / 4) * 4 - pixels.shape[-1]  # torch cannot save the quotient
+            return super().forward(torch.nn.functional.pad(pixels, (0, more)))
+
+    network = Backbone(Rounded()).eval()
     assert trace(network).size is None
     path = tmp_path / "same.pt2"
     program = trace(network, lambda traced: torch.export.save(traced, path))
     assert program.size == (224, 224)
-    assert torch.export.load(path).module()(torch.zeros(5, 3, 224, 224))[0].shape == (5, 4, 112, 112)
+    assert torch.export.load(path).module()(torch.zeros(5, 3, 224, 224))[0].shape == (5, 4, 56, 56)
 
 
 def test_what_cannot_be_traced() -> None:

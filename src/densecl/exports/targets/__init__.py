@@ -20,6 +20,7 @@ class Row(NamedTuple):
 
     home: str  # "module:class"
     makes: str  # what it is for, in a line or two of help
+    slow: bool = False  # minutes rather than seconds
 
 
 TARGETS = {
@@ -41,12 +42,15 @@ TARGETS = {
     ),
     "onnx": Row(
         "densecl.exports.targets.onnx:OnnxTarget",
-        "one file that gives the feature maps without torch, for any batch and size; needs onnx, onnxscript and"
-        " onnxruntime",
+        "one file that gives the feature maps without torch, for any batch, and any size that the network takes;"
+        " needs onnx, onnxscript and onnxruntime",
+        slow=True,
     ),
     "torch-export": Row(
         "densecl.exports.targets.torch_export:TorchExportTarget",
-        "one .pt2 file that gives the feature maps without our code or timm's, for any batch and size",
+        "one .pt2 file that gives the feature maps without our code or timm's, for any batch, and any size that the"
+        " network takes",
+        slow=True,
     ),
     "smp": Row(
         "densecl.exports.targets.smp:SmpTarget",
@@ -79,15 +83,23 @@ IMPOSSIBLE = {
 }
 
 
+def check_target(name: str) -> None:
+    """
+    Raises:
+        UserError: there is no target of that name.
+    """
+    if name in IMPOSSIBLE:
+        raise UserError(f"--to {name} is not possible: {IMPOSSIBLE[name]}")
+    if name not in TARGETS:
+        raise UserError(f"--to takes {listing(TARGETS)}, not '{name}'.{nearest(name, TARGETS)}")
+
+
 def load(name: str) -> Target:
     """A target of the table.
 
     Raises:
         UserError: there is none of that name.
     """
-    if name in IMPOSSIBLE:
-        raise UserError(f"--to {name} is not possible: {IMPOSSIBLE[name]}")
-    if name not in TARGETS:
-        raise UserError(f"--to takes {listing(TARGETS)}, not '{name}'.{nearest(name, TARGETS)}")
+    check_target(name)
     module, _, kind = TARGETS[name].home.partition(":")
     return getattr(importlib.import_module(module), kind)(name)

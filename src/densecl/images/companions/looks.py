@@ -76,7 +76,7 @@ def look_of(pixels: Shaped[Tensor, "3 _ _"], *, lossless: bool = True) -> Look:
         equal[part].mean() if (part := ahead != background).any() else 1.0
         for equal, ahead in ((across, values[:, 1:]), (down, values[1:]))
     )
-    few = len(colors) <= VERY_FEW and across.mean() > FLAT
+    few = len(colors) <= VERY_FEW and across.size > 0 and across.mean() > FLAT  # an image may be one pixel wide
     gray = bool((red == green).all() and (green == blue).all())
     white = 65535 if pixels.element_size() == 2 else 255
     bright, dark = (red > white * 15 / 16).mean(), (red < white / 16).mean()
