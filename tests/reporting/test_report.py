@@ -91,7 +91,7 @@ def test_what_was_run_and_what_to_type(run: Path) -> None:
 
 def test_images_that_differ_in_size_are_compared_at_the_size_that_the_run_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "mine")
-    recipe = read_run(folder).recipe | {"probe": "labeled"}
+    recipe = {**read_run(folder).recipe, "probe": "labeled"}
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     said = list(next_steps(Recipe(data="photos", probe="labeled"), folder, (128, 96)))
     with (folder / "train.log").open("a") as log:
