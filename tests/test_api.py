@@ -76,6 +76,8 @@ def test_paths_are_recorded_as_seen_from_anywhere(tmp_path: Path, monkeypatch: p
     recipe, out, _ = runs[0]
     assert (recipe.data, recipe.init) == (str(tmp_path / "images"), str(tmp_path / "weights.pth"))
     assert out == tmp_path / "home" / "run"
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "1.jpg").touch()
     (tmp_path / "config").write_text("data: some/**/*.jpg\ninit: imagenet\n")
     densecl.pretrain(None, "out", config="config")
     recipe = runs[1][0]

@@ -26,4 +26,4 @@ OF_IMAGES = {"interval": [1.25, 3.0], "confidence": 0.95, "test_images": 100}
 def test_what_a_verdict_rests_on(told: dict[str, Any], expected: str) -> None:
     compared = {"sentence": "better", "differences": [{"seed": 0, "difference": 2.0}], **told}
     shown = shown_evaluation(Evaluation("evaluation.json", {"summary": [], "comparisons": [compared]}, None))
-    assert shown["comparisons"] == [{"sentence": "better", "rests_on": expected}]
+    assert shown["comparisons"] == [{"about": "", "sentence": "better", "rests_on": expected}]
