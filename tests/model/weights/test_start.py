@@ -84,3 +84,19 @@ def test_whose_license_the_weights_have(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "plain.pth")
     (tmp_path / "config.json").write_text("[")
     assert initialize_from(create_backbone("test_resnet"), tmp_path / "plain.pth").license.name is None
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (None, "Is it another architecture?"),
+        ("resnet18", "It says that it is a resnet18: --backbone resnet18."),
+        ("test_resnet.r160_in1k", "Is it another architecture?"),  # that is the one that was asked for
+    ],
+)
+def test_weights_of_another_network_are_told_by_what_they_say(said: str | None, advice: str, tmp_path: Path) -> None:
+    metadata = None if said is None else {"architecture": said}
+    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", metadata)
+    with pytest.raises(UserError) as told:
+        initialize_from(create_backbone("test_resnet"), tmp_path / "x.safetensors")
+    assert told.value.args[0].endswith(advice)

@@ -84,14 +84,14 @@ def initialize_from(backbone: Backbone, source: Path | str) -> Start:
         example = next(iter(file.tensors), "nothing")
         raise UserError(
             f"{source}: only {len(matched)} of {len(own)} tensors of {backbone.name} matched by name and shape"
-            f" (the file has {len(file.tensors)}, such as '{shown(example)}'). {_which(path)}"
+            f" (the file has {len(file.tensors)}, such as '{shown(example)}'). {_which(path, backbone.name)}"
         )
     if wrong:
         first = wrong[0]
         raise UserError(
             f"{source}: {len(wrong)} of {len(total)} tensors of {backbone.name} have another shape, such as {first}:"
             f" {size(tensors[first].shape)} in the file, {size(own[first].shape)} in {backbone.name}."
-            f" {_which(path)}"
+            f" {_which(path, backbone.name)}"
         )
     check_finite(matched, source)
     backbone.model.load_state_dict(matched, strict=False)
@@ -108,10 +108,10 @@ def initialize_from(backbone: Backbone, source: Path | str) -> Start:
     return Start(report, warnings, *normalization_of(backbone, path, fit), missing, channels, license)
 
 
-def _which(path: Path | None) -> str:
-    """What to do about weights of another network."""
+def _which(path: Path | None, asked: str) -> str:
+    """What to do about weights that are not of the network that was asked for, as far as they say of which they are."""
     said = None if path is None else stated_architecture(path)
-    if said is None:
+    if said is None or said.split(".")[0] == asked.split(".")[0]:
         return "Is it another architecture?"
     return f"It says that it is a {shown(said)}: --backbone {shown(said)}."
 
