@@ -119,8 +119,8 @@ def predict(run: str | Path, data: Any, out: str | Path, **settings: Any) -> Pre
     if objects == 0:
         least = tuned.threshold if chosen.threshold is None else chosen.threshold
         say(f"No detection has a score of at least {least or 0.0:.2f}. A lower --threshold shows weaker ones.")
-    if bad:
-        say(f"{bad} of {len(source)} images could not be used: see {shown(out / 'quarantine.csv')}")
+    if (told := quarantine.told()) is not None:
+        say(told)
     return Predicted(out, work.done, bad, objects)
 
 
