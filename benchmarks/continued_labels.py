@@ -1,10 +1,11 @@
 """Whether weights that were continued on your images are a better start for training on few labels, or for a detector.
 
     python benchmarks/continued_labels.py --init WEIGHTS --domain street --task segmentation --labeled CAMVID
-        --dense RUN0 RUN1 RUN2 [--global RUN0 ...] [--fraction 0.1] [--seeds 0 1 2] [--random] [--set KEY=VALUE ...]
+        --arm dense RUN0 RUN1 RUN2 [--arm global RUN0 ...] [--fraction 0.1] [--seeds 0 1 2] [--set KEY=VALUE ...]
 
-The runs are those of `continued.py`, one a seed. New layers, labels and the order of the images follow from the seed,
-so rows of one seed are a pair. All layers train. Scores are those of the test images: mIoU, or AP.
+The runs of an arm are those of `continued.py` or `hypotheses.py`, one a seed. Labels and order of the images of a row
+follow from the seed, so rows of one seed and network are a pair. All layers train. Scores are those of the test images:
+mIoU, or AP.
 
 Appends a row for each training to docs/benchmarks/continued-labels.csv, skips rows that are there, and prints the
 differences to the weights as they are, seed by seed.
@@ -28,8 +29,7 @@ from rows import append, mean_and_deviation, missing, read
 from densecl import evaluate
 
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "continued-labels.csv"
-BACKBONE = "tf_efficientnet_lite0"
-AS_IT_IS, RANDOM = "as it is", "random"
+AS_IT_IS = "as it is"
 
 #: Task -> its headline score.
 SCORES = {"segmentation": "miou", "detection": "ap"}
@@ -71,23 +71,23 @@ def present(rows: list[dict[str, str]], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--init", type=Path, required=True, help="ImageNet's weights of EfficientNet-Lite0")
+    parser.add_argument("--init", type=Path, help="weights to try as they are")
+    parser.add_argument("--random", metavar="NAME", help="random weights, too; what to call them in the table")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="network of --init and --random")
     parser.add_argument("--domain", required=True, help="what to call it in the table")
     parser.add_argument("--task", choices=SCORES, required=True)
     parser.add_argument("--labeled", type=Path, required=True, help="labeled images, as `evaluate` takes them")
-    parser.add_argument("--dense", nargs="*", default=[], help="runs with the dense loss, one a seed")
-    parser.add_argument("--global", nargs="*", default=[], dest="global_", help="runs with the global loss alone")
+    parser.add_argument("--arm", nargs="+", action="append", default=[], metavar="NAME RUN", help="runs, one a seed")
     parser.add_argument("--fraction", type=float, default=0.1, help="of the training labels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings of `evaluate`")
-    parser.add_argument("--random", action="store_true", help="random weights, too")
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args()
     settings = {name: yaml.safe_load(value) for name, value in (one.split("=", 1) for one in options.set)}
     for seed in options.seeds:
-        arms = {AS_IT_IS: str(options.init)} | ({RANDOM: "random"} if options.random else {})
-        trained = {"dense": options.dense, "global": options.global_}
-        arms |= {name: runs[seed] for name, runs in trained.items() if runs[seed:]}
+        arms = {AS_IT_IS: str(options.init)} if options.init else {}
+        arms |= {options.random: "random"} if options.random else {}
+        arms |= {name: runs[seed] for name, *runs in options.arm if runs[seed:]}
         for arm, weights in arms.items():
             row = Row(options.domain, options.task, options.fraction, " ".join(options.set), arm, seed)
             if not missing(options.table, [row], RUN):
@@ -97,7 +97,7 @@ def main() -> None:
                 [weights],
                 options.task,
                 options.labeled,
-                backbone=BACKBONE,
+                backbone=options.backbone,
                 json=None,
                 fine_tune=True,
                 label_fraction=options.fraction,

@@ -57,8 +57,8 @@ def continued(steps: int = 100, **settings: Any) -> Arm:
 
 
 def small(steps: int = 200, **settings: Any) -> Arm:
-    """A ResNet-18 from random weights, as in eight minutes of two CPU cores."""
-    return Arm(steps, {"backbone": "resnet18", "image_size": 96, "batch_size": 64} | settings)
+    """A ResNet-18 from random weights, as in eight minutes of a CPU core that has bf16, which halves its time."""
+    return Arm(steps, {"backbone": "resnet18", "image_size": 96, "batch_size": 64, "precision": "bf16"} | settings)
 
 
 def distilled(objective: str, weight: float = 1.0, steps: int = 400) -> Arm:
@@ -113,9 +113,9 @@ SERIES = {
             "64 px, global": fields(64, dense_weight=0.0),
             "64 px, stage 4": fields(64),
             "64 px, stage 3": fields(64, dense_stage=[3]),
-            "128 px, global": fields(128, dense_weight=0.0),
-            "128 px, stage 4": fields(128),
-            "128 px, local crops, equal time": fields(128, steps=215, local_crops=4),
+            "128 px, global": fields(128, 150, dense_weight=0.0),
+            "128 px, stage 4": fields(128, 150),
+            "128 px, local crops, equal time": fields(128, 108, local_crops=4),
         },
         (STREET,),
     ),

@@ -184,7 +184,8 @@ def test_a_curve_over_label_fractions(home: Path, tmp_path: Path, capsys: pytest
     assert f"the curve is drawn in {tmp_path}/f-curve.png" in shown.err
     assert "labels" in shown.out and "25 %" in shown.out and "run, 100 % of the labels: " not in shown.out
     assert "random, 100 % of the labels: " in shown.out
-    assert Image.open(tmp_path / "f-curve.png").width == 2 * curve_width() - 2 * MARGIN  # two panels
+    with Image.open(tmp_path / "f-curve.png") as drawn:
+        assert drawn.width == 2 * curve_width() - 2 * MARGIN  # two panels
     for fraction in (0.25, 1.0):  # the same as each alone
         alone = evaluate(names, tasks[:2], home / "data", json=None, label_fraction=fraction, **settings)
         mine = [result for result in curve if result.label_fraction == fraction]

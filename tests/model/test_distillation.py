@@ -11,7 +11,14 @@ from torch import nn
 from densecl.errors import UserError
 from densecl.model import DenseCL, Distillation, Follower, Guidance
 from densecl.model.backbone import Backbone
-from densecl.model.distillation import ANCHOR_FORMS, TEACHER_OBJECTIVES, cosine, on_the_finer_grid, relational
+from densecl.model.distillation import (
+    ANCHOR_FORMS,
+    TEACHER_OBJECTIVES,
+    cosine,
+    on_the_finer_grid,
+    relational,
+    standardized,
+)
 from densecl.model.frozen import Frozen
 from densecl.normalization import IMAGENET, Normalization
 from densecl.views import Views
@@ -84,6 +91,30 @@ def test_both_is_the_sum() -> None:
     made[2].head.load_state_dict(made[0].head.state_dict())
     one, two, both = (follower(features, pixels).loss.item() for follower in made)
     assert both == pytest.approx(one + two, abs=1e-6)
+
+
+def test_standardized_is_its_formula() -> None:
+    torch.manual_seed(0)
+    maps = 3 + 5 * torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    maps[:, 2] = 7.0  # the same in all cells
+    made = standardized(maps).transpose(0, 1).flatten(1).tolist()
+    for feature, (ours, theirs) in enumerate(zip(made, maps.transpose(0, 1).flatten(1).tolist(), strict=True)):
+        mean = sum(theirs) / 18
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in theirs) / 18)
+        expected = [0.0] * 18 if feature == 2 else [(value - mean) / deviation for value in theirs]
+        assert ours == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_with_standardized_features_their_scale_and_offset_do_not_matter(scale: float) -> None:
+    torch.manual_seed(0)
+    features, taught, pixels = torch.randn(2, 7, 4, 4), torch.randn(2, 5, 4, 4), torch.rand(2, 3, 16, 16)
+    other = scale * (taught * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])[:, None, None] + 10)
+    for comparisons in TEACHER_OBJECTIVES.values():
+        follower = Follower(frozen(), 7, comparisons, head=True, name="it", standardize=True)
+        one, two = (follower(features, pixels, target).loss.item() for target in (taught, other))
+        assert one == pytest.approx(two, rel=1e-3)
+    assert standardized(torch.zeros(1, 2, 1, 1)).abs().sum() == 0  # no deviation at all is no NaN
 
 
 def test_maps_meet_on_the_finer_grid_in_each_direction() -> None:

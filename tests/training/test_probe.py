@@ -89,7 +89,8 @@ def test_labels_that_its_cells_are_too_coarse_for(labeled: Path, tmp_path: Path,
     dotted = tmp_path / "dotted"
     shutil.copytree(labeled, dotted)
     for path in (dotted / "labels").rglob("*.png"):
-        labels = Image.new("L", Image.open(path).size)
+        with Image.open(path) as whole:
+            labels = Image.new("L", whole.size)
         labels.putpixel((0, 0), 1)
         labels.save(path)
     pretrain(tiny(probe=str(dotted), steps=1), tmp_path / "run")

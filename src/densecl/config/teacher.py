@@ -35,6 +35,11 @@ class TeacherSettings(Generic[Open]):
             "both": "the sum of the two",
         },
     )
+    teacher_standardize: bool = setting(
+        True,
+        "Bring each feature of the teacher to mean 0 and deviation 1 over the cells of a batch, so that all count alike.",
+        before=False,
+    )
     teacher_size: int | Open | None = setting(
         "auto",
         "Side in pixels at which the teacher sees a view. auto: --image-size, or more where its map would have fewer"

@@ -22,6 +22,10 @@ from densecl.model.encoder import at_least_float32, l2_normalize
 from densecl.model.frozen import Frozen
 
 
+#: A feature that varies by less than this, beside the mean of all features, is taken for constant.
+CONSTANT = 1e-4
+
+
 def cosine(student: Float[Tensor, "batch cells dim"], target: Float[Tensor, "batch cells dim"]) -> Float[Tensor, ""]:
     """1 - the mean cosine similarity of a cell and its target."""
     return 1 - (l2_normalize(student) * l2_normalize(target)).sum(dim=2).mean()
@@ -36,6 +40,18 @@ def relational(
     """
     ours, theirs = l2_normalize(student), l2_normalize(target)
     return (ours @ ours.transpose(1, 2) - theirs @ theirs.transpose(1, 2)).square().mean()
+
+
+def standardized(maps: Float[Tensor, "batch dim rows cols"]) -> Float[Tensor, "batch dim rows cols"]:
+    """Each feature at mean 0 and deviation 1 over the cells of all images. One that is the same in all cells is 0.
+
+    Otherwise the few features that vary most, and what all cells have in common, decide where a cell points [Theia; UNIC;
+    PHI-S]. Each process takes its own images.
+    """
+    variance, mean = torch.var_mean(maps, dim=(0, 2, 3), correction=0, keepdim=True)
+    deviation = variance.sqrt()
+    least = CONSTANT * deviation.mean()
+    return torch.where(deviation > least, (maps - mean) / deviation.clamp(min=least), 0)
 
 
 class Comparison(NamedTuple):
@@ -77,15 +93,24 @@ class Follower(nn.Module):
         head: put a linear head on the student's cells for comparisons that need the same space. It is no part of the
             result.
         name: of the frozen network, for messages.
+        standardize: its features over the cells of a batch.
     """
 
     def __init__(
-        self, frozen: Frozen, channels: int, comparisons: Sequence[Comparison], *, head: bool, name: str
+        self,
+        frozen: Frozen,
+        channels: int,
+        comparisons: Sequence[Comparison],
+        *,
+        head: bool,
+        name: str,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         self.frozen = frozen
         self.comparisons = comparisons
         self.name = name
+        self.standardize = standardize
         self.same_space = not head
         needed = head and any(one.needs_same_space for one in comparisons)
         self.head = nn.Conv2d(channels, frozen.network.channels, kernel_size=1) if needed else None
@@ -101,6 +126,8 @@ class Follower(nn.Module):
             target = self.frozen(pixels)
         mapped = features if self.head is None else self.head(features)
         with torch.autocast(features.device.type, enabled=False):
+            if self.standardize:
+                target = standardized(at_least_float32(target))
             own, mapped, target = on_the_finer_grid(features, mapped, target)
             losses = [one.loss(mapped if one.needs_same_space else own, target) for one in self.comparisons]
             distance = cosine(own.detach(), target) if self.same_space else None

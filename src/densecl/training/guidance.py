@@ -122,8 +122,14 @@ def make_guidance(resolved: Resolved, backbone: Backbone, guides: Guides) -> Gui
             size=resolved.teacher_size,
         )
         with seeded(resolved.seed):
-            objective = TEACHER_OBJECTIVES[resolved.teacher_objective]
-            teacher = Follower(frozen, backbone.channels, objective, head=True, name=f"--teacher {resolved.teacher}")
+            teacher = Follower(
+                frozen,
+                backbone.channels,
+                TEACHER_OBJECTIVES[resolved.teacher_objective],
+                head=True,
+                name=f"--teacher {resolved.teacher}",
+                standardize=resolved.teacher_standardize,
+            )
     if guides.start is not None:
         frozen = Frozen(guides.start, normalization=views, views=views)
         form = ANCHOR_FORMS[resolved.anchor_form]
