@@ -32,6 +32,7 @@ from rows import append, missing, read
 from densecl import pretrain
 
 TABLE = Path(__file__).parents[1] / "docs" / "benchmarks" / "hypotheses.csv"
+ITSELF = "its own starting weights"
 STREET, AERIAL, MICROSCOPY = DOMAINS = ("street", "aerial", "microscopy")
 
 
@@ -56,14 +57,19 @@ def continued(steps: int = 100, **settings: Any) -> Arm:
     return Arm(steps, settings, init=True)
 
 
+def taught(steps: int = 200, **settings: Any) -> Arm:
+    """EfficientNet-Lite0 that follows EfficientNet-Lite2 alone. 200 steps take as long as 100 of two views."""
+    return continued(steps, **{"teacher_weight": 1.0} | settings)
+
+
 def small(steps: int = 200, **settings: Any) -> Arm:
     """A ResNet-18 from random weights, as in eight minutes of a CPU core that has bf16, which halves its time."""
     return Arm(steps, {"backbone": "resnet18", "image_size": 96, "batch_size": 64, "precision": "bf16"} | settings)
 
 
-def distilled(objective: str, weight: float = 1.0, steps: int = 400) -> Arm:
-    """A ResNet-18 that follows EfficientNet-Lite2. Alone, a step takes half as long as that of two views."""
-    return small(steps, teacher_weight=weight, teacher_objective=objective)
+def distilled(steps: int = 300, **settings: Any) -> Arm:
+    """A ResNet-18 that follows EfficientNet-Lite2. Alone, 300 steps take as long as 200 of `small`."""
+    return small(steps, **{"teacher_weight": 1.0} | settings)
 
 
 def fields(size: int, steps: int = 300, **settings: Any) -> Arm:
@@ -81,9 +87,29 @@ SERIES = {
     # What else could one do? A ResNet-18 from scratch, or taught by a larger network.
     "alternatives": Series(
         "test",
-        {RANDOM: Arm(0, {"backbone": "resnet18"}), "auto": small()}
-        | {f"distilled, {objective}": distilled(objective) for objective in ("cosine", "relational", "both")}
-        | {"auto and distilled": distilled("both", 0.5, 200)},
+        {RANDOM: Arm(0, {"backbone": "resnet18"}), "auto": small(), "distilled": distilled()},
+    ),
+    # Can trained weights learn from a teacher, too? From themselves, as they see a view at twice its size?
+    "taught": Series(
+        "test",
+        {
+            AS_IT_IS: Arm(0, init=True),
+            "teacher alone": taught(),
+            "its own teacher": taught(teacher=ITSELF),
+            "teacher and dense loss": taught(100, teacher_weight=0.5),
+        },
+    ),
+    # How should a student follow a teacher?
+    "teaching": Series(
+        "val",
+        {
+            "cosine": distilled(200, teacher_objective="cosine"),
+            "cosine, features as they are": distilled(200, teacher_objective="cosine", teacher_standardize=False),
+            "relational": distilled(200, teacher_objective="relational"),
+            "both": distilled(200, teacher_objective="both"),
+            "and the dense loss": distilled(130, teacher_weight=0.5),
+        },
+        (STREET,),
     ),
     # Which settings are the defaults of --init?
     "defaults": Series(
@@ -189,7 +215,9 @@ def made(row: Row, options: argparse.Namespace) -> Row:
     settings = {**COMMON, "workers": options.workers, **arm.settings}
     if "use_size" in settings:
         settings["use_size"] = round(settings["use_size"] * JUDGED_AT[row.domain])
-    if "teacher_weight" in settings:
+    if settings.get("teacher") == ITSELF:
+        settings |= {"teacher": str(options.init), "teacher_backbone": settings["backbone"]}
+    elif "teacher_weight" in settings:
         settings |= {"teacher": str(options.teacher), "teacher_backbone": "tf_efficientnet_lite2"}
     weights, minutes = str(options.init) if arm.init else "random", 0.0
     if arm.steps:

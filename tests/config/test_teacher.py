@@ -71,7 +71,11 @@ def test_wrong_settings(settings: dict, message: str) -> None:
             {"channels": 2, "mean": (0.5, 0.5), "std": (1, 1)},
             r"takes images of 3 channels, and these have 2.*0 1 0",
         ),
-        ({"teacher_grid": (1, 1)}, "teacher_objective both compares the cells of an image, but the teacher's feature"),
+        (
+            {"teacher_grid": (1, 1), "batch_size": 2, "accumulate": 2, "teacher_weight": 1.0},
+            "teacher_standardize: the teacher makes one cell of a batch.*or teacher_standardize=False",
+        ),
+        ({"teacher_grid": (1, 1), "teacher_objective": "both"}, "teacher_objective both compares the cells of an image, but the teacher's feature"),
         (
             {"grid": (1, 1), "teacher_weight": 1.0, "teacher_objective": "relational"},
             "the student's feature map has one alone. Use image_size=128 or output_stride",
@@ -88,10 +92,12 @@ def test_what_does_not_go_with_the_teacher(settings: dict, message: str) -> None
 
 
 def test_one_cell_will_do_for_the_cosine_alone() -> None:
-    made = resolved(teacher="lite", teacher_weight=1.0, teacher_objective="cosine", grid=(1, 1), batch_size=1)
+    made = resolved(teacher="lite", teacher_weight=1.0, grid=(1, 1), batch_size=1)
     assert made.resolved.batch_size == 1  # no method takes statistics over it
+    made = resolved(teacher="lite", teacher_weight=1.0, teacher_grid=(1, 1), batch_size=1, teacher_standardize=False)
+    assert made.resolved.batch_size == 1
     with pytest.raises(UserError, match="dense learning would mean nothing"):
-        resolved(teacher="lite", teacher_objective="cosine", grid=(1, 1))
+        resolved(teacher="lite", grid=(1, 1))
 
 
 def test_the_license_is_recorded_and_said() -> None:
@@ -154,7 +160,8 @@ def test_distillation_alone_speaks_of_no_method() -> None:
 @pytest.mark.parametrize(
     ("settings", "warning"),
     [
-        ({"teacher_objective": "cosine"}, "--teacher-objective does nothing without --teacher"),
+        ({"teacher_standardize": False}, "--teacher-standardize does nothing without --teacher"),
+        ({"teacher_objective": "both"}, "--teacher-objective does nothing without --teacher"),
         ({"teacher_backbone": "resnet18"}, "--teacher-backbone does nothing without --teacher"),
         ({"anchor_form": "cells"}, "--anchor-form does nothing without --anchor"),
         ({"teacher": "x", "teacher_weight": 1.0, "method": "byol"}, "--method does nothing with --teacher-weight 1"),
@@ -167,7 +174,7 @@ def test_what_is_likely_not_meant(settings: dict, warning: str) -> None:
 
 def test_a_teacher_and_an_anchor_without_warnings() -> None:
     settings = {
-        "teacher_objective": "cosine",
+        "teacher_objective": "both",
         "teacher_size": 96,
         "teacher_channels": (2, 1, 0),
         "anchor_form": "cells",

@@ -27,7 +27,7 @@ class TeacherSettings(Generic[Open]):
         0.5, "Weight of the teacher's loss beside the self-supervised one. 1: distillation alone.", FRACTION_ABOVE_0
     )
     teacher_objective: TeacherObjective = setting(
-        "both",
+        "cosine",
         "How the student follows the teacher.",
         choices={
             "cosine": "each cell, through a linear head that is thrown away, points where the teacher's points",
@@ -37,7 +37,7 @@ class TeacherSettings(Generic[Open]):
     )
     teacher_standardize: bool = setting(
         True,
-        "Bring each feature of the teacher to mean 0 and deviation 1 over the cells of a batch, so that all count alike.",
+        "Bring each feature of the teacher to mean 0 and deviation 1 over the cells of a batch. So all count alike.",
         before=False,
     )
     teacher_size: int | Open | None = setting(

@@ -21,7 +21,6 @@ from densecl.model.backbone import Backbone
 from densecl.model.encoder import at_least_float32, l2_normalize
 from densecl.model.frozen import Frozen
 
-
 #: A feature that varies by less than this, beside the mean of all features, is taken for constant.
 CONSTANT = 1e-4
 
@@ -45,8 +44,8 @@ def relational(
 def standardized(maps: Float[Tensor, "batch dim rows cols"]) -> Float[Tensor, "batch dim rows cols"]:
     """Each feature at mean 0 and deviation 1 over the cells of all images. One that is the same in all cells is 0.
 
-    Otherwise the few features that vary most, and what all cells have in common, decide where a cell points [Theia; UNIC;
-    PHI-S]. Each process takes its own images.
+    Otherwise what all cells have in common, and the few features that vary most, decide where a cell points [Theia;
+    UNIC; PHI-S]. Each process takes its own images.
     """
     variance, mean = torch.var_mean(maps, dim=(0, 2, 3), correction=0, keepdim=True)
     deviation = variance.sqrt()
