@@ -96,6 +96,7 @@ SERIES = {
             AS_IT_IS: Arm(0, init=True),
             "teacher alone": taught(),
             "its own teacher": taught(teacher=ITSELF),
+            "its own teacher, at the size of a view": taught(teacher=ITSELF, teacher_size=COMMON["image_size"]),
             "teacher and dense loss": taught(100, teacher_weight=0.5),
         },
     ),
