@@ -75,7 +75,10 @@ def test_wrong_settings(settings: dict, message: str) -> None:
             {"teacher_grid": (1, 1), "batch_size": 2, "accumulate": 2, "teacher_weight": 1.0},
             "teacher_standardize: the teacher makes one cell of a batch.*or teacher_standardize=False",
         ),
-        ({"teacher_grid": (1, 1), "teacher_objective": "both"}, "teacher_objective both compares the cells of an image, but the teacher's feature"),
+        (
+            {"teacher_grid": (1, 1), "teacher_objective": "both"},
+            "teacher_objective both compares the cells of an image, but the teacher's feature",
+        ),
         (
             {"grid": (1, 1), "teacher_weight": 1.0, "teacher_objective": "relational"},
             "the student's feature map has one alone. Use image_size=128 or output_stride",
@@ -123,6 +126,16 @@ def test_the_teacher_gets_as_many_cells_as_the_student(grids, student, size) -> 
     assert any(reason.startswith(f"--teacher-size {size} (") for reason in made.reasons)
     few = any("it takes no size with more" in warning for warning in made.warnings)
     assert few == (grids[size] < student)
+
+
+def test_the_starting_weights_as_a_teacher_see_views_at_twice_their_size() -> None:
+    made = resolved(teacher="init", init="x", image_size=96, teacher_grids={192: (6, 6)}, grid=(3, 3))
+    assert made.resolved.teacher_size == 192
+    assert any(reason.startswith("--teacher-size 192 (twice a view") for reason in made.reasons)
+    with pytest.raises(UserError, match="teacher init follows the weights of init. Give that, too"):
+        resolved(teacher="init")
+    with pytest.raises(UserError, match="teacher_backbone: teacher init is of the network that is trained"):
+        resolved(teacher="init", init="x", teacher_backbone="resnet18")
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,13 @@ def following(tiny, teacher: Path, start: Path):
         "anchor": {"init": str(start), **ANCHOR},
         "both": {"teacher": str(teacher), "init": str(start), **ANCHOR},
         "alone": {"teacher": str(teacher), "teacher_weight": 1.0},
+        "itself": {"teacher": "init", "teacher_weight": 1.0, "init": str(start)},
         "alone, anchored": {"teacher": str(teacher), "teacher_weight": 1.0, "init": str(start), **ANCHOR},
     }
     return lambda kind, **settings: tiny(**{"optimizer": "adamw", "learning_rate": 0.001, **kinds[kind], **settings})
 
 
-@pytest.mark.parametrize("kind", ["both", "alone", "alone, anchored"])
+@pytest.mark.parametrize("kind", ["both", "alone", "itself", "alone, anchored"])
 def test_resume_is_exact(following, tmp_path: Path, kind: str) -> None:
     recipe = following(kind, steps=5)
     stop_after(3, recipe, tmp_path / "run")
@@ -103,7 +104,7 @@ def test_what_a_run_with_a_teacher_leaves(following, tmp_path: Path, capsys) -> 
     run = pretrain(following("both"), tmp_path / "run")
     told = capsys.readouterr().out
     assert (
-        "follows test_resnet at 64 px: 4x4 cells, objective both, weight 0.5; license of its weights: unknown" in told
+        "follows test_resnet at 64 px: 4x4 cells, objective cosine, weight 0.5; license of its weights: unknown" in told
     )
     assert "--teacher-size 64 (4x4 cells; the student has 4x4, and at 32 px the teacher would have 2x2)" in told
     assert "anchored to the starting weights: gram, weight 2" in told

@@ -9,7 +9,7 @@ from densecl.config.optimization import LENGTHS
 from densecl.config.rules import resting
 from densecl.config.setting import check_range
 from densecl.config.settings import Settings
-from densecl.config.teacher import distills_alone
+from densecl.config.teacher import STARTING_WEIGHTS, distills_alone
 from densecl.errors import UserError, flag
 from densecl.names import counted, listing
 
@@ -75,6 +75,10 @@ def _check_teacher(settings: Settings[Any]) -> None:
         )
     if distills_alone(settings) and settings.local_crops:
         raise UserError("--local-crops belong to the self-supervised loss, and with --teacher-weight 1 there is none.")
+    if settings.teacher == STARTING_WEIGHTS and settings.init is None:
+        raise UserError("--teacher init follows the weights of --init. Give that, too.")
+    if settings.teacher == STARTING_WEIGHTS and settings.teacher_backbone is not None:
+        raise UserError("--teacher-backbone: --teacher init is of the network that is trained. Leave it out.")
     if settings.anchor and settings.init is None:
         raise UserError(f"--anchor {settings.anchor:g} keeps the features near those of --init. Give that, too.")
 

@@ -139,7 +139,7 @@ def _check_teacher(resolved: Resolved, facts: Facts) -> None:
             f"--teacher-objective {resolved.teacher_objective} compares the cells of an image, but the {whose} feature"
             f" map has one alone. Use {advice}, or --teacher-objective cosine."
         )
-    images = resolved.batch_size // (resolved.processes * resolved.accumulate)
+    images = resolved.batch_size // resolved.accumulate
     if resolved.teacher_standardize and images * math.prod(_teacher_grid(resolved, teacher)) == 1:
         raise UserError(
             "--teacher-standardize: the teacher makes one cell of a batch, which deviates from nothing. Give a larger"

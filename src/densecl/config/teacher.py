@@ -12,12 +12,17 @@ _CHANNELS = Range(
 )
 
 
+#: As a teacher: the weights that the run starts from.
+STARTING_WEIGHTS = "init"
+
+
 @settings
 class TeacherSettings(Generic[Open]):
     teacher: str | None = setting(
         None,
         "Follow the cells of this frozen network: a timm model with its weights, such as"
-        " vit_small_patch14_dinov2.lvd142m, a run, or a file of weights.",
+        " vit_small_patch14_dinov2.lvd142m, a run, or a file of weights. init: the weights of --init, which see a view"
+        " at twice its size.",
         free=True,  # a resumed run compares the weights themselves
     )
     teacher_backbone: str | None = setting(
@@ -43,7 +48,7 @@ class TeacherSettings(Generic[Open]):
     teacher_size: int | Open | None = setting(
         "auto",
         "Side in pixels at which the teacher sees a view. auto: --image-size, or more where its map would have fewer"
-        " cells than the student's. none: --image-size.",
+        " cells than the student's; twice as much with --teacher init. none: --image-size.",
         VIEW_SIZE,
     )
     teacher_channels: tuple[int, ...] | None = setting(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from densecl.choices import AnchorForm, TeacherObjective
 from densecl.errors import UserError
 from densecl.model.backbone import Backbone
+from densecl.model.distributed import mean_over_processes
 from densecl.model.encoder import at_least_float32, l2_normalize
 from densecl.model.frozen import Frozen
 
@@ -45,12 +46,12 @@ def standardized(maps: Float[Tensor, "batch dim rows cols"]) -> Float[Tensor, "b
     """Each feature at mean 0 and deviation 1 over the cells of all images. One that is the same in all cells is 0.
 
     Otherwise what all cells have in common, and the few features that vary most, decide where a cell points [Theia;
-    UNIC; PHI-S]. Each process takes its own images.
+    UNIC; PHI-S]. The images are those of all processes.
     """
-    variance, mean = torch.var_mean(maps, dim=(0, 2, 3), correction=0, keepdim=True)
-    deviation = variance.sqrt()
+    away = maps - mean_over_processes(maps.mean(dim=(0, 2, 3), keepdim=True))
+    deviation = mean_over_processes(away.square().mean(dim=(0, 2, 3), keepdim=True)).sqrt()
     least = CONSTANT * deviation.mean()
-    return torch.where(deviation > least, (maps - mean) / deviation.clamp(min=least), 0)
+    return torch.where(deviation > least, away / deviation.clamp(min=least), 0)
 
 
 class Comparison(NamedTuple):

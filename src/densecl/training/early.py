@@ -16,6 +16,7 @@ from typing import Any
 
 from densecl.architectures import check_backbone
 from densecl.config.settings import Settings
+from densecl.config.teacher import STARTING_WEIGHTS
 from densecl.errors import UserError, flag, nearest
 from densecl.evaluation.split_places import check_splits
 from densecl.images.early import check_data
@@ -45,7 +46,10 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
         source = getattr(settings, name)
         if source is not None and is_path(source) and not Path(source).expanduser().exists():
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
-    if settings.teacher is not None and re.fullmatch(r"[\w.]+", settings.teacher, re.ASCII):
+    if settings.teacher == STARTING_WEIGHTS and settings.backbone.startswith("module:"):
+        raise UserError("--teacher init needs a backbone of timm's.")
+    named = settings.teacher is not None and settings.teacher != STARTING_WEIGHTS
+    if named and re.fullmatch(r"[\w.]+", settings.teacher, re.ASCII):
         _check_teacher(settings.teacher)
     if settings.probe is not None:
         with told_as_probe(settings.probe):

@@ -12,6 +12,7 @@ from densecl.config import automatic, facts
 from densecl.config.recipe import Resolved
 from densecl.config.rules import cells_to_follow, has_enough_cells
 from densecl.config.settings import Settings
+from densecl.config.teacher import STARTING_WEIGHTS
 from densecl.errors import UserError
 from densecl.model import Backbone, Follower, Guidance
 from densecl.model.distillation import ANCHOR_FORMS, TEACHER_OBJECTIVES
@@ -38,8 +39,11 @@ def open_guides(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> G
     Raises:
         UserError: if there is no such teacher, or the starting weights of a resumed run are gone.
     """
-    teacher = None if asked.teacher is None else load_teacher(asked.teacher, asked.teacher_backbone)
-    start = None
+    teacher = start = None
+    if asked.teacher == STARTING_WEIGHTS:
+        teacher = load_teacher(*(asked.backbone,) if asked.init == "imagenet" else (asked.init, asked.backbone))
+    elif asked.teacher is not None:
+        teacher = load_teacher(asked.teacher, asked.teacher_backbone)
     if asked.anchor and asked.init is not None:
         start = copy.deepcopy(backbone)
         if resumed:
@@ -72,6 +76,8 @@ def _grids(network: Backbone, asked: Settings[Any], student: facts.Network) -> d
     view, cells = asked.image_size, cells_to_follow(asked, student.followed_grid)
     if asked.teacher_size != "auto":
         return _grid_at(network, asked.teacher_size or view)
+    if asked.teacher == STARTING_WEIGHTS and (twice := _taken(network, [2 * view])):
+        return twice
     grids = _taken(network, [view])
     if any(has_enough_cells(grid, cells) for grid in grids.values()):
         return grids
