@@ -77,7 +77,7 @@ def _check_teacher(source: str) -> None:
     try:
         check_backbone(source)
     except UserError as error:
-        hint = error.args[0].partition("no such model.")[2]
+        hint = nearest(source, [STARTING_WEIGHTS]) or error.args[0].partition("no such model.")[2]
         raise UserError(
             f"--teacher {shown(source)}: no such run or file of weights, and no model of timm's.{hint}"
         ) from error
