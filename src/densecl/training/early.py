@@ -48,9 +48,9 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
     if settings.teacher == STARTING_WEIGHTS and settings.backbone.startswith("module:"):
         raise UserError("--teacher init needs a backbone of timm's.")
-    named = settings.teacher is not None and settings.teacher != STARTING_WEIGHTS
-    if named and re.fullmatch(r"[\w.]+", settings.teacher, re.ASCII):
-        _check_teacher(settings.teacher)
+    named = None if settings.teacher == STARTING_WEIGHTS else settings.teacher
+    if named is not None and re.fullmatch(r"[\w.]+", named, re.ASCII):
+        _check_teacher(named)
     if settings.probe is not None:
         with told_as_probe(settings.probe):
             check_splits(Path(settings.probe).expanduser())

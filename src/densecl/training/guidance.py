@@ -40,8 +40,9 @@ def open_guides(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> G
         UserError: if there is no such teacher, or the starting weights of a resumed run are gone.
     """
     teacher = start = None
-    if asked.teacher == STARTING_WEIGHTS:
-        teacher = load_teacher(*(asked.backbone,) if asked.init == "imagenet" else (asked.init, asked.backbone))
+    if asked.teacher == STARTING_WEIGHTS and asked.init is not None:
+        imagenet = asked.init == "imagenet"
+        teacher = load_teacher(asked.backbone) if imagenet else load_teacher(asked.init, asked.backbone)
     elif asked.teacher is not None:
         teacher = load_teacher(asked.teacher, asked.teacher_backbone)
     if asked.anchor and asked.init is not None:
