@@ -20,7 +20,7 @@ from densecl.images.pairs import CropPairDataset
 from densecl.model import DenseCL, create_backbone, save_backbone
 from densecl.model.frozen import Frozen
 from densecl.normalization import Normalization
-from densecl.training import kept_maps
+from densecl.training import guidance, kept_maps
 from densecl.training.build import build
 from densecl.training.checkpoints import load_checkpoint
 from densecl.training.metrics import COLUMNS
@@ -209,6 +209,32 @@ def test_a_run_of_before_the_teachers_size_was_chosen_goes_on_as_it_began(follow
     pretrain(following("alone", steps=5), run, resume=True)
     assert "follows test_resnet at 32 px: 2x2 cells" in capsys.readouterr().out
     assert read_recipe(run / "recipe.yaml").teacher_size is None
+
+
+def test_a_run_of_before_features_were_standardized_goes_on_without(following, tmp_path: Path) -> None:
+    settings, run = following("alone", steps=5, teacher_standardize=False), tmp_path / "run"
+    stop_after(3, settings, run)
+    recipe = run / "recipe.yaml"
+    recipe.write_text("".join(line for line in recipe.read_text().splitlines(True) if "standardize" not in line))
+    assert main(["pretrain", "--out", str(run), "--resume"]) == 0
+    assert read_recipe(recipe).teacher_standardize is False
+    pretrain(settings, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", run)
+
+
+def test_the_starting_weights_as_a_teacher(following, start: Path, tmp_path: Path, capsys) -> None:
+    run = pretrain(following("itself"), tmp_path / "run")
+    told = capsys.readouterr().out
+    assert "distillation alone" in told and "follows test_resnet at 64 px" in told
+    assert f"teacher: test_resnet from {start}" in told
+    assert read_recipe(run.out / "recipe.yaml").teacher == "init"
+
+
+def test_imagenet_weights_as_their_own_teacher_are_those_of_the_backbone(following, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(guidance, "load_teacher", lambda *given: asked.append(given))
+    guidance.open_guides(following("itself", init="imagenet"), create_backbone("test_resnet"), resumed=False)
+    assert asked == [("test_resnet",)]
 
 
 def test_wrong_teachers_end_with_code_2(photos: Path, tmp_path: Path, capsys) -> None:
