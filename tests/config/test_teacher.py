@@ -132,6 +132,10 @@ def test_the_starting_weights_as_a_teacher_see_views_at_twice_their_size() -> No
     made = resolved(teacher="init", init="x", image_size=96, teacher_grids={192: (6, 6)}, grid=(3, 3))
     assert made.resolved.teacher_size == 192
     assert any(reason.startswith("--teacher-size 192 (twice a view") for reason in made.reasons)
+    kept = resolved(
+        teacher="init", init="x", teacher_cache="maps", image_size=96, teacher_grids={192: (7, 7)}, grid=(3, 3)
+    )
+    assert not any("twice a view" in reason for reason in kept.reasons)  # its maps are of whole images
     with pytest.raises(UserError, match="teacher init follows the weights of init. Give that, too"):
         resolved(teacher="init")
     with pytest.raises(UserError, match="teacher_backbone: teacher init is of the network that is trained"):

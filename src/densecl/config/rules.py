@@ -16,7 +16,7 @@ from densecl.config import automatic
 from densecl.config.facts import Facts, Traits
 from densecl.config.optimization import LENGTHS
 from densecl.config.settings import Settings
-from densecl.config.teacher import STARTING_WEIGHTS, distills_alone
+from densecl.config.teacher import distills_alone, sees_twice
 from densecl.errors import UserError, flag
 from densecl.names import counted
 from densecl.normalization import IMAGENET
@@ -296,7 +296,7 @@ def _teacher_size(chosen: Grounds, facts: Facts) -> Choice:
     grids, student = facts.teacher.grids, cells_to_follow(chosen, facts.network.followed_grid)
     enough = [size for size in grids if has_enough_cells(grids[size], student)]
     size = min(enough) if enough else max(grids, key=lambda size: min(grids[size]))
-    if chosen.teacher == STARTING_WEIGHTS and size == 2 * chosen.image_size:
+    if sees_twice(chosen) and size == 2 * chosen.image_size:
         return Choice({"teacher_size": size}, "twice a view, so that the weights learn what they see in a larger image")
     whose = "the student has" if chosen.teacher_cache is None else "the smallest crop needs"
     because = f"{in_cells(grids[size])} cells; {whose} {in_cells(student)}"

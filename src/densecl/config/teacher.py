@@ -83,3 +83,8 @@ class TeacherSettings(Generic[Open]):
 def distills_alone(settings: Any) -> bool:
     """Whether a run has no self-supervised loss: the teacher's is all."""
     return settings.teacher is not None and settings.teacher_weight == 1
+
+
+def sees_twice(settings: Any) -> bool:
+    """Whether the teacher is to see a view at twice its size. Kept maps are of whole images, not of views."""
+    return settings.teacher == STARTING_WEIGHTS and settings.teacher_cache is None

@@ -12,7 +12,7 @@ from densecl.config import automatic, facts
 from densecl.config.recipe import Resolved
 from densecl.config.rules import cells_to_follow, has_enough_cells
 from densecl.config.settings import Settings
-from densecl.config.teacher import STARTING_WEIGHTS
+from densecl.config.teacher import STARTING_WEIGHTS, sees_twice
 from densecl.errors import UserError
 from densecl.model import Backbone, Follower, Guidance
 from densecl.model.distillation import ANCHOR_FORMS, TEACHER_OBJECTIVES
@@ -77,7 +77,7 @@ def _grids(network: Backbone, asked: Settings[Any], student: facts.Network) -> d
     view, cells = asked.image_size, cells_to_follow(asked, student.followed_grid)
     if asked.teacher_size != "auto":
         return _grid_at(network, asked.teacher_size or view)
-    if asked.teacher == STARTING_WEIGHTS and (twice := _taken(network, [2 * view])):
+    if sees_twice(asked) and (twice := _taken(network, [2 * view])):
         return twice
     grids = _taken(network, [view])
     if any(has_enough_cells(grid, cells) for grid in grids.values()):
