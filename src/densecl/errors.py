@@ -18,6 +18,7 @@ SWITCHES = (
     "symmetric",
     "sync-batch-norm",
     "keep-best",
+    "teacher-standardize",
 )
 
 #: A setting as it is typed, with its value if that can be no word of the sentence; or anything in quotes, which may be
