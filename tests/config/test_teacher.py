@@ -73,7 +73,7 @@ def test_wrong_settings(settings: dict, message: str) -> None:
         ),
         (
             {"teacher_grid": (1, 1), "batch_size": 2, "accumulate": 2, "teacher_weight": 1.0},
-            "teacher_standardize: the teacher makes one cell of a batch.*or teacher_standardize=False",
+            "teacher_standardize=True: the teacher makes one cell of a batch.*or teacher_standardize=False",
         ),
         (
             {"teacher_grid": (1, 1), "teacher_objective": "both"},
