@@ -42,6 +42,7 @@ class Arm(NamedTuple):
     steps: int
     settings: Mapping[str, Any] = MappingProxyType({})
     init: bool = False  # from ImageNet's EfficientNet-Lite0
+    after: str = ""  # or from what this arm of the series makes
 
 
 class Series(NamedTuple):
@@ -96,6 +97,8 @@ SERIES = {
             AS_IT_IS: Arm(0, init=True),
             "teacher alone": taught(),
             "its own teacher": taught(teacher=ITSELF),
+            "its own teacher, 1000 steps": taught(1000, teacher=ITSELF),
+            "its own teacher, then the dense loss": Arm(100, after="its own teacher"),
             "its own teacher, at the size of a view": taught(teacher=ITSELF, teacher_size=COMMON["image_size"]),
             "teacher and dense loss": taught(100, teacher_weight=0.5),
         },
@@ -203,16 +206,23 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
                             yield Row(name, domain, arm, series.judge, seed, made.steps)
 
 
-def made(row: Row, options: argparse.Namespace) -> Row:
-    """Makes the weights of a row and judges them."""
-    folder: Path = getattr(options, row.domain)
-    arm = SERIES[row.series].arms[row.arm]
-    data = argparse.Namespace(
+def data_of(domain: str, options: argparse.Namespace) -> argparse.Namespace:
+    """The images of a domain, as continued.py takes them."""
+    folder: Path = getattr(options, domain)
+    return argparse.Namespace(
         labeled=folder,
-        unlabeled=folder / "unlabelled" if row.domain == AERIAL else None,
-        ignore=[11] if row.domain == STREET else [],
-        size=256 if row.domain == MICROSCOPY else None,
+        unlabeled=folder / "unlabelled" if domain == AERIAL else None,
+        ignore=[11] if domain == STREET else [],
+        size=256 if domain == MICROSCOPY else None,
     )
+
+
+def weights_of(row: Row, options: argparse.Namespace) -> tuple[str, float]:
+    """Makes the weights of a row. Returns what `judge` calls them, and the minutes that they took."""
+    arm = SERIES[row.series].arms[row.arm]
+    init = weights_of(row._replace(arm=arm.after), options)[0] if arm.after else str(options.init) if arm.init else None
+    if not arm.steps:
+        return init or "random", 0.0
     settings = {**COMMON, "workers": options.workers, **arm.settings}
     if "use_size" in settings:
         settings["use_size"] = round(settings["use_size"] * JUDGED_AT[row.domain])
@@ -220,14 +230,17 @@ def made(row: Row, options: argparse.Namespace) -> Row:
         settings |= {"teacher": str(options.init), "teacher_backbone": settings["backbone"]}
     elif "teacher_weight" in settings:
         settings |= {"teacher": str(options.teacher), "teacher_backbone": "tf_efficientnet_lite2"}
-    weights, minutes = str(options.init) if arm.init else "random", 0.0
-    if arm.steps:
-        out = options.out / f"{row.series}-{row.domain}-{row.arm}-{row.seed}".replace(" ", "-").replace(",", "")
-        init = str(options.init) if arm.init else None
-        with training_images(data) as images:
-            pretrain(images, out, init=init, steps=arm.steps, seed=row.seed, resume=True, **settings)
-        weights, minutes = str(out), float(read(out / "metrics.csv")[-1]["seconds"]) / 60
-    scores = judge(weights, data, row.judge, row.seed, settings["backbone"])
+    out = options.out / f"{row.series}-{row.domain}-{row.arm}-{row.seed}".replace(" ", "-").replace(",", "")
+    with training_images(data_of(row.domain, options)) as images:
+        pretrain(images, out, init=init, steps=arm.steps, seed=row.seed, resume=True, **settings)
+    return str(out), float(read(out / "metrics.csv")[-1]["seconds"]) / 60
+
+
+def made(row: Row, options: argparse.Namespace) -> Row:
+    """Makes the weights of a row and judges them."""
+    weights, minutes = weights_of(row, options)
+    backbone = SERIES[row.series].arms[row.arm].settings.get("backbone", COMMON["backbone"])
+    scores = judge(weights, data_of(row.domain, options), row.judge, row.seed, backbone)
     return row._replace(**scores, minutes=minutes, date=datetime.date.today().isoformat(), machine=this_machine())
 
 

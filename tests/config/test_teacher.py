@@ -167,6 +167,13 @@ def test_an_unknown_license_is_said_plainly() -> None:
     assert any("teacher-license unknown (nothing says it; look it up" in reason for reason in made.reasons)
 
 
+def test_weights_that_teach_themselves_have_one_license() -> None:
+    made = resolved(teacher="init", init="x", init_license="mine")
+    assert made.resolved.teacher_license == "mine"
+    assert "--teacher-license mine (that of the starting weights)" in made.reasons
+    assert resolved(teacher="init", init="x").resolved.teacher_license == "unknown"
+
+
 def test_distillation_alone_speaks_of_no_method() -> None:
     assert any(reason.startswith("--method") for reason in resolved(teacher="lite").reasons)
     made = resolved(teacher="lite", teacher_weight=1.0)

@@ -16,7 +16,7 @@ from densecl.config import automatic
 from densecl.config.facts import Facts, Traits
 from densecl.config.optimization import LENGTHS
 from densecl.config.settings import Settings
-from densecl.config.teacher import distills_alone, sees_twice
+from densecl.config.teacher import STARTING_WEIGHTS, distills_alone, sees_twice
 from densecl.errors import UserError, flag
 from densecl.names import counted
 from densecl.normalization import IMAGENET
@@ -326,16 +326,6 @@ def in_cells(grid: tuple[int, int]) -> str:
     return "x".join(map(str, grid))
 
 
-@rule("teacher_license", rests_on=("teacher", "teacher_backbone"))
-def _teacher_license(chosen: Grounds, facts: Facts) -> Choice:
-    if facts.teacher is None:
-        return Choice({"teacher_license": None})
-    if facts.teacher.license is None:
-        because = "nothing says it; look it up before you pass on what the teacher has taught"
-        return Choice({"teacher_license": UNKNOWN_LICENSE}, because)
-    return Choice({"teacher_license": facts.teacher.license}, facts.teacher.whose_license)
-
-
 @rule("init_license", rests_on=("init",))
 def _init_license(chosen: Grounds, facts: Facts) -> Choice:
     if chosen.init is None:
@@ -344,6 +334,18 @@ def _init_license(chosen: Grounds, facts: Facts) -> Choice:
         because = "nothing says it; look it up before you pass on what is made of these weights"
         return Choice({"init_license": UNKNOWN_LICENSE}, because)
     return Choice({"init_license": facts.start_license}, facts.whose_start_license)
+
+
+@rule("teacher_license", rests_on=("teacher", "teacher_backbone", "init_license"))
+def _teacher_license(chosen: Grounds, facts: Facts) -> Choice:
+    if facts.teacher is None:
+        return Choice({"teacher_license": None})
+    if chosen.teacher == STARTING_WEIGHTS:
+        return Choice({"teacher_license": chosen.init_license}, "that of the starting weights")
+    if facts.teacher.license is None:
+        because = "nothing says it; look it up before you pass on what the teacher has taught"
+        return Choice({"teacher_license": UNKNOWN_LICENSE}, because)
+    return Choice({"teacher_license": facts.teacher.license}, facts.teacher.whose_license)
 
 
 # --- the optimizer --------------------------------------------------------------------------------
