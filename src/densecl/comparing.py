@@ -1,4 +1,4 @@
-"""The command that compares a run on labeled images. The end of a run and its report both give it."""
+"""The command that compares a run with what it began with. The end of a run and its report both give it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from collections.abc import Iterable
 _SIZE = re.compile(r"\bdensecl evaluate .*--task segmentation .*--image-size (\d{1,5})x(\d{1,5})\b")
 
 
-def labeled_comparison(
-    run: str, other: str, labels: str, size: tuple[int, int] | None, *, task: str = "segmentation"
-) -> str:
+def comparison(run: str, other: str, images: str, size: tuple[int, int] | None = None, *, task: str) -> str:
     """The command that says whether the weights of a run beat those that it began with.
 
     Args:
         run: its folder.
         other: the weights that it began with.
-        labels: the folder of labeled images.
-        size: (width, height) for images that differ in size; None: they have one size.
+        images: the folder of images, with labels unless the task needs none.
+        size: (width, height) for labeled images that differ in size; None: they have one size.
         task: of `densecl evaluate`.
     """
-    words = ["densecl", "evaluate", run, other, "--baseline", other, "--task", task, "--data", labels]
+    words = ["densecl", "evaluate", run, other, "--baseline", other, "--task", task, "--data", images]
     if size is not None:
         words += ["--image-size", "x".join(map(str, size))]
     return shlex.join(words)

@@ -79,9 +79,12 @@ def test_files_of_others_need_to_be_told_the_backbone(tmp_path: Path, run: Path)
         open_weights([run], "resnet18")
     with pytest.raises(UserError, match="resnet18: .* says that it is a resnet10t. Leave it out"):
         open_weights([run, "test_vit"], "resnet18")  # none of them needs it
-    stated, random = open_weights([run, "random"], "resnet18")
-    assert random.architecture == "resnet18" and random.warnings == ()
-    assert stated.architecture == "resnet10t"
+    with pytest.raises(UserError, match="resnet18: .* says that it is a resnet10t. Leave it out"):
+        open_weights([run, "random"], "resnet18")  # those are of the run's network
+    torch.save(create_backbone("resnet18").model.state_dict(), tmp_path / "18.pth")
+    stated, random, file = open_weights([run, "random", tmp_path / "18.pth"], "resnet18")
+    assert file.architecture == "resnet18"
+    assert random.architecture == stated.architecture == "resnet10t" and random.warnings == ()
     assert stated.warnings == (
         "it says that it is a resnet10t; --backbone resnet18 is only for weights that do not say theirs",
     )
@@ -149,7 +152,6 @@ def test_models_of_timm_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.M
     assert asked == ["test_resnet.r160_in1k", "test_resnet.r160_in1k", "test_vit", "test_resnet"]
     # Beside a run, "imagenet" is of the first that says its architecture.
     assert open_weights(["imagenet", run, "test_vit.r160_in1k"])[0].architecture == "resnet10t"
-    assert open_weights(["test_vit", "random"], "resnet10t")[1].architecture == "resnet10t"
     # A file of that name is the file.
     monkeypatch.chdir(tmp_path)
     save_backbone(create_backbone("resnet10t"), tmp_path / "test_vit", NORMALIZATION)
@@ -172,6 +174,18 @@ def test_names_that_timm_does_not_have(name: str, complaint: str) -> None:
     with pytest.raises(UserError) as raised:
         open_weights([name])
     assert complaint in raised.value.args[0]
+
+
+def test_weights_of_photographs_beside_a_run_of_other_channels(tmp_path: Path) -> None:
+    gray = Normalization((0.4,), (0.2,))
+    save_backbone(create_backbone("resnet10t", channels=1), tmp_path / "backbone.safetensors", gray)
+    network = create_backbone("resnet10t")
+    torch.save(network.model.state_dict(), tmp_path / "photographs.pth")
+    run, file = open_weights([tmp_path, tmp_path / "photographs.pth"])
+    assert run.in_channels == file.in_channels == 1 and file.normalization == gray
+    assert file.state is not None and file.state["conv1.0.weight"].shape[1] == 1
+    assert "adapted to images of 1 channel" in file.report
+    assert same(file.backbone(None).model.layer1, network.model.layer1)  # pyright: ignore[reportArgumentType]
 
 
 def test_without_a_network_the_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +212,12 @@ def test_the_backbone_of_a_torchvision_detector(tmp_path: Path) -> None:
     body = detector.backbone.body.state_dict()
     assert body and all(torch.equal(weights.state[name], tensor) for name, tensor in body.items())
     assert weights.normalization.mean[0] == 0.485
+    # Beside a run of another network, and what that began with.
+    run = tmp_path / "run"
+    run.mkdir()
+    save_backbone(create_backbone("resnet10t"), run / "backbone.safetensors", NORMALIZATION)
+    found = open_weights([run, "random", tmp_path / "coco.pth"], "resnet18")
+    assert [weights.architecture for weights in found] == ["resnet10t", "resnet10t", "resnet18"]
     # What a file lacks is said.
     torch.save({name: tensor for name, tensor in body.items() if "layer4.1" not in name}, tmp_path / "part.pth")
     (weights,) = open_weights([tmp_path / "part.pth"], "resnet18")

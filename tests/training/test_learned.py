@@ -98,13 +98,13 @@ def test_what_to_do_with_the_result() -> None:
     out = Path("my runs/a")
     lines = list(next_steps(Recipe(data="photos"), out))
     assert "  densecl report 'my runs/a'" in lines
-    assert "  densecl evaluate 'my runs/a' random --task correspondence --data photos" in lines
+    assert "  densecl evaluate 'my runs/a' random --baseline random --task correspondence --data photos" in lines
     assert lines[-2:] == [
         "  import densecl",
         "  backbone, normalization = densecl.load_backbone('my runs/a/backbone.safetensors')",
     ]
     continued = " ".join(next_steps(Recipe(data="dataset:Photos", init="imagenet"), out))
-    assert "imagenet --task correspondence --data FOLDER" in continued
+    assert "imagenet --baseline imagenet --task correspondence --data FOLDER" in continued
     probed = list(next_steps(Recipe(data="photos", probe="labeled"), out))
     assert "  densecl evaluate 'my runs/a' random --baseline random --task segmentation --data labeled" in probed
     sized = next_steps(Recipe(data="photos", probe="labeled"), out, (128, 96))

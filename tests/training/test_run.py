@@ -52,7 +52,7 @@ def test_what_a_run_says_of_itself(tiny, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
     pretrain(tiny(steps=2), out)
     said = capsys.readouterr().out
-    assert f"  densecl evaluate {out} random --task correspondence --data " in said
+    assert f"  densecl evaluate {out} random --baseline random --task correspondence --data " in said
     assert f"  backbone, normalization = densecl.load_backbone('{out}/backbone.safetensors')" in said
     assert "Match accuracy on fixed views: " in said
     log = (out / "train.log").read_text()

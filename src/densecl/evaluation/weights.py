@@ -92,8 +92,8 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
         names: run folders, files, "random", "imagenet", or timm's names such as "resnet50.a1_in1k", also written with a
             colon. A backbone.safetensors of ours says what it is. Other files (safetensors, .pth, .pt, .ckpt of timm,
             torchvision or any self-supervised code) need `architecture`.
-        architecture: timm's name of the network, for weights that do not say it. Not given: that of the first weights
-            that do.
+        architecture: timm's name of the network, for files that do not say it. Not given: that of the first weights
+            that do. Theirs is that of "random" and "imagenet", too; only if none say it, it is `architecture`.
 
     Raises:
         UserError: a file that is not there, does not fit, or does not say what it is; a name given twice; no weights
@@ -117,29 +117,27 @@ def open_weights(names: Sequence[str | Path], architecture: str | None = None) -
     said = {name: model.split(".")[0] for name, model in of_timm.items()}
     said |= {name: weights.architecture for name, weights in ours.items()}
     others = _of_others(names, said, architecture)
-    if architecture is None:
-        architecture = next((said[name] for name in names if name in said), None)
+    first = next((said[name] for name in names if name in said), architecture)
+    channels = known.in_channels if known else 3
     found = []
     for name in names:
         if name in ours:
             found.append(ours[name])
             continue
         if name in of_timm:
-            found.append(_initialized(name, of_timm[name], IMAGENET))
+            found.append(_initialized(name, of_timm[name], IMAGENET, known))
             continue
-        if architecture is None:
+        network = first if name in (RANDOM, IMAGENET) else architecture or first
+        if network is None:
             raise UserError(f"{name} does not say which backbone it is for. Give --backbone, such as resnet50.")
         if name == RANDOM:
-            create_backbone(architecture)  # raises for an unknown name
-            in_channels = known.in_channels if known else 3
+            create_backbone(network)  # raises for an unknown name
             normalization = known.normalization if known else IMAGENET_NORMALIZATION
-            found.append(
-                Weights(name, architecture, in_channels, normalization, None, provenance={"init": "random weights"})
-            )
+            found.append(Weights(name, network, channels, normalization, None, provenance={"init": "random weights"}))
         elif name == IMAGENET:
-            found.append(_initialized(name, architecture, IMAGENET))
+            found.append(_initialized(name, network, IMAGENET, known))
         else:
-            found.append(_initialized(name, architecture, Path(name).expanduser()))
+            found.append(_initialized(name, network, Path(name).expanduser(), known))
     ignored = f"--backbone {shown(architecture or '')} is only for weights that do not say theirs"
     return [
         replace(one, warnings=(*one.warnings, f"it says that it is a {shown(one.architecture)}; {ignored}"))
@@ -158,7 +156,7 @@ def _of_others(names: Sequence[str], said: Mapping[str, str], architecture: str 
     if architecture is None:
         return []
     others = [name for name in names if name in said and said[name].split(".")[0] != architecture.split(".")[0]]
-    if others and all(name in said for name in names):
+    if others and all(name in (RANDOM, IMAGENET, *said) for name in names):
         name = others[0]
         raise UserError(
             f"--backbone {shown(architecture)}: {shown(name)} says that it is a {shown(said[name])}. Leave it out."
@@ -210,10 +208,13 @@ def _load(name: str) -> Weights:
     )
 
 
-def _initialized(name: str, architecture: str, source: Path | str) -> Weights:
-    backbone = create_backbone(architecture)
+def _initialized(name: str, architecture: str, source: Path | str, known: Weights | None) -> Weights:
+    """Existing weights, adapted to images of as many channels as `known` takes: weights of ours beside them."""
+    channels = known.in_channels if known else 3
+    backbone = create_backbone(architecture, channels=channels)
     start = initialize_from(backbone, source)
-    normalization = start.normalization or IMAGENET_NORMALIZATION
+    usual = known.normalization if known and channels != len(IMAGENET_NORMALIZATION.mean) else IMAGENET_NORMALIZATION
+    normalization = start.normalization or usual
     provenance = {}
     if source == IMAGENET:
         said = getattr(backbone.model, "pretrained_cfg", {})

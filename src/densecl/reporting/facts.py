@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from densecl.comparing import labeled_comparison, size_in
+from densecl.comparing import comparison, size_in
 from densecl.names import few
 from densecl.progress import duration
 from densecl.reporting.run_files import RunFiles
@@ -179,12 +179,12 @@ def next_commands(run: RunFiles) -> list[Command]:
     found.append(Command("Repeat it", shlex.join(again)))
     if not complete(run) and not stopped_early(run):
         found.append(Command("Go on with it", shlex.join(("densecl", "pretrain", "--out", out, "--resume"))))
-    judge = ("densecl", "evaluate", out, other, "--task", "correspondence", "--data", data)
-    found.append(Command("Compare it with what it began with, without labels", shlex.join(judge)))
+    judge = comparison(out, other, data, task="correspondence")
+    found.append(Command("Compare it with what it began with, without labels", judge))
     probe = recipe.get("probe")
     task, labels = ("segmentation", probe) if isinstance(probe, str) else ("detection", "LABELED")
     size = size_in(run.log_tail) if task == "segmentation" else None
-    labeled = labeled_comparison(out, other, labels, size, task=task)
+    labeled = comparison(out, other, labels, size, task=task)
     found.append(Command("Compare it on images with labels", labeled))
     export = ("densecl", "export", out, "--to", "timm", "--out", f"{out}-timm")
     found.append(Command("Hand it to another library", shlex.join(export)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from densecl.comparing import labeled_comparison
+from densecl.comparing import comparison
 from densecl.config.settings import Settings
 from densecl.names import shown
 from densecl.training import best
@@ -137,9 +137,9 @@ def next_steps(settings: Settings[Any], out: Path, size: tuple[int, int] | None 
     beside = "random" if settings.init is None else "imagenet" if settings.init == "imagenet" else settings.init
     data = "FOLDER" if settings.sources[0].startswith("dataset:") else settings.sources[0]
     if settings.probe is not None:
-        command = labeled_comparison(str(out), beside, settings.probe, size)
+        command = comparison(str(out), beside, settings.probe, size, task="segmentation")
     else:
-        command = shlex.join(("densecl", "evaluate", str(out), beside, "--task", "correspondence", "--data", data))
+        command = comparison(str(out), beside, data, task="correspondence")
     yield f"Compare it with {'untrained weights' if beside == 'random' else 'what it began with'}:"
     yield f"  {shown(command, 2000)}"
     yield "Load it:"
