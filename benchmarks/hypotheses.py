@@ -132,6 +132,7 @@ SERIES = {
             "matching by features": continued(matching="features"),
             "matching by both": continued(matching="both"),
             "two stages": continued(dense_stage=[-2, -1]),
+            "statistics not frozen": continued(freeze_norm_statistics=False),
             "global": continued(dense_weight=0.0),
             "global, statistics not frozen": continued(dense_weight=0.0, freeze_norm_statistics=False),
         },

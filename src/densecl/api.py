@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densecl.architectures import understood
+from densecl.choices import STARTING_WEIGHTS
 from densecl.config.compose import make_recipe
 from densecl.errors import UserError
 from densecl.names import few, shown
@@ -165,8 +166,9 @@ def _located(recipe: Recipe, dataset: Dataset[Any] | None, module: nn.Module | N
         recipe = dataclasses.replace(recipe, init=_absolute(recipe.init))
     if recipe.probe is not None:
         recipe = dataclasses.replace(recipe, probe=_absolute(recipe.probe))
-    if recipe.teacher is not None and os.path.exists(os.path.expanduser(recipe.teacher)):  # else a name of timm's
-        recipe = dataclasses.replace(recipe, teacher=_absolute(recipe.teacher))
+    teacher = recipe.teacher
+    if teacher not in (None, STARTING_WEIGHTS) and os.path.exists(os.path.expanduser(teacher)):  # else a name of timm's
+        recipe = dataclasses.replace(recipe, teacher=_absolute(teacher))
     return recipe
 
 

@@ -39,5 +39,11 @@ AnchorForm = Literal["gram", "cells"]
 #: Detectors, all of torchvision's and with a feature pyramid on the backbone.
 Architecture = Literal["faster-rcnn", "retinanet", "mask-rcnn"]
 
+#: As a teacher: the weights that the run starts from.
+STARTING_WEIGHTS = "init"
+
+#: What a result calls that teacher.
+ITSELF = "its own starting weights"
+
 #: The license of weights of which nothing says it.
 UNKNOWN_LICENSE = "unknown"

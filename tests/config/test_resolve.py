@@ -208,7 +208,7 @@ def test_mean_and_std_are_those_that_fit(given, pixels, start, brightness, norma
     ("color", "light", "given", "jitter", "gray", "lost"),
     [
         (None, None, {}, (0.4, 0.4, 0.4, 0.1), 0.2, None),
-        (0.2, 0.2, {}, (0.4, 0.4, 0.4, 0.1), 0.2, None),
+        (0.2, 0.3, {}, (0.4, 0.4, 0.4, 0.1), 0.2, "only 20% in gray and 30% in another light"),
         (0.44, 0.2, {}, (0.4, 0.4, 0.0, 0.0), 0.0, "44% in gray"),
         (0.1, 0.53, {}, (0.0, 0.0, 0.4, 0.1), 0.2, "53% in another light"),
         (0.59, 0.6, {}, (0.0, 0.0, 0.0, 0.0), 0.0, "60% in another light and 59% in gray"),

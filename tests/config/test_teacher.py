@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ def resolved(
     teacher_grids: dict[int, tuple[int, int]] | None = None,
     grid: tuple[int, int] = (7, 7),
     license: str | None = "apache-2.0",
+    receptive_field: float = math.inf,
     **asked: Any,
 ) -> Resolution:
     """The resolved settings of a run with a teacher, if `asked` names one."""
@@ -34,7 +36,14 @@ def resolved(
     facts = Facts(
         images=1000,
         pixels=Pixels(),
-        network=Network(name="resnet18", stride=32, grid=grid, batch_norm=True, batch_statistics=True),
+        network=Network(
+            name="resnet18",
+            stride=32,
+            grid=grid,
+            receptive_field=receptive_field,
+            batch_norm=True,
+            batch_statistics=True,
+        ),
         machine=Machine(gpus=0, cores=8, fast_in_bf16=False, why_bf16="so it is"),
         methods=METHODS,
         teacher=teacher if asked.get("teacher") else None,
@@ -54,7 +63,7 @@ def resolved(
         ({"teacher_license": " "}, "teacher_license must not be empty"),
         ({"anchor": -1.0}, "anchor must be at least 0"),
         ({"anchor": 0.5}, "anchor=0.5 keeps the features near those of init. Give that, too"),
-        ({"teacher": "x", "teacher_weight": 1.0, "local_crops": 2}, "local_crops belong to the self-supervised loss"),
+        ({"teacher": "x", "local_crops": 2}, "local_crops belong to the self-supervised loss.*teacher_weight=0.5"),
     ],
 )
 def test_wrong_settings(settings: dict, message: str) -> None:
@@ -72,7 +81,7 @@ def test_wrong_settings(settings: dict, message: str) -> None:
             r"takes images of 3 channels, and these have 2.*0 1 0",
         ),
         (
-            {"teacher_grid": (1, 1), "batch_size": 2, "accumulate": 2, "teacher_weight": 1.0},
+            {"teacher_grid": (1, 1), "batch_size": 2, "accumulate": 2},
             "teacher_standardize=True: the teacher makes one cell of a batch.*or teacher_standardize=False",
         ),
         (
@@ -80,11 +89,11 @@ def test_wrong_settings(settings: dict, message: str) -> None:
             "teacher_objective both compares the cells of an image, but the teacher's feature",
         ),
         (
-            {"grid": (1, 1), "teacher_weight": 1.0, "teacher_objective": "relational"},
+            {"grid": (1, 1), "teacher_objective": "relational"},
             "the student's feature map has one alone. Use image_size=128 or output_stride",
         ),
         (
-            {"grid": (1, 1), "teacher_weight": 1.0, "teacher_objective": "cosine", "init": "x", "anchor": 1.0},
+            {"grid": (1, 1), "init": "x", "anchor": 1.0},
             "anchor_form gram compares the cells of an image",
         ),
     ],
@@ -95,12 +104,12 @@ def test_what_does_not_go_with_the_teacher(settings: dict, message: str) -> None
 
 
 def test_one_cell_will_do_for_the_cosine_alone() -> None:
-    made = resolved(teacher="lite", teacher_weight=1.0, grid=(1, 1), batch_size=1)
+    made = resolved(teacher="lite", grid=(1, 1), batch_size=1)
     assert made.resolved.batch_size == 1  # no method takes statistics over it
-    made = resolved(teacher="lite", teacher_weight=1.0, teacher_grid=(1, 1), batch_size=1, teacher_standardize=False)
+    made = resolved(teacher="lite", teacher_grid=(1, 1), batch_size=1, teacher_standardize=False)
     assert made.resolved.batch_size == 1
     with pytest.raises(UserError, match="dense learning would mean nothing"):
-        resolved(teacher="lite", grid=(1, 1))
+        resolved(teacher="lite", teacher_weight=0.5, grid=(1, 1))
 
 
 def test_the_license_is_recorded_and_said() -> None:
@@ -131,11 +140,15 @@ def test_the_teacher_gets_as_many_cells_as_the_student(grids, student, size) -> 
 def test_the_starting_weights_as_a_teacher_see_views_at_twice_their_size() -> None:
     made = resolved(teacher="init", init="x", image_size=96, teacher_grids={192: (6, 6)}, grid=(3, 3))
     assert made.resolved.teacher_size == 192
-    assert any(reason.startswith("--teacher-size 192 (twice a view") for reason in made.reasons)
-    kept = resolved(
-        teacher="init", init="x", teacher_cache="maps", image_size=96, teacher_grids={192: (7, 7)}, grid=(3, 3)
-    )
-    assert not any("twice a view" in reason for reason in kept.reasons)  # its maps are of whole images
+    (reason,) = (reason for reason in made.reasons if reason.startswith("--teacher-size 192 (twice a view"))
+    assert reason.endswith("larger image: 6x6 cells; the student has 3x3)") and made.warnings == ()
+    finer = resolved(teacher="init", init="x", image_size=96, teacher_grids={192: (6, 6), 384: (12, 12)}, grid=(12, 12))
+    assert finer.resolved.teacher_size == 384
+    for grids, given in (({96: (3, 3)}, {}), ({64: (3, 3)}, {"teacher_size": 64})):
+        small = resolved(teacher="init", init="x", image_size=96, teacher_grids=grids, grid=(3, 3), **given)
+        assert any("the copy sees no more of a view than the student" in warning for warning in small.warnings)
+    with pytest.raises(UserError, match="teacher_cache keeps maps of whole images, and teacher init is to see"):
+        resolved(teacher="init", init="x", teacher_cache="maps")
     with pytest.raises(UserError, match="teacher init follows the weights of init. Give that, too"):
         resolved(teacher="init")
     with pytest.raises(UserError, match="teacher_backbone: teacher init is of the network that is trained"):
@@ -175,10 +188,12 @@ def test_weights_that_teach_themselves_have_one_license() -> None:
 
 
 def test_distillation_alone_speaks_of_no_method() -> None:
-    assert any(reason.startswith("--method") for reason in resolved(teacher="lite").reasons)
-    made = resolved(teacher="lite", teacher_weight=1.0)
+    assert any(reason.startswith("--method") for reason in resolved(teacher="lite", teacher_weight=0.5).reasons)
+    made = resolved(teacher="lite", receptive_field=435.0, image_size=96)
     assert not any(reason.startswith("--method") for reason in made.reasons)
     assert made.warnings == ()
+    alone = resolved(teacher="lite", batch_size=1)
+    assert alone.resolved.method == "moco" and not any("momentum" in reason for reason in alone.reasons)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +203,7 @@ def test_distillation_alone_speaks_of_no_method() -> None:
         ({"teacher_objective": "both"}, "--teacher-objective does nothing without --teacher"),
         ({"teacher_backbone": "resnet18"}, "--teacher-backbone does nothing without --teacher"),
         ({"anchor_form": "cells"}, "--anchor-form does nothing without --anchor"),
-        ({"teacher": "x", "teacher_weight": 1.0, "method": "byol"}, "--method does nothing with --teacher-weight 1"),
+        ({"teacher": "x", "method": "byol"}, "--method does nothing with --teacher-weight 1, distillation alone"),
         ({"teacher": "x", "teacher_grid": (2, 2)}, "the teacher's feature map has 2x2 cells, fewer than the student's"),
     ],
 )

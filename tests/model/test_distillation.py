@@ -115,6 +115,24 @@ def test_with_standardized_features_their_scale_and_offset_do_not_matter(scale: 
         one, two = (follower(features, pixels, target).loss.item() for target in (taught, other))
         assert one == pytest.approx(two, rel=1e-3)
     assert standardized(torch.zeros(1, 2, 1, 1)).abs().sum() == 0  # no deviation at all is no NaN
+    assert standardized(torch.full((4, 8, 5, 5), 0.1)).abs().sum() == 0  # nor is rounding a deviation
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_is_not_finite_is_not_hidden_by_standardizing(value: float) -> None:
+    maps = torch.randn(2, 4, 3, 3)
+    maps[0, 2, 1, 1] = value
+    assert not standardized(maps).isfinite().all()  # a target of zeros would teach nothing, and no alarm would tell
+
+
+def test_relations_are_those_of_standardized_features_on_both_sides() -> None:
+    torch.manual_seed(0)
+    features, taught = torch.rand(2, 7, 3, 3, requires_grad=True), torch.randn(2, 5, 3, 3)  # as after a ReLU
+    follower = Follower(frozen(), 7, TEACHER_OBJECTIVES["relational"], head=True, name="it", standardize=True)
+    made = follower(features, torch.rand(2, 3, 16, 16), taught).loss
+    own, target = (standardized(one).flatten(2).transpose(1, 2) for one in (features, taught))
+    assert made.item() == pytest.approx(relational(own, target).item(), abs=1e-6)
+    assert follower(features, torch.rand(2, 3, 16, 16), 3 * features.detach() + 1).loss.item() < 1e-8  # can be reached
 
 
 def test_maps_meet_on_the_finer_grid_in_each_direction() -> None:

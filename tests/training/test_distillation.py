@@ -19,6 +19,7 @@ from densecl.images.maps import KeptMaps
 from densecl.images.pairs import CropPairDataset
 from densecl.model import DenseCL, create_backbone, save_backbone
 from densecl.model.frozen import Frozen
+from densecl.model.weights import Start
 from densecl.normalization import Normalization
 from densecl.training import guidance, kept_maps
 from densecl.training.build import build
@@ -58,12 +59,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def following(tiny, teacher: Path, start: Path):
     """Makes the recipe of a tiny run with a teacher, an anchor, both, or a teacher alone."""
     kinds = {
-        "teacher": {"teacher": str(teacher)},
+        "teacher": {"teacher": str(teacher), "teacher_weight": 0.5},
         "anchor": {"init": str(start), **ANCHOR},
-        "both": {"teacher": str(teacher), "init": str(start), **ANCHOR},
-        "alone": {"teacher": str(teacher), "teacher_weight": 1.0},
-        "itself": {"teacher": "init", "teacher_weight": 1.0, "init": str(start)},
-        "alone, anchored": {"teacher": str(teacher), "teacher_weight": 1.0, "init": str(start), **ANCHOR},
+        "both": {"teacher": str(teacher), "teacher_weight": 0.5, "init": str(start), **ANCHOR},
+        "alone": {"teacher": str(teacher)},
+        "itself": {"teacher": "init", "init": str(start)},
+        "alone, anchored": {"teacher": str(teacher), "init": str(start), **ANCHOR},
     }
     return lambda kind, **settings: tiny(**{"optimizer": "adamw", "learning_rate": 0.001, **kinds[kind], **settings})
 
@@ -83,9 +84,9 @@ def test_resume_is_exact(following, tmp_path: Path, kind: str) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize("kind", ["both", "alone"])
-def test_two_processes_resume_exactly(following, tmp_path: Path, kind: str) -> None:
-    recipe = following(kind, steps=5, devices=2)
+@pytest.mark.parametrize(("kind", "settings"), [("both", {"dense_stage": (-2, -1)}), ("alone", {})])
+def test_two_processes_resume_exactly(following, tmp_path: Path, kind: str, settings: dict) -> None:
+    recipe = following(kind, steps=5, devices=2, **settings)
     stop_and_resume(3, recipe, tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
@@ -225,16 +226,47 @@ def test_a_run_of_before_features_were_standardized_goes_on_without(following, t
 def test_the_starting_weights_as_a_teacher(following, start: Path, tmp_path: Path, capsys) -> None:
     run = pretrain(following("itself"), tmp_path / "run")
     told = capsys.readouterr().out
-    assert "distillation alone" in told and "follows test_resnet at 64 px" in told
-    assert f"teacher: test_resnet from {start}" in told
+    # Twice a view is 64 px. There the copy, at its own stride, would have 2x2 cells beside the student's 4x4.
+    assert "distillation alone" in told and "follows its own starting weights at 128 px: 4x4 cells" in told
     assert read_recipe(run.out / "recipe.yaml").teacher == "init"
+    with safetensors.safe_open(run.backbone, framework="pt") as file:
+        assert file.metadata()["teacher"] == "its own starting weights"
 
 
-def test_imagenet_weights_as_their_own_teacher_are_those_of_the_backbone(following, monkeypatch) -> None:
-    asked = []
-    monkeypatch.setattr(guidance, "load_teacher", lambda *given: asked.append(given))
-    guidance.open_guides(following("itself", init="imagenet"), create_backbone("test_resnet"), resumed=False)
-    assert asked == [("test_resnet",)]
+def test_the_copy_is_of_what_the_run_starts_from(following, monkeypatch) -> None:
+    backbone, whole = create_backbone("test_resnet", channels=1, output_stride=8), Start("", (), None, "")
+    asked = following("itself", init="imagenet", channels=1)
+    teacher = guidance.open_guides(asked, backbone, whole).teacher
+    assert teacher is not None and teacher.normalization is None  # that of the run
+    theirs = teacher.network.model.state_dict()
+    assert all(torch.equal(one, theirs[name]) for name, one in backbone.model.state_dict().items())
+    assert teacher.network.stride == 32 and teacher.network.in_channels == 1
+    with pytest.raises(UserError, match="teacher init needs whole weights, and imagenet lacks 1 tensor, such as x"):
+        guidance.open_guides(asked, backbone, whole._replace(missing=("x",)))
+    read = []
+    monkeypatch.setattr(guidance, "initialize_from", lambda network, init: read.append((network.name, init)) or whole)
+    guidance.open_guides(asked, backbone, None)  # resumed
+    assert read == [("test_resnet", "imagenet")]
+
+
+def test_a_folder_called_init_is_not_the_teacher(
+    photos: Path, start: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("init").mkdir()
+    command = ["pretrain", "--data", str(photos), "--out", "run", "--backbone", "test_resnet", "--init", str(start)]
+    command += ["--teacher", "init", "--image-size", "32", "--steps", "1", "--batch-size", "4", "--workers", "0"]
+    assert main(command) == 0 and "follows its own starting weights" in capsys.readouterr().out
+
+
+def test_a_run_that_follows_nothing_needs_its_starting_weights_once(
+    following, start: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "start.safetensors"
+    copied.write_bytes(start.read_bytes())
+    stop_after(3, following("anchor", init=str(copied), anchor=0.0, steps=5), tmp_path / "run")
+    copied.unlink()
+    assert main(["pretrain", "--out", str(tmp_path / "run"), "--resume"]) == 0
 
 
 def test_wrong_teachers_end_with_code_2(photos: Path, tmp_path: Path, capsys) -> None:

@@ -217,6 +217,19 @@ def test_features_that_become_the_same_while_the_loss_falls() -> None:
     assert not bad(run(feature_spread=0.0)) and not bad(run(feature_spread=lambda step: 0.02 + step / 200))
 
 
+def test_a_teacher_alone_has_no_dense_loss_to_speak_of() -> None:
+    taught = {"teacher": "init", "teacher_weight": 1, "init": "imagenet"}
+    coarse = watched(match_accuracy=[0.8, 0.8], match_chance=[0.56, 0.56])
+    assert "small-grid" in bad(run({**taught, "teacher_weight": 0.5}, coarse))
+    assert "small-grid" not in bad(run(taught, coarse))
+    for record in (
+        run(taught, watched(image_spread=GLOBAL_ALONE)),
+        run(taught, watched(effective_rank=[150.0, 80.0, 2.0])),
+    ):
+        advice = [one.text for one in verdicts(record) if one.name in ("features-alike", "rank-falls")]
+        assert advice and not any("--dense-weight" in text for text in advice)
+
+
 def test_what_the_run_says_at_its_start_is_for_the_report_alone() -> None:
     said: list[str] = []
     record = run({"queue_length": 2048}, watched(match_accuracy=[0.8, 0.8], match_chance=[0.56, 0.56]))

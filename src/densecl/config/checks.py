@@ -9,7 +9,7 @@ from densecl.config.optimization import LENGTHS
 from densecl.config.rules import resting
 from densecl.config.setting import check_range
 from densecl.config.settings import Settings
-from densecl.config.teacher import STARTING_WEIGHTS, distills_alone
+from densecl.config.teacher import distills_alone, teaches_itself
 from densecl.errors import UserError, flag
 from densecl.names import counted, listing
 
@@ -74,11 +74,19 @@ def _check_teacher(settings: Settings[Any]) -> None:
             f" there is no {max(channels)}."
         )
     if distills_alone(settings) and settings.local_crops:
-        raise UserError("--local-crops belong to the self-supervised loss, and with --teacher-weight 1 there is none.")
-    if settings.teacher == STARTING_WEIGHTS and settings.init is None:
+        raise UserError(
+            "--local-crops belong to the self-supervised loss, and with --teacher-weight 1 there is none."
+            " Leave them out, or give --teacher-weight 0.5."
+        )
+    if teaches_itself(settings) and settings.init is None:
         raise UserError("--teacher init follows the weights of --init. Give that, too.")
-    if settings.teacher == STARTING_WEIGHTS and settings.teacher_backbone is not None:
+    if teaches_itself(settings) and settings.teacher_backbone is not None:
         raise UserError("--teacher-backbone: --teacher init is of the network that is trained. Leave it out.")
+    if teaches_itself(settings) and settings.teacher_cache is not None:
+        raise UserError(
+            "--teacher-cache keeps maps of whole images, and --teacher init is to see each view at twice its size. Give"
+            " one of the two."
+        )
     if settings.anchor and settings.init is None:
         raise UserError(f"--anchor {settings.anchor:g} keeps the features near those of --init. Give that, too.")
 

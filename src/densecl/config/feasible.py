@@ -13,7 +13,7 @@ from densecl.config.presets import PRESETS
 from densecl.config.recipe import Resolved
 from densecl.config.rules import cells_to_follow, has_enough_cells, in_cells, steps_of_run
 from densecl.config.settings import defaults
-from densecl.config.teacher import TeacherSettings, distills_alone
+from densecl.config.teacher import TeacherSettings, distills_alone, teaches_itself
 from densecl.errors import UserError, flag
 from densecl.names import counted
 
@@ -215,10 +215,16 @@ def warnings(resolved: Resolved, facts: Facts) -> Iterator[str]:
     fields = [stage.receptive_field for stage in network.stages]
     field = min(fields, default=network.receptive_field) / resolved.image_size
     # Trained weights look at less than they could: with them the dense loss paid at 6.6 views, too.
-    if automatic.WIDE_FIELD < field < math.inf and resolved.dense_weight > 0 and resolved.init is None:
+    if automatic.WIDE_FIELD < field < math.inf and dense and resolved.init is None:
         yield (
             f"the receptive field of {network.name} is {field:.2g} times the view (in the paper 1.9 times), so that all"
             " cells see the same pixels; a larger --image-size or an earlier --dense-stage makes them differ"
+        )
+    if teaches_itself(resolved) and (resolved.teacher_size or resolved.image_size) <= resolved.image_size:
+        advice = "it takes no larger view" if "teacher_size" in resolved.settled else "leave out --teacher-size"
+        yield (
+            f"--teacher init at {resolved.teacher_size or resolved.image_size} px: the copy sees no more of a view than"
+            f" the student, and teaches it little; {advice}"
         )
     if facts.teacher is not None:
         grid, followed = _teacher_grid(resolved, facts.teacher), cells_to_follow(resolved, network.followed_grid)
@@ -272,7 +278,7 @@ def _idle_beside_a_teacher(resolved: Resolved) -> Iterator[str]:
     preset = {**defaults(), **PRESETS[resolved.recipe]}
     groups: list[tuple[type, bool, str]] = [
         (TeacherSettings, resolved.teacher is not None, "without --teacher"),
-        (MethodSettings, not distills_alone(resolved), "with --teacher-weight 1"),
+        (MethodSettings, not distills_alone(resolved), "with --teacher-weight 1, distillation alone"),
     ]
     for group, used, when in groups:
         for name in (field.name for field in dataclasses.fields(group)):

@@ -16,12 +16,15 @@ def outlook(resolved: Resolved, facts: Facts) -> Iterator[str]:
     rows, cols = network.grid
     view = resolved.image_size
     method = "distillation alone" if distills_alone(resolved) else resolved.method
-    if network.stages:
+    stages = network.stages
+    if distills_alone(resolved):  # a teacher is followed on the last map
+        stages, (rows, cols) = (), network.followed_grid
+    if stages:
         yield f"{method}, {network.name} at {view} px"
     else:
         yield f"{method}, {network.name} at {view} px: a feature map of {rows}x{cols} cells"
         yield f"receptive field of a cell: {_field(network.receptive_field, view)}"
-    for stage in network.stages:
+    for stage in stages:
         rows, cols = stage.grid
         field = _field(stage.receptive_field, view)
         yield f"dense loss on stage {stage.number}: {rows}x{cols} cells, receptive field {field}"

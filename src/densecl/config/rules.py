@@ -16,13 +16,16 @@ from densecl.config import automatic
 from densecl.config.facts import Facts, Traits
 from densecl.config.optimization import LENGTHS
 from densecl.config.settings import Settings
-from densecl.config.teacher import STARTING_WEIGHTS, distills_alone, sees_twice
+from densecl.config.teacher import distills_alone, teaches_itself
 from densecl.errors import UserError, flag
 from densecl.names import counted
 from densecl.normalization import IMAGENET
 
 #: Whoever gives one of these wants keys from a momentum encoder.
 OF_THE_KEYS = ("queue_length", "key_momentum", "key_momentum_end", "key_norm")
+
+#: What decides whether a teacher's loss is all that a run has.
+OF_THE_TEACHER = ("teacher", "teacher_weight")
 
 #: What decides how much the starting weights rely on the light and the colors of the images.
 OF_RELIANCE = ("data", "tile", "channels", "init", "backbone", "output_stride", "image_size")
@@ -130,7 +133,8 @@ def _images_at_once(chosen: Grounds) -> int:
     "method",
     rests_on=(
         *("batch_size", "devices", "nodes", "accumulate", "recipe", "dense_negatives"),
-        *("teacher", "teacher_weight", *OF_THE_KEYS),
+        *OF_THE_TEACHER,
+        *OF_THE_KEYS,
     ),
 )
 def _method(chosen: Grounds, facts: Facts) -> Choice:
@@ -185,7 +189,14 @@ def _jitter(chosen: Grounds, facts: Facts) -> Choice:
     if found is not None and found.color > automatic.TELLS:
         saturation = hue = 0.0
         lost.append(f"{found.color:.0%} in gray")
-    because = f"of what tells cells apart, the starting weights lose {' and '.join(lost)}" if lost else None
+    because = None
+    if lost:
+        because = f"of what tells cells apart, the starting weights lose {' and '.join(lost)}"
+    elif found is not None:
+        because = (
+            f"of what tells cells apart, the starting weights lose only {found.color:.0%} in gray and"
+            f" {found.light:.0%} in another light"
+        )
     return Choice({"jitter": (brightness, contrast, saturation, hue)}, because)
 
 
@@ -262,22 +273,25 @@ def steps_of_run(chosen: Grounds | Settings[Any], facts: Facts) -> int | None:
     return math.ceil(chosen.epochs * Fraction(facts.images, chosen.batch_size))
 
 
-@rule("key_momentum", rests_on=("data", "batch_size", "method", *LENGTHS))
+@rule("key_momentum", rests_on=("data", "batch_size", "method", *OF_THE_TEACHER, *LENGTHS))
 def _key_momentum(chosen: Grounds, facts: Facts) -> Choice:
     highest = facts.methods[chosen.method].key_momentum
     if highest is None:
         return Choice({"key_momentum": None})
     steps = steps_of_run(chosen, facts)
     because = f"for {'an unknown number of steps' if steps is None else counted(steps, 'step')}"
+    if distills_alone(chosen):
+        because = None  # it has no keys
     return Choice({"key_momentum": automatic.key_momentum(steps, highest)}, because)
 
 
-@rule("queue_length", rests_on=("data", "batch_size", "method", "key_momentum", *LENGTHS))
+@rule("queue_length", rests_on=("data", "batch_size", "method", "key_momentum", *OF_THE_TEACHER, *LENGTHS))
 def _queue_length(chosen: Grounds, facts: Facts) -> Choice:
     if not facts.methods[chosen.method].queue or chosen.key_momentum is None:
         return Choice({"queue_length": None})
     length = automatic.queue_length(facts.images, chosen.batch_size, chosen.key_momentum)
-    return Choice({"queue_length": length}, f"for {counted(facts.images, 'image')} and this key momentum")
+    because = None if distills_alone(chosen) else f"for {counted(facts.images, 'image')} and this key momentum"
+    return Choice({"queue_length": length}, because)
 
 
 # --- the teacher ----------------------------------------------------------------------------------
@@ -296,11 +310,11 @@ def _teacher_size(chosen: Grounds, facts: Facts) -> Choice:
     grids, student = facts.teacher.grids, cells_to_follow(chosen, facts.network.followed_grid)
     enough = [size for size in grids if has_enough_cells(grids[size], student)]
     size = min(enough) if enough else max(grids, key=lambda size: min(grids[size]))
-    if sees_twice(chosen) and size == 2 * chosen.image_size:
-        return Choice({"teacher_size": size}, "twice a view, so that the weights learn what they see in a larger image")
     whose = "the student has" if chosen.teacher_cache is None else "the smallest crop needs"
     because = f"{in_cells(grids[size])} cells; {whose} {in_cells(student)}"
-    if size != chosen.image_size and chosen.image_size in grids:
+    if teaches_itself(chosen) and size == 2 * chosen.image_size:
+        because = f"twice a view, so that the weights learn what they see in a larger image: {because}"
+    elif size != chosen.image_size and chosen.image_size in grids:
         because += f", and at {chosen.image_size} px the teacher would have {in_cells(grids[chosen.image_size])}"
     return Choice({"teacher_size": size}, because)
 
@@ -340,7 +354,7 @@ def _init_license(chosen: Grounds, facts: Facts) -> Choice:
 def _teacher_license(chosen: Grounds, facts: Facts) -> Choice:
     if facts.teacher is None:
         return Choice({"teacher_license": None})
-    if chosen.teacher == STARTING_WEIGHTS:
+    if teaches_itself(chosen):
         return Choice({"teacher_license": chosen.init_license}, "that of the starting weights")
     if facts.teacher.license is None:
         because = "nothing says it; look it up before you pass on what the teacher has taught"

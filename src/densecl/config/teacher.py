@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Generic
 
-from densecl.choices import AnchorForm, TeacherObjective
+from densecl.choices import STARTING_WEIGHTS, AnchorForm, TeacherObjective
 from densecl.config.setting import FRACTION_ABOVE_0, NOT_NEGATIVE, TEXT, VIEW_SIZE, Open, Range, setting, settings
 
 _CHANNELS = Range(
     lambda channels: len(channels) > 0 and min(channels) >= 0, "takes the numbers of channels, counted from 0"
 )
-
-
-#: As a teacher: the weights that the run starts from.
-STARTING_WEIGHTS = "init"
 
 
 @settings
@@ -29,7 +25,9 @@ class TeacherSettings(Generic[Open]):
         None, "The timm model that a file of weights belongs to, if the file does not say it.", free=True
     )
     teacher_weight: float = setting(
-        0.5, "Weight of the teacher's loss beside the self-supervised one. 1: distillation alone.", FRACTION_ABOVE_0
+        1.0,
+        "Weight of the teacher's loss; the self-supervised one has the rest. 1: distillation alone.",
+        FRACTION_ABOVE_0,
     )
     teacher_objective: TeacherObjective = setting(
         "cosine",
@@ -48,7 +46,7 @@ class TeacherSettings(Generic[Open]):
     teacher_size: int | Open | None = setting(
         "auto",
         "Side in pixels at which the teacher sees a view. auto: --image-size, or more where its map would have fewer"
-        " cells than the student's; twice as much with --teacher init. none: --image-size.",
+        " cells than the student's; with --teacher init twice --image-size. none: --image-size.",
         VIEW_SIZE,
     )
     teacher_channels: tuple[int, ...] | None = setting(
@@ -85,6 +83,6 @@ def distills_alone(settings: Any) -> bool:
     return settings.teacher is not None and settings.teacher_weight == 1
 
 
-def sees_twice(settings: Any) -> bool:
-    """Whether the teacher is to see a view at twice its size. Kept maps are of whole images, not of views."""
-    return settings.teacher == STARTING_WEIGHTS and settings.teacher_cache is None
+def teaches_itself(settings: Any) -> bool:
+    """Whether the teacher is a frozen copy of the starting weights, which sees a view at twice its size."""
+    return settings.teacher == STARTING_WEIGHTS

@@ -46,12 +46,15 @@ def standardized(maps: Float[Tensor, "batch dim rows cols"]) -> Float[Tensor, "b
     """Each feature at mean 0 and deviation 1 over the cells of all images. One that is the same in all cells is 0.
 
     Otherwise what all cells have in common, and the few features that vary most, decide where a cell points [Theia;
-    UNIC; PHI-S]. The images are those of all processes.
+    UNIC; PHI-S]. The images are those of all processes. Mean and deviation pass no gradient on. What is not finite
+    stays so, for the loss to show it.
     """
-    away = maps - mean_over_processes(maps.mean(dim=(0, 2, 3), keepdim=True))
-    deviation = mean_over_processes(away.square().mean(dim=(0, 2, 3), keepdim=True)).sqrt()
-    least = CONSTANT * deviation.mean()
-    return torch.where(deviation > least, away / deviation.clamp(min=least), 0)
+    with torch.no_grad():
+        mean = mean_over_processes(maps.mean(dim=(0, 2, 3), keepdim=True))
+        deviation = mean_over_processes((maps - mean).square().mean(dim=(0, 2, 3), keepdim=True)).sqrt()
+        rounding = torch.finfo(maps.dtype).eps * mean.abs()
+        least = torch.maximum(CONSTANT * deviation.mean(), rounding)
+    return torch.where(deviation <= least, 0, (maps - mean) / deviation.clamp(min=least))
 
 
 class Comparison(NamedTuple):
@@ -93,7 +96,7 @@ class Follower(nn.Module):
         head: put a linear head on the student's cells for comparisons that need the same space. It is no part of the
             result.
         name: of the frozen network, for messages.
-        standardize: its features over the cells of a batch.
+        standardize: its features over the cells of a batch, and the student's where they are compared without a head.
     """
 
     def __init__(
@@ -124,11 +127,13 @@ class Follower(nn.Module):
         """Compares the student's map of some views with the frozen network's; it is made here if it is not given."""
         if target is None:
             target = self.frozen(pixels)
-        mapped = features if self.head is None else self.head(features)
+        own, mapped = features, features if self.head is None else self.head(features)
         with torch.autocast(features.device.type, enabled=False):
             if self.standardize:
                 target = standardized(at_least_float32(target))
-            own, mapped, target = on_the_finer_grid(features, mapped, target)
+                if not all(one.needs_same_space for one in self.comparisons):
+                    own = standardized(at_least_float32(own))
+            own, mapped, target = on_the_finer_grid(own, mapped, target)
             losses = [one.loss(mapped if one.needs_same_space else own, target) for one in self.comparisons]
             distance = cosine(own.detach(), target) if self.same_space else None
         return Followed(torch.stack(losses).sum(), distance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from densecl.errors import UserError
@@ -30,7 +31,8 @@ class CollapseAlarm:
             self._rows[name] = self._rows[name] + 1 if matters and row[name] < COLLAPSED else 0
             if self._rows[name] >= PATIENCE:
                 hint = "; or --matching geometry" if name == "cell_spread" else ""
-                if not row["dense_weight"]:  # starting weights survived with it where they collapsed without
+                if not row["dense_weight"] and math.isnan(row.get("teacher_loss", math.nan)):
+                    # Starting weights survived with it where they collapsed without.
                     hint = "; or the dense loss, --dense-weight 0.5"
                 raise UserError(
                     f"Step {step}: collapsed, all {what} had the same vector for {PATIENCE} rows of metrics.csv"

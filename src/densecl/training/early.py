@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from densecl.architectures import check_backbone
+from densecl.choices import STARTING_WEIGHTS
 from densecl.config.settings import Settings
-from densecl.config.teacher import STARTING_WEIGHTS
+from densecl.config.teacher import teaches_itself
 from densecl.errors import UserError, flag, nearest
 from densecl.evaluation.split_places import check_splits
 from densecl.images.early import check_data
@@ -42,13 +43,16 @@ def check_early(settings: Settings[Any], out: Path | None = None, *, resume: boo
     if not settings.sources[0].startswith("dataset:"):
         for each in settings.sources:
             check_data(each)
-    for name in ("init", "teacher"):
+    goes_on = resume and out is not None and (out / "checkpoints" / "last.ckpt").is_file()
+    # The weights of a run that goes on are in its checkpoint.
+    needs_init = not goes_on or settings.anchor or teaches_itself(settings)
+    for name in ("init", "teacher") if needs_init else ("teacher",):
         source = getattr(settings, name)
         if source is not None and is_path(source) and not Path(source).expanduser().exists():
             raise UserError(f"{flag(name)} {shown(source)}: no such run or file of weights.")
-    if settings.teacher == STARTING_WEIGHTS and settings.backbone.startswith("module:"):
+    if teaches_itself(settings) and settings.backbone.startswith("module:"):
         raise UserError("--teacher init needs a backbone of timm's.")
-    named = None if settings.teacher == STARTING_WEIGHTS else settings.teacher
+    named = None if teaches_itself(settings) else settings.teacher
     if named is not None and re.fullmatch(r"[\w.]+", named, re.ASCII):
         _check_teacher(named)
     if settings.probe is not None:

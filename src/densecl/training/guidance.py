@@ -7,17 +7,20 @@ import copy
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
+
 from densecl.borrowed import seeded
 from densecl.config import automatic, facts
 from densecl.config.recipe import Resolved
 from densecl.config.rules import cells_to_follow, has_enough_cells
 from densecl.config.settings import Settings
-from densecl.config.teacher import STARTING_WEIGHTS, sees_twice
+from densecl.config.teacher import teaches_itself
 from densecl.errors import UserError
-from densecl.model import Backbone, Follower, Guidance
+from densecl.model import Backbone, Follower, Guidance, create_backbone
 from densecl.model.distillation import ANCHOR_FORMS, TEACHER_OBJECTIVES
 from densecl.model.frozen import Frozen
-from densecl.model.weights import Teacher, initialize_from, load_teacher
+from densecl.model.weights import Start, Teacher, initialize_from, load_teacher
+from densecl.names import counted
 from densecl.normalization import Normalization
 
 
@@ -28,31 +31,50 @@ class Guides(NamedTuple):
     start: Backbone | None = None  # the network as the run began, for the anchor
 
 
-def open_guides(asked: Settings[Any], backbone: Backbone, *, resumed: bool) -> Guides:
+def open_guides(asked: Settings[Any], backbone: Backbone, start: Start | None) -> Guides:
     """Opens the teacher, and copies the backbone for the anchor.
 
     Args:
         asked: the settings.
-        backbone: with its starting weights, unless the run is resumed.
-        resumed: the starting weights have to be read again.
+        backbone: of the run.
+        start: its starting weights, if it holds them. A run that is resumed has to read them again.
 
     Raises:
-        UserError: if there is no such teacher, or the starting weights of a resumed run are gone.
+        UserError: if there is no such teacher, the starting weights cannot teach, or those of a resumed run are gone.
     """
-    teacher = start = None
-    if asked.teacher == STARTING_WEIGHTS and asked.init is not None:
-        imagenet = asked.init == "imagenet"
-        teacher = load_teacher(asked.backbone) if imagenet else load_teacher(asked.init, asked.backbone)
+    teacher = anchor = None
+    if teaches_itself(asked):
+        teacher = _itself(asked, backbone, start)
     elif asked.teacher is not None:
         teacher = load_teacher(asked.teacher, asked.teacher_backbone)
     if asked.anchor and asked.init is not None:
-        start = copy.deepcopy(backbone)
-        if resumed:
-            try:
-                initialize_from(start, asked.init)
-            except UserError as error:
-                raise UserError(f"--anchor needs the weights that the run started from. {error.args[0]}") from error
-    return Guides(teacher, start)
+        anchor = copy.deepcopy(backbone)
+        if start is None:
+            _read_again(anchor, asked.init, "--anchor")
+    return Guides(teacher, anchor)
+
+
+def _itself(asked: Settings[Any], backbone: Backbone, start: Start | None) -> Teacher:
+    """The starting weights as a teacher, at the network's own stride: it sees twice as many pixels."""
+    with torch.random.fork_rng(devices=[]):
+        network = create_backbone(asked.backbone, channels=asked.channels)
+    if start is None:
+        start = _read_again(network, str(asked.init), "--teacher init")
+    else:
+        network.model.load_state_dict(backbone.model.state_dict())
+    if start.missing:
+        raise UserError(
+            f"--teacher init needs whole weights, and {asked.init} lacks {counted(len(start.missing), 'tensor')}, such"
+            f" as {start.missing[0]}."
+        )
+    return Teacher(network, None, start.license.name, start.license.whose, ())
+
+
+def _read_again(network: Backbone, init: str, whose: str) -> Start:
+    try:
+        return initialize_from(network, init)
+    except UserError as error:
+        raise UserError(f"{whose} needs the weights that the run started from. {error.args[0]}") from error
 
 
 def facts_of(teacher: Teacher | None, asked: Settings[Any], student: facts.Network) -> facts.Teacher | None:
@@ -77,8 +99,10 @@ def _grids(network: Backbone, asked: Settings[Any], student: facts.Network) -> d
     view, cells = asked.image_size, cells_to_follow(asked, student.followed_grid)
     if asked.teacher_size != "auto":
         return _grid_at(network, asked.teacher_size or view)
-    if sees_twice(asked) and (twice := _taken(network, [2 * view])):
-        return twice
+    if teaches_itself(asked):
+        twice = (2 * view, automatic.teacher_size(2 * view, network.stride, cells))
+        if grids := _taken(network, twice):
+            return grids
     grids = _taken(network, [view])
     if any(has_enough_cells(grid, cells) for grid in grids.values()):
         return grids
@@ -123,7 +147,7 @@ def make_guidance(resolved: Resolved, backbone: Backbone, guides: Guides) -> Gui
     if guides.teacher is not None:
         frozen = Frozen(
             guides.teacher.network,
-            normalization=guides.teacher.normalization,
+            normalization=guides.teacher.normalization or views,
             views=views,
             channels=resolved.teacher_channels,
             size=resolved.teacher_size,
@@ -156,8 +180,9 @@ def described(resolved: Resolved, guides: Guides) -> list[str]:
         size = resolved.teacher_size or resolved.image_size
         rows, cols = network.grid_at(size)
         on = "" if resolved.teacher_cache is None else " on whole images"
+        whom = "its own starting weights" if teaches_itself(resolved) else network.name
         lines.append(
-            f"follows {network.name}{on} at {size} px: {rows}x{cols} cells, objective {resolved.teacher_objective},"
+            f"follows {whom}{on} at {size} px: {rows}x{cols} cells, objective {resolved.teacher_objective},"
             f" weight {resolved.teacher_weight:g}; license of its weights: {resolved.teacher_license}"
         )
     if guides.start is not None:

@@ -81,7 +81,7 @@ def inspect(
     if checkpoint is None and asked.init is not None:
         start = initialize_from(backbone, asked.init)
         notes += [f"start: {start.report}", *start.warnings]
-    guides = open_guides(asked, backbone, resumed=checkpoint is not None)
+    guides = open_guides(asked, backbone, start)
     if guides.teacher is not None:
         notes += guides.teacher.notes
     network = _network(asked, backbone, resumed=checkpoint is not None)

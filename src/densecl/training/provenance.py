@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from densecl.choices import UNKNOWN_LICENSE
+from densecl.choices import ITSELF, UNKNOWN_LICENSE
 from densecl.config.recipe import Resolved
-from densecl.config.teacher import distills_alone
+from densecl.config.teacher import distills_alone, teaches_itself
 from densecl.images.sources import ImageSource
 from densecl.training.guidance import Guides
 from densecl.version import __version__
@@ -29,7 +29,7 @@ def provenance(resolved: Resolved, source: ImageSource, guides: Guides) -> dict[
         if resolved.init_license is not None:  # (that of a run of an older version, which did not ask)
             said["license"] = resolved.init_license
     if guides.teacher is not None:
-        said["teacher"] = guides.teacher.network.name
+        said["teacher"] = ITSELF if teaches_itself(resolved) else guides.teacher.network.name
         said["teacher_license"] = resolved.teacher_license or UNKNOWN_LICENSE
     return said
 

@@ -113,7 +113,7 @@ def rank_falls(record: Record) -> Found | None:
         "warning",
         f"The effective rank of the cells has fallen from {first:.0f} to {last:.0f}: the features use few directions."
         " Try a lower --base-learning-rate"
-        + ("." if record.recipe.get("dense_weight") else ", or a --dense-weight of 0.5."),
+        + ("." if record.dense or record.taught_alone else ", or a --dense-weight of 0.5."),
     )
 
 
@@ -136,8 +136,8 @@ def features_alike(record: Record) -> Found | None:
     nothing there. What reads the features by their cosine, or with frozen statistics, sees little else.
     """
     first, last = _feature_spread(record)
-    dense = bool(record.recipe.get("dense_weight"))
-    if not first > 0 or not last <= (OFFSET if dense else OFFSET_GLOBAL) * first:
+    global_alone = not record.dense and not record.taught_alone
+    if not first > 0 or not last <= (OFFSET_GLOBAL if global_alone else OFFSET) * first:
         return None
     matched = record.column("match_accuracy")
     rises = len(matched) > 1 and matched[-1][1] - matched[0][1] > record.noise
@@ -147,7 +147,7 @@ def features_alike(record: Record) -> Found | None:
         " one offset grows in all of them. The heads take it away, so that no loss shows it"
         + (", and match accuracy rises nevertheless" if rises else "")
         + ". Try a third of --base-learning-rate"
-        + (", or fewer steps." if dense else ", or a --dense-weight of 0.5."),
+        + (", or a --dense-weight of 0.5." if global_alone else ", or fewer steps."),
     )
 
 
@@ -162,7 +162,7 @@ def _feature_spread(record: Record) -> tuple[float, float]:
 def small_grid(record: Record) -> Found | None:
     """On a few large cells a random match is often right, so that being right means little."""
     chance = [row["match_chance"] for row in record.watched if "match_chance" in row]
-    if not chance or chance[0] < COARSE or not record.recipe.get("dense_weight"):
+    if not chance or chance[0] < COARSE or not record.dense:
         return None
     return Found(
         "warning",

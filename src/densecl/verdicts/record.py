@@ -108,6 +108,16 @@ class Record:
         return 2 * MOVES / math.sqrt(pairs[-1] if pairs else 256)
 
     @property
+    def taught_alone(self) -> bool:
+        """Whether a teacher's loss is all that the run has (`config.teacher.distills_alone`)."""
+        return self.recipe.get("teacher") is not None and self.recipe.get("teacher_weight") == 1
+
+    @property
+    def dense(self) -> bool:
+        """Whether the run has a dense loss."""
+        return bool(self.recipe.get("dense_weight")) and not self.taught_alone
+
+    @property
     def keys_of_a_step(self) -> int:
         """How many keys a step puts into a queue."""
         return (self.recipe.get("batch_size") or 0) * (2 if self.recipe.get("symmetric") else 1)

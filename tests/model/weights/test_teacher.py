@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 
 from densecl.errors import UserError
@@ -161,6 +163,27 @@ def test_by_name_it_comes_with_its_license(resnet, monkeypatch: pytest.MonkeyPat
     assert same(found.network.model, resnet.model)
     assert found.license == "apache-2.0" and found.whose_license == "timm says so of test_resnet.r160_in1k"
     assert found.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "license"),
+    [
+        ("vit_small_patch14_dinov2.lvd142m", "apache-2.0"),
+        ("vit_pe_spatial_tiny_patch16_512.fb", "apache-2.0"),
+        ("vit_small_patch16_dinov3.lvd1689m", "dinov3-license"),
+    ],
+)
+def test_foundation_models_by_name(name: str, license: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What timm knows of them is what is tested. A small network stands in for theirs, which take long to make.
+    network = create_backbone("test_vit")
+    network.model.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()  # pyright: ignore[reportOptionalMemberAccess]
+    monkeypatch.setattr(teacher, "create_backbone", lambda *_, **__: network)
+    monkeypatch.setattr(hub, "answers", lambda: False)
+    with pytest.raises(UserError, match=f"Bring the file model.safetensors of timm/{re.escape(name)}") as told:
+        load_teacher(name)
+    assert told.value.args[0].endswith(f"--teacher FILE --teacher-backbone {name}.")
+    monkeypatch.setattr("densecl.model.weights.start._download", lambda backbone: backbone.model)
+    assert load_teacher(name).license == license
 
 
 def test_a_model_that_timm_has_no_weights_of() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from densecl.choices import ITSELF
 from densecl.exports.delivery import Delivery
 from densecl.exports.load_page import numbers
 from densecl.exports.provenance import LONGEST, safe, told
@@ -113,6 +114,6 @@ def _card(delivery: Delivery) -> str:
         if license is None
         else f"{safe(license)}, that of the weights it started from.",
     ]
-    if "teacher" in delivery.provenance:
+    if delivery.provenance.get("teacher", ITSELF) != ITSELF:
         lines += ["It learned from a teacher, whose license may bind these weights, too (above)."]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 
+from densecl.choices import STARTING_WEIGHTS
 from densecl.errors import UserError, nearest
 from densecl.model.backbone import Backbone, create_backbone
 from densecl.model.timm_models import known_to_timm
@@ -28,14 +29,14 @@ class Teacher(NamedTuple):
 
     Attributes:
         network: the backbone, with its weights.
-        normalization: that it was trained with.
+        normalization: that it was trained with. None: that of the run.
         license: of its weights; None if nothing says it.
         whose_license: in words, who says so.
         notes: lines for the user.
     """
 
     network: Backbone
-    normalization: Normalization
+    normalization: Normalization | None
     license: str | None
     whose_license: str
     notes: tuple[str, ...]
@@ -58,7 +59,8 @@ def load_teacher(source: str, architecture: str | None = None) -> Teacher:
             return _from_file(Path(source).expanduser(), architecture)
         if not known_to_timm(source):
             name = source.split(".")[0]
-            hint = nearest(source, timm.list_models()) if "/" not in source and not timm.is_model(name) else ""
+            no_model = "/" not in source and not timm.is_model(name)
+            hint = nearest(source, [STARTING_WEIGHTS, *timm.list_models()]) if no_model else ""
             raise UserError(f"--teacher {source}: no such run or file of weights, and no model of timm's.{hint}")
         if architecture is not None:
             raise UserError(f"--teacher-backbone {architecture}: --teacher {source} is a model by name. Leave it out.")
