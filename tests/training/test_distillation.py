@@ -259,9 +259,7 @@ def test_a_folder_called_init_is_not_the_teacher(
     assert main(command) == 0 and "follows its own starting weights" in capsys.readouterr().out
 
 
-def test_a_run_that_follows_nothing_needs_its_starting_weights_once(
-    following, start: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_follows_nothing_needs_its_starting_weights_once(following, start: Path, tmp_path: Path) -> None:
     copied = tmp_path / "start.safetensors"
     copied.write_bytes(start.read_bytes())
     stop_after(3, following("anchor", init=str(copied), anchor=0.0, steps=5), tmp_path / "run")
