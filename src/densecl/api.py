@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densecl.architectures import understood
-from densecl.choices import STARTING_WEIGHTS
 from densecl.config.compose import make_recipe
+from densecl.config.teacher import teaches_itself
 from densecl.errors import UserError
 from densecl.names import few, shown
 from densecl.training.early import check_early
@@ -166,8 +166,8 @@ def _located(recipe: Recipe, dataset: Dataset[Any] | None, module: nn.Module | N
         recipe = dataclasses.replace(recipe, init=_absolute(recipe.init))
     if recipe.probe is not None:
         recipe = dataclasses.replace(recipe, probe=_absolute(recipe.probe))
-    teacher = recipe.teacher
-    if teacher not in (None, STARTING_WEIGHTS) and os.path.exists(os.path.expanduser(teacher)):  # else a name of timm's
+    teacher = None if teaches_itself(recipe) else recipe.teacher
+    if teacher is not None and os.path.exists(os.path.expanduser(teacher)):  # else a name of timm's
         recipe = dataclasses.replace(recipe, teacher=_absolute(teacher))
     return recipe
 
